@@ -1,0 +1,30 @@
+//! The seam of machvm: what the machine-independent core knows of the world.
+//!
+//! The consumer defines the trait. Everything the core needs from a kernel, from
+//! Linux or from a test machine is here: addresses that have been checked
+//! ([`addr`]), waiting and waking ([`Host`]), frames ([`PhysMem`]), the
+//! machine-dependent map ([`Pmap`], [`PmapPage`]), deferred invalidation
+//! ([`Gather`]) and data sources ([`Pager`], [`Swap`]).
+//!
+//! What this crate is not: it holds no locks, allocates nothing, knows no
+//! architecture and no page-table format.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod addr;
+mod gather;
+mod host;
+mod mem;
+mod pager;
+mod pmap;
+mod prot;
+
+pub use addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Pfn, Pindex, RangeError, RawAddr, RawSize, Va, VaRange};
+pub use gather::{Flush, Flushed, Gather, MAX_RANGES};
+pub use host::{CpuId, CpuSet, Event, Host, MaySleep, Woken};
+pub use mem::{ExtentError, PhysMem, Placement, PopulateError};
+pub use pager::{MAX_CLUSTER, PageIn, PageInSink, Pager, PagerError, Supply, Swap, SwapError, SwapSlot};
+pub use pmap::{
+    EnterError, EnterFlags, PageArray, PageMd, PageNo, Pmap, PmapPage, RefMod, Region, RegionError, RemoveWhy,
+};
+pub use prot::Prot;

@@ -1,0 +1,195 @@
+//! The machine-dependent layer's contract (Mach `vm/pmap.h`, in traits).
+//!
+//! A pmap is a cache of the map's decisions: it may forget any mapping that is
+//! not wired, at any time, and the fault brings it back. So `enter` and the fault
+//! are idempotent.
+//!
+//! Lock state, for every method: the caller holds the page busy (for methods that
+//! name pages) and the map lock, read or write (for methods that name addresses).
+//! The pmap takes its own locks (ranks 40 and 50) and nothing below them.
+
+use core::num::NonZeroU32;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::addr::{Pfn, Va, VaRange};
+use crate::gather::Gather;
+use crate::host::CpuId;
+use crate::prot::Prot;
+
+bitflags::bitflags! {
+    /// What is known of a page's use.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct RefMod: u32 {
+        /// Read, written or executed since last cleared.
+        const REFERENCED = 1;
+        /// Written since last cleared. Exact: never falsely clear.
+        const MODIFIED = 2;
+    }
+    /// Options of [`Pmap::enter`].
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct EnterFlags: u8 {
+        /// `PMAP_WIRED`: the pmap may not forget the mapping.
+        const WIRED = 1;
+        /// Fault-ahead: nothing was accessed yet.
+        const PREFAULT = 2;
+    }
+}
+
+/// The number of a page structure. Not a frame number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct PageNo(pub NonZeroU32);
+
+/// The machine-dependent part of a page structure (`struct md_page`). The core
+/// stores it and never looks inside; all zero means no mapping.
+#[derive(Debug, Default)]
+pub struct PageMd {
+    /// The first mapping, in the pmap's own encoding; 0: none. \[M\]
+    pub pv: AtomicU64,
+    /// Further mappings, in the pmap's own encoding; 0: none. \[M\]
+    pub more: AtomicU32,
+    /// [`RefMod`] bits, and above bit 8 the pmap's own lock and flags. \[a\]
+    pub bits: AtomicU32,
+}
+
+/// From page numbers to what a pmap needs of a page.
+pub trait PageArray: Sync {
+    /// The pmap's own part.
+    fn md(&self, page: PageNo) -> &PageMd;
+    /// The frame; constant while the page is busy or mapped.
+    fn pfn(&self, page: PageNo) -> Pfn;
+}
+
+/// Why [`Pmap::enter`] did not do all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EnterError {
+    /// A table or a mapping record could not be had: drop all locks, make room
+    /// (wait for memory), try again. Nothing was entered from that page on.
+    NoMemory,
+    /// Another frame was mapped at this address. The mapping is gone and in the
+    /// gather; finish it, then enter again (clear, flush, set).
+    Displaced(Va),
+    /// This machine cannot map this frame at this address (sparse placement, not
+    /// the natural frame): copy it to its natural frame first.
+    Foreign(Va),
+}
+
+/// What the map says about a range, for machines whose "page tables" have a
+/// structure of their own per range (Linux: one VMA).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Region {
+    /// The natural frame of the first page.
+    pub first: Pfn,
+    /// Current protection of the entry.
+    pub prot: Prot,
+}
+
+/// The machine refused the structure for a region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RegionError;
+
+/// Why mappings of a page go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RemoveWhy {
+    /// The page stays: the next access must fault (reference sampling).
+    Sample,
+    /// The frame is discarded next ([`crate::PhysMem::discard`] removes what the
+    /// machine still maps), so only the records need to go.
+    Free,
+}
+
+/// The map of one address space.
+pub trait Pmap: Sync + Sized {
+    /// Maps `run[i]` at `va + i` with `prot`, because of `access` at some page of
+    /// it. Pages already mapped with these rights are left as they are; rights are
+    /// only ever added. Entering with [`Prot::W`] in `prot` marks the page modified
+    /// where the machine cannot tell later.
+    ///
+    /// => every page of `run` is busy; the map is at least read locked.
+    ///
+    /// # Errors
+    /// [`EnterError`]; pages before the one named are entered.
+    #[expect(clippy::too_many_arguments)]
+    fn enter<A: PageArray>(
+        &self,
+        pages: &A,
+        va: Va,
+        run: &[PageNo],
+        prot: Prot,
+        access: Prot,
+        flags: EnterFlags,
+        gather: &mut Gather,
+    ) -> Result<(), EnterError>;
+
+    /// Removes every mapping in the range; wired ones too.
+    fn remove<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather);
+
+    /// Takes away every right beyond `prot` in the range (copy-on-write).
+    /// [`Prot::NONE`] removes.
+    fn protect<A: PageArray>(&self, pages: &A, range: VaRange, prot: Prot, gather: &mut Gather);
+
+    /// The mappings in the range are no longer wired.
+    fn unwire(&self, range: VaRange);
+
+    /// The page mapped at `va` and its rights.
+    fn extract(&self, va: Va) -> Option<(PageNo, Prot)>;
+
+    /// Number of pages mapped.
+    fn resident_count(&self) -> u64;
+
+    /// This CPU now runs on this pmap.
+    fn activate(&self, _cpu: CpuId) {}
+    /// This CPU no longer runs on this pmap.
+    fn deactivate(&self, _cpu: CpuId) {}
+
+    /// A map entry now covers the range.
+    ///
+    /// => the map is write locked; nothing is mapped in the range.
+    ///
+    /// # Errors
+    /// [`RegionError`]; nothing changed.
+    fn region_insert(&self, _range: VaRange, _region: Region) -> Result<(), RegionError> {
+        Ok(())
+    }
+    /// No map entry covers the range any more; removes its mappings too.
+    ///
+    /// => the map is write locked.
+    fn region_remove<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather) {
+        self.remove(pages, range, gather);
+    }
+    /// The protection of the entry that covers the range changed from `old`.
+    ///
+    /// => the map is write locked.
+    ///
+    /// # Errors
+    /// [`RegionError`]; nothing changed. Never when rights are only taken away and
+    /// the range is a whole region.
+    fn region_protect<A: PageArray>(
+        &self,
+        pages: &A,
+        range: VaRange,
+        old: Prot,
+        new: Prot,
+        gather: &mut Gather,
+    ) -> Result<(), RegionError> {
+        if !new.contains(old) {
+            self.protect(pages, range, new, gather);
+        }
+        Ok(())
+    }
+}
+
+/// Operations that start from pages and reach every mapping of them, in every
+/// pmap.
+pub trait PmapPage: Sync {
+    /// Takes write access from every mapping of the pages.
+    ///
+    /// => the pages are busy, so nobody enters them meanwhile.
+    fn page_write_protect<A: PageArray>(&self, pages: &A, list: &[PageNo], gather: &mut Gather);
+    /// Removes every mapping of the pages.
+    ///
+    /// => as above.
+    fn page_remove<A: PageArray>(&self, pages: &A, list: &[PageNo], why: RemoveWhy, gather: &mut Gather);
+    /// Reads what is known and clears `clear` of it.
+    fn page_refmod<A: PageArray>(&self, pages: &A, page: PageNo, clear: RefMod) -> RefMod;
+}

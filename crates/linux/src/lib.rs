@@ -1,0 +1,5 @@
+//! machvm on Linux: one memfd is physical memory, `userfaultfd` and `mmap` are
+//! the page tables.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod run;

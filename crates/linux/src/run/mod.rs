@@ -1,0 +1,3 @@
+//! `machvm run PROGRAM`: an unmodified Linux program on our virtual memory.
+
+pub mod space;
