@@ -3,6 +3,7 @@
 //! * [`Spin`]: a spin lock for short sections (ranks 30 and up).
 //! * [`RwSleep`]: a sleeping read-write lock with upgrade, downgrade and a version
 //!   that counts exclusive acquisitions (maps and objects; rows L01-L15).
+//! * [`Busy`]: the busy word of a page, a protocol without a rank.
 //! * [`Field32`], [`Field64`]: mutable fields of structures that live in arenas.
 //!
 //! Every lock carries its [`Rank`]. With the feature `std` and debug assertions,
@@ -14,6 +15,7 @@
 #[cfg(feature = "std")]
 extern crate std;
 
+mod busy;
 mod cell;
 mod held;
 mod rank;
@@ -21,6 +23,7 @@ mod rw;
 mod shim;
 mod spin;
 
+pub use busy::{Busy, Released};
 pub use cell::{Field32, Field64};
 pub use held::assert_may_sleep;
 pub use rank::Rank;
