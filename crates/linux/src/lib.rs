@@ -2,4 +2,9 @@
 //! the page tables.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod chunk;
+pub mod host;
+pub mod phys;
 pub mod run;
+mod sys;
+pub mod uffd;
