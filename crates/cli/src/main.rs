@@ -1,1 +1,132 @@
-fn main(){}
+//! The `machvm` command.
+#![forbid(unsafe_code)]
+
+mod size;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use machvm_linux::run::{self, Options, RunError, StatsTo, Swap};
+
+use size::parse_size;
+
+/// Our own failures, as `env` and `timeout` do it.
+const FAILURE: u8 = 125;
+/// Chooses Linux's own memory instead of ours, for telling apart whose fault a
+/// failure is.
+const SPACE_VARIABLE: &str = "MACHVM_SPACE";
+
+/// The Mach/BSD virtual memory system, under an unmodified Linux program.
+#[derive(Parser)]
+#[command(name = "machvm", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a program on machvm's virtual memory.
+    ///
+    /// Input, output, exit status, death by signal, environment and descriptors are the
+    /// program's own. machvm's own exit statuses: 2 wrong usage, 125 machvm failed, 126 the
+    /// program cannot be executed, 127 there is no such program.
+    Run(RunArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Limit of the program's resident memory, such as 64M or 1G.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// Where pages go when memory is short: lz4 (a compressed pool), lz4:MAX, none.
+    #[arg(long, value_name = "lz4[:MAX]|none", default_value = "lz4", value_parser = parse_swap)]
+    swap: Swap,
+    /// Prints statistics after the program's end, to standard error or to FILE.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    stats: Option<Option<PathBuf>>,
+    /// Prints the program's memory map at its end, to where the statistics go.
+    #[arg(long)]
+    maps: bool,
+    /// The program and its arguments, after `--`.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM [ARG]")]
+    program: Vec<OsString>,
+}
+
+fn parse_swap(text: &str) -> Result<Swap, String> {
+    match text.split_once(':') {
+        None if text == "none" => Ok(Swap::None),
+        None if text == "lz4" => Ok(Swap::Lz4 { max: None }),
+        Some(("lz4", max)) => parse_size(max).map(|max| Swap::Lz4 { max: Some(max) }),
+        _ => Err(format!("{text:?} is no place for pages: use lz4, lz4:MAX (such as lz4:256M) or none")),
+    }
+}
+
+fn options(args: &RunArgs) -> Options {
+    Options {
+        memory: args.memory,
+        swap: args.swap,
+        stats: args.stats.as_ref().map(|file| file.clone().map_or(StatsTo::Stderr, StatsTo::File)),
+        maps: args.maps,
+        native: std::env::var_os(SPACE_VARIABLE).is_some_and(|value| value == "native"),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked { 0 } else { 2 });
+        }
+    };
+    let Command::Run(args) = cli.command;
+    let Err(error) = start(&args);
+    eprintln!("machvm: {error}");
+    ExitCode::from(u8::try_from(error.status()).unwrap_or(FAILURE))
+}
+
+fn start(args: &RunArgs) -> Result<std::convert::Infallible, RunError> {
+    let (program, rest) = args.program.split_first().unwrap_or((const { &OsString::new() }, &[]));
+    run::run(options(args), program, rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<RunArgs, clap::Error> {
+        Cli::try_parse_from(["machvm", "run"].iter().chain(line)).map(|cli| match cli.command {
+            Command::Run(args) => args,
+        })
+    }
+
+    #[test]
+    fn the_command_line_is_what_the_manual_says() {
+        let args = parse(&["--memory", "64M", "--swap", "lz4:1G", "--stats", "--maps", "--", "ls", "-l"]).unwrap();
+        assert_eq!(args.program, ["ls", "-l"]);
+        let options = options(&args);
+        assert_eq!(options.memory, Some(64 << 20));
+        assert_eq!(options.swap, Swap::Lz4 { max: Some(1 << 30) });
+        assert_eq!(options.stats, Some(StatsTo::Stderr));
+        assert!(options.maps);
+        let args = parse(&["--stats=out", "ls", "--color"]).unwrap();
+        assert_eq!(args.stats, Some(Some("out".into())));
+        assert_eq!(args.program, ["ls", "--color"]);
+    }
+
+    #[test]
+    fn wrong_usage_names_the_value_and_the_way_out() {
+        for line in [&["--memory", "64Q", "--", "ls"][..], &["--swap", "zstd", "--", "ls"], &["--memory=", "ls"], &[]] {
+            let error = parse(line).err().unwrap().to_string();
+            assert!(!error.is_empty());
+            if let Some(value) = line.get(1).filter(|value| **value != "ls") {
+                assert!(error.contains(value), "{error}");
+            }
+        }
+    }
+}

@@ -1,3 +1,39 @@
 //! `machvm run PROGRAM`: an unmodified Linux program on our virtual memory.
+//!
+//! The program runs in this process. It keeps the main thread, so that its pid and
+//! its first tid are the same; the VM's threads are the extras. Nothing of ours runs
+//! on the program's threads: a seccomp filter makes the calls that concern memory and
+//! processes wait for the VM's threads, which answer them.
+//!
+//! There are two descriptor tables. The program's holds what `machvm` inherited; the
+//! VM's is made by the first VM thread ([`std::thread`]s it starts share it) and holds
+//! everything else. `close_range(3, ~0)` by the program touches nothing of ours.
 
+pub mod context;
+pub mod elf;
+pub mod error;
+pub mod exec;
+pub mod files;
+pub mod filter;
+pub mod fork;
+pub mod keeper;
+pub mod layout;
+pub mod load;
+pub mod native;
+pub mod notify;
+pub mod options;
+pub mod ptrace;
 pub mod space;
+pub mod stack;
+pub mod start;
+pub mod supervisor;
+pub mod threads;
+pub mod vmthread;
+
+mod launch;
+
+pub use context::Ctx;
+pub use error::RunError;
+pub use launch::run;
+pub use options::{Options, StatsTo, Swap};
+pub use vmthread::spawn_vm_thread;

@@ -76,7 +76,15 @@ pub trait Space: Sync {
     ///
     /// # Errors
     /// Linux's errno for the same call.
-    fn map(&self, addr: u64, len: u64, prot: i32, flags: i32, fd: Option<i32>, offset: u64) -> Result<u64, Errno>;
+    fn map(
+        &self,
+        addr: u64,
+        len: u64,
+        prot: i32,
+        flags: i32,
+        fd: Option<i32>,
+        offset: u64,
+    ) -> Result<u64, Errno>;
 
     /// Makes the main stack: returns its top. `limit` is RLIMIT_STACK in bytes
     /// (u64::MAX: unlimited).
