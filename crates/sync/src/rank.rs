@@ -28,8 +28,72 @@ pub enum Rank {
 }
 
 impl Rank {
+    /// Every rank, ascending.
+    pub const ALL: [Rank; 10] = [
+        Rank::Map,
+        Rank::Object,
+        Rank::PagerTable,
+        Rank::Pmap,
+        Rank::Pv,
+        Rank::PageQueue,
+        Rank::Slab,
+        Rank::Free,
+        Rank::Shootdown,
+        Rank::Leaf,
+    ];
+
     /// Does a thread that waits for this lock sleep?
     pub const fn sleeps(self) -> bool {
         matches!(self, Rank::Map | Rank::Object)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::Rank;
+    use std::string::String;
+    use std::vec::Vec;
+
+    /// The rows of the first table: number, name in backquotes, kind.
+    fn table() -> Vec<(u8, String, bool)> {
+        let text = include_str!("../../../LOCKING.md");
+        let mut rows = Vec::new();
+        for line in text.lines().skip_while(|l| !l.starts_with("| rank |")).take_while(|l| l.starts_with('|'))
+        {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            // The head, the rule under it, and rows without a rank (busy) have no number.
+            if let Ok(rank) = cells[0].parse() {
+                let kind = cells[3];
+                assert!(kind.starts_with("sleep") != kind.starts_with("spin"), "kind of {line}");
+                rows.push((rank, cells[1].trim_matches('`').into(), kind.starts_with("sleep")));
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn locking_md_has_this_order() {
+        let code: Vec<_> = Rank::ALL.iter().map(|r| (*r as u8, std::format!("{r:?}"), r.sleeps())).collect();
+        assert_eq!(table(), code, "LOCKING.md (left) against Rank (right)");
+    }
+
+    #[test]
+    fn all_is_all_and_ascends() {
+        assert!(Rank::ALL.windows(2).all(|w| w[0] < w[1]));
+        // A rank that is added without extending ALL fails to compile here, and the
+        // count below says where to.
+        let place = |r: Rank| match r {
+            Rank::Map => 0,
+            Rank::Object => 1,
+            Rank::PagerTable => 2,
+            Rank::Pmap => 3,
+            Rank::Pv => 4,
+            Rank::PageQueue => 5,
+            Rank::Slab => 6,
+            Rank::Free => 7,
+            Rank::Shootdown => 8,
+            Rank::Leaf => 9,
+        };
+        assert!(Rank::ALL.iter().enumerate().all(|(i, r)| place(*r) == i));
     }
 }
