@@ -128,6 +128,16 @@ pub trait Space: Sync {
     /// have held at the fork.
     fn read_page(&self, addr: u64, buf: &mut [u8; 4096]) -> bool;
 
+    /// The first page at or after `addr` and below `end` that may hold something other
+    /// than zeroes; `end` when there is none. So that a fork of a program with a large
+    /// reservation need not ask page by page.
+    ///
+    /// => between [`Space::freeze`] and [`Space::thaw`]
+    fn next_data(&self, addr: u64, end: u64) -> u64 {
+        let _ = end;
+        addr
+    }
+
     /// Keeps the page at `addr` resident and writable by the kernel until
     /// [`Space::unwire`] (thread exit: the kernel's store to the tid word cannot
     /// wait for a page-in).

@@ -1,0 +1,247 @@
+//! Entering: the page is resident and busy; map it and its neighbours.
+
+use core::num::NonZeroU32;
+use core::sync::atomic::Ordering::Relaxed;
+use machvm_arena::Handle;
+use machvm_hal::{EnterError, EnterFlags, Gather, MaySleep, PageNo, Pmap, Prot, Va};
+
+use super::fill::{MapGuard, ObjectGuard};
+use super::{CLUSTER, Place, Step, WaitFor};
+use crate::error::FaultError;
+use crate::map::{Entry, Kind, Map};
+use crate::object::{Anon, LEAF, ObjectInner};
+use crate::page::{Page, PageFlags, QueueId, handle, number};
+use crate::platform::Platform;
+use crate::stats::bump;
+use crate::vm::Vm;
+
+impl<'vm, P: Platform> Map<'vm, P> {
+    /// => `page` is busy and belongs to `anon`, which is at `at`.
+    pub(super) fn resident(
+        &self,
+        at: &Place<'_>,
+        anon: Handle<Anon>,
+        page: Handle<Page>,
+        path_shared: bool,
+        map: MapGuard<'_, 'vm, P>,
+        object: ObjectGuard<'_, P>,
+    ) -> Result<Step<'vm>, FaultError> {
+        let vm = self.vm();
+        let shared = path_shared || vm.anons.get(anon).is_shared();
+        let natural = vm.is_natural(at, page, at.index);
+        if !natural || (shared && at.access.contains(Prot::W)) {
+            return Ok(self.break_sharing(at, anon, page, natural, map, object));
+        }
+        let rights = vm.rights(at.entry, &object, anon, page, shared, at.access);
+        if at.access.contains(Prot::W) {
+            vm.forget_copy(anon, page);
+        }
+        let mut run = [PageNo(NonZeroU32::MIN); CLUSTER];
+        let (first, n) = self.neighbours(at, page, rights, &object, &mut run);
+        drop(object);
+        // The pages are busy and the map is read locked: nobody enters, removes or
+        // write-protects them meanwhile, so the object is not needed any more.
+        let r = self.enter_run(first, &run[..n], rights, at);
+        vm.activate_entered(page, &run[..n]);
+        for p in &run[..n] {
+            vm.page_unbusy(handle(*p));
+        }
+        drop(map);
+        match r {
+            Ok(()) => Ok(Step::Done),
+            Err(EnterError::NoMemory) => Ok(Step::Wait(WaitFor::Memory)),
+            // Only natural frames are entered; a machine that refuses one has no
+            // way to map the page.
+            Err(EnterError::Foreign(va) | EnterError::Displaced(va)) => Err(FaultError::NoMemory(va)),
+        }
+    }
+
+    /// Takes unmapped resident neighbours with the same rights busy; gives the
+    /// address of the first page and the length of the run.
+    fn neighbours(
+        &self,
+        at: &Place<'_>,
+        page: Handle<Page>,
+        rights: Prot,
+        object: &ObjectInner,
+        run: &mut [PageNo; CLUSTER],
+    ) -> (Va, usize) {
+        let vm = self.vm();
+        let in_leaf = at.index % LEAF as u64;
+        let take = |index: u64| {
+            let (Some(a), shared) = vm.tree_lookup(&object.tree, index) else { return None };
+            let p = vm.anons.get(a).page()?;
+            if vm.pages.get(p).is_mapped() {
+                return None;
+            }
+            vm.anon_busy_page(a, p).ok()?;
+            let shared = shared || vm.anons.get(a).is_shared();
+            let ok = vm.is_natural(at, p, index)
+                && vm.rights(at.entry, object, a, p, shared, Prot::R) == rights
+                && !(rights.contains(Prot::W) && vm.anons.get(a).swap().is_some());
+            if !ok {
+                vm.page_unbusy(p);
+            }
+            ok.then_some(p)
+        };
+        let room_up = (LEAF as u64 - in_leaf).min(at.entry.end().page() - at.va.page());
+        let room_down = in_leaf.min(at.va.page() - at.entry.start().page());
+        let mut up = 1;
+        run[0] = number(page);
+        while up < CLUSTER && (up as u64) < room_up {
+            let Some(p) = take(at.index + up as u64) else { break };
+            run[up] = number(p);
+            up += 1;
+        }
+        let mut down = 0;
+        while up + down < CLUSTER && (down as u64) < room_down {
+            let Some(p) = take(at.index - down as u64 - 1) else { break };
+            run.copy_within(0..up + down, 1);
+            run[0] = number(p);
+            down += 1;
+        }
+        (at.va.sub(down as u64), up + down)
+    }
+
+    /// Enters a run of busy pages, clearing and flushing where another frame was.
+    fn enter_run(&self, first: Va, run: &[PageNo], rights: Prot, at: &Place<'_>) -> Result<(), EnterError> {
+        let vm = self.vm();
+        let flags = if at.entry.wired.get() != 0 { EnterFlags::WIRED } else { EnterFlags::empty() };
+        // The page that faulted first: it is the one that was accessed.
+        let which = ((at.va.page() - first.page()) as usize).min(run.len() - 1);
+        let enter = |va: Va, list: &[PageNo], flags: EnterFlags| {
+            for _ in 0..=list.len() {
+                let mut g = Gather::new();
+                let r = self.pmap().enter(&vm.pages, va, list, rights, at.access, flags, &mut g);
+                // Waits for other CPUs at most; no spin lock is held.
+                vm.finish(g, &mut MaySleep::claim());
+                if !matches!(r, Err(EnterError::Displaced(_))) {
+                    return r;
+                }
+            }
+            Err(EnterError::NoMemory)
+        };
+        let ahead = flags | EnterFlags::PREFAULT;
+        if run.len() == 1 {
+            enter(first, run, flags)?;
+        } else {
+            enter(first, run, ahead)?;
+            vm.mark_referenced(handle(run[which]));
+        }
+        bump(&vm.stats.mapped, run.len() as u64);
+        Ok(())
+    }
+
+    /// Maps resident neighbours of `va` for reading (F03): `-1, +1, -2, +2, ...` up
+    /// to `backward` and `forward` pages, stopping on each side at the first page
+    /// that is not resident, busy or mapped. Never allocates, never sleeps, reports
+    /// no error. Pages are mapped without write access (Z90, Z91).
+    pub fn vm_fault_prefault(&self, va: Va, backward: u64, forward: u64) {
+        let vm = self.vm();
+        let host = vm.plat.host();
+        let Some(inner) = self.lock_word().try_read(host) else { return };
+        let Some(eh) = self.lookup_entry(&inner, va) else { return };
+        let entry = vm.entries.get(eh);
+        let (Kind::Object, Some(oh)) = (entry.kind(), entry.object.get()) else { return };
+        let rights = entry.prot().hardware() - Prot::W;
+        if rights.is_empty() {
+            return;
+        }
+        let (mut down, mut up) = (true, true);
+        for d in 1..=backward.max(forward) {
+            down = down
+                && d <= backward
+                && va.page() >= entry.start().page() + d
+                && self.prefault_one(entry, oh, va.sub(d), rights);
+            up = up && d <= forward && va.page() + d < entry.end().page() && self.prefault_one(entry, oh, va.add(d), rights);
+        }
+    }
+
+    fn prefault_one(
+        &self,
+        entry: &Entry,
+        oh: Handle<crate::object::Object>,
+        va: Va,
+        rights: Prot,
+    ) -> bool {
+        let vm = self.vm();
+        let Some(object) = vm.objects.get(oh).lock.try_write(vm.plat.host()) else { return false };
+        let at = Place { va, entry, object: oh, index: entry.pindex(va).0, access: Prot::R };
+        let (Some(a), _) = vm.tree_lookup(&object.tree, at.index) else { return false };
+        let Some(p) = vm.anons.get(a).page() else { return false };
+        if self.pmap().extract(va).is_some() {
+            return true;
+        }
+        if vm.anon_busy_page(a, p).is_err() {
+            return false;
+        }
+        let ok = vm.is_natural(&at, p, at.index) && {
+            let mut g = Gather::new();
+            let r = self.pmap().enter(
+                &vm.pages,
+                va,
+                &[number(p)],
+                rights,
+                Prot::R,
+                EnterFlags::PREFAULT,
+                &mut g,
+            );
+            vm.finish(g, &mut MaySleep::claim());
+            r.is_ok()
+        };
+        vm.page_unbusy(p);
+        ok
+    }
+}
+
+impl<P: Platform> Vm<P> {
+    /// Is the page at the frame that the object's place is tied to?
+    pub(crate) fn is_natural(&self, at: &Place<'_>, page: Handle<Page>, index: u64) -> bool {
+        !self.frames.is_sparse()
+            || self.pages.get(page).pfn() == self.objects.get(at.object).natural(index)
+    }
+
+    /// What the page may be mapped with: the entry's rights, without write while the
+    /// page is shared, or clean with a copy elsewhere (so that the first write is
+    /// seen).
+    fn rights(
+        &self,
+        entry: &Entry,
+        object: &ObjectInner,
+        anon: Handle<Anon>,
+        page: Handle<Page>,
+        shared: bool,
+        access: Prot,
+    ) -> Prot {
+        let all = entry.prot().hardware();
+        let has_copy = object.source.is_some() || self.anons.get(anon).swap().is_some();
+        let watch = has_copy && !access.contains(Prot::W) && !self.page_is_dirty(page);
+        if shared || watch { all - Prot::W } else { all }
+    }
+
+    /// The page is about to be written: its copy on swap is stale.
+    fn forget_copy(&self, anon: Handle<Anon>, page: Handle<Page>) {
+        let slot = self.anons.get(anon);
+        self.pages.get(page).insert_flags(PageFlags::DIRTY);
+        if let (Some(s), Some(swap)) = (slot.swap(), self.plat.swap()) {
+            slot.set_swap(None);
+            swap.free(s);
+        }
+    }
+
+    fn mark_referenced(&self, page: Handle<Page>) {
+        let bits = &self.pages.get(page).md.bits;
+        bits.fetch_or(machvm_hal::RefMod::REFERENCED.bits(), Relaxed);
+    }
+
+    /// Pages that were set aside and are used again go back to the active queue;
+    /// those entered ahead stay where they are.
+    fn activate_entered(&self, faulted: Handle<Page>, run: &[PageNo]) {
+        let q = self.pages.get(faulted).queue.get();
+        if q != QueueId::Active as u32 && q != 0 {
+            self.queues.enqueue(&self.pages, faulted, QueueId::Active);
+            bump(&self.stats.reactivated, 1);
+        }
+        debug_assert!(run.contains(&number(faulted)));
+    }
+}

@@ -1,0 +1,359 @@
+//! Filling: a slot without a page gets one, and its neighbours with it.
+
+use core::num::NonZeroU32;
+use machvm_arena::{Handle, NoMemory};
+use machvm_hal::{PageIn, PageInSink, PageNo, PagerError, PhysMem, Supply, SwapError};
+use machvm_sync::{ReadGuard, WriteGuard};
+
+use super::{CLUSTER, Place, Step, WaitFor};
+use crate::error::FaultError;
+use crate::map::{Advice, Entry, Map, MapInner};
+use crate::object::{Anon, LEAF, ObjectInner, Source};
+use crate::page::{Page, PageFlags, QueueId, handle, number};
+use crate::platform::Platform;
+use crate::stats::bump;
+use crate::vm::Vm;
+
+pub(crate) type MapGuard<'a, 'vm, P> = ReadGuard<'a, MapInner<'vm, P>, <P as Platform>::Host>;
+pub(crate) type ObjectGuard<'a, P> = WriteGuard<'a, ObjectInner, <P as Platform>::Host>;
+
+/// A run of busy pages that wait for their contents from swap.
+#[derive(Debug)]
+pub struct SwapIn {
+    pages: [Option<(Handle<Anon>, Handle<Page>)>; CLUSTER],
+    len: usize,
+}
+
+/// How many pages to fill, and how many of them lie before the one that faulted.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    before: u64,
+    pages: u64,
+}
+
+/// Grows from one page to [`CLUSTER`] while faults follow one another, up or down
+/// (decision 10: a fixed cluster loses sparse use).
+fn cluster(entry: &Entry, page: u64) -> Run {
+    let (next, last) = (entry.next_fault.get(), u64::from(entry.cluster.get()));
+    let up = page == next;
+    let down = last != 0 && page.wrapping_add(1) == next.wrapping_sub(last);
+    let pages = match entry.advice() {
+        Advice::Random => 1,
+        Advice::Sequential => CLUSTER as u64,
+        Advice::Normal if up || down => (last * 2).clamp(2, CLUSTER as u64),
+        Advice::Normal => 1,
+    };
+    Run { before: if down { pages - 1 } else { 0 }, pages }
+}
+
+/// The part of `run` around `at` that lies in the entry and in one leaf.
+fn clip(run: Run, at: &Place<'_>) -> Run {
+    let in_leaf = at.index % LEAF as u64;
+    let in_entry = at.va.page() - at.entry.start().page();
+    let before = run.before.min(in_leaf).min(in_entry);
+    let room = (LEAF as u64 - in_leaf).min(at.entry.end().page() - at.va.page());
+    let after = (run.pages - 1 - run.before).min(room - 1);
+    Run { before, pages: before + 1 + after }
+}
+
+impl<'vm, P: Platform> Map<'vm, P> {
+    /// The slot is empty: zero it or ask the pager.
+    pub(super) fn fill(
+        &self,
+        at: &Place<'_>,
+        map: MapGuard<'_, 'vm, P>,
+        mut object: ObjectGuard<'_, P>,
+    ) -> Result<Step<'vm>, FaultError> {
+        let vm = self.vm();
+        if !vm.limbo_is_empty() {
+            return Ok(Step::Wait(WaitFor::Limbo));
+        }
+        let mut run = clip(cluster(at.entry, at.va.page()), at);
+        if vm.frames.free() < run.pages + vm.frames.low() {
+            run = Run { before: 0, pages: 1 };
+        }
+        let mut pages = [PageNo(NonZeroU32::MIN); CLUSTER];
+        let Ok(run) = self.place_run(at, run, &mut object, &mut pages) else {
+            return Ok(Step::Wait(WaitFor::Memory));
+        };
+        at.entry.next_fault.set(at.va.page() - run.before + run.pages);
+        at.entry.cluster.set(run.pages as u32);
+        let first = at.index - run.before;
+        let pages = &pages[..run.pages as usize];
+        match object.source {
+            None => {
+                drop((object, map));
+                vm.zero_run(pages).map_err(|()| FaultError::NoMemory(at.va))?;
+                Ok(Step::Again)
+            }
+            Some(source) => {
+                drop((object, map));
+                Ok(vm.start_page_in(source, first, pages))
+            }
+        }
+    }
+
+    /// The anon is there but holds nothing (a clean page was dropped): fill it again.
+    pub(super) fn refill(
+        &self,
+        at: &Place<'_>,
+        anon: Handle<Anon>,
+        map: MapGuard<'_, 'vm, P>,
+        object: ObjectGuard<'_, P>,
+    ) -> Result<Step<'vm>, FaultError> {
+        let vm = self.vm();
+        if let Some(e) = vm.anons.get(anon).take_error() {
+            return Err(match e {
+                PagerError::Beyond => FaultError::Beyond(at.va),
+                PagerError::Gone => FaultError::PagerGone(at.va),
+                PagerError::Io => FaultError::PagerIo(at.va),
+            });
+        }
+        if !vm.limbo_is_empty() {
+            return Ok(Step::Wait(WaitFor::Limbo));
+        }
+        let Some(page) = vm.adopt_page(at, anon, at.index) else {
+            return Ok(Step::Wait(WaitFor::Memory));
+        };
+        let list = [number(page)];
+        match object.source {
+            None => {
+                drop((object, map));
+                vm.zero_run(&list).map_err(|()| FaultError::NoMemory(at.va))?;
+                Ok(Step::Again)
+            }
+            Some(source) => {
+                drop((object, map));
+                Ok(vm.start_page_in(source, at.index, &list))
+            }
+        }
+    }
+
+    /// The contents are on swap.
+    pub(super) fn start_swap_in(
+        &self,
+        at: &Place<'_>,
+        anon: Handle<Anon>,
+        map: MapGuard<'_, 'vm, P>,
+        object: ObjectGuard<'_, P>,
+    ) -> Step<'vm> {
+        let vm = self.vm();
+        if !vm.limbo_is_empty() {
+            return Step::Wait(WaitFor::Limbo);
+        }
+        let mut s = SwapIn { pages: [None; CLUSTER], len: 0 };
+        let Some(page) = vm.adopt_page(at, anon, at.index) else {
+            return Step::Wait(WaitFor::Memory);
+        };
+        s.push(anon, page);
+        let run = clip(cluster(at.entry, at.va.page()), at);
+        let first = at.index - run.before;
+        if run.pages > 1 && vm.frames.free() > run.pages + vm.frames.low() {
+            for index in (first..first + run.pages).filter(|i| *i != at.index) {
+                let (Some(a), _) = vm.tree_lookup(&object.tree, index) else { continue };
+                let slot = vm.anons.get(a);
+                if slot.page().is_none()
+                    && slot.swap().is_some()
+                    && let Some(p) = vm.adopt_page(at, a, index)
+                {
+                    s.push(a, p);
+                }
+            }
+        }
+        at.entry.next_fault.set(at.va.page() - run.before + run.pages);
+        at.entry.cluster.set(run.pages as u32);
+        drop((object, map));
+        Step::SwapIn(s)
+    }
+
+    /// Makes busy pages for the empty slots of `run`; gives the part that was done,
+    /// which contains the page that faulted.
+    fn place_run(
+        &self,
+        at: &Place<'_>,
+        run: Run,
+        object: &mut ObjectGuard<'_, P>,
+        pages: &mut [PageNo; CLUSTER],
+    ) -> Result<Run, NoMemory> {
+        let vm = self.vm();
+        let mut anons = vm.anons.reserve(run.pages as u32)?;
+        let leaf = {
+            let mut batch = crate::page::FreeBatch::new(vm);
+            let inner: &mut ObjectInner = object;
+            vm.nodes.leaves.get(vm.tree_leaf_mut(&mut inner.tree, at.index, &mut batch)?)
+        };
+        let slot = |index: u64| &leaf.slots[index as usize % LEAF];
+        let free = |index: &u64| slot(*index).get().is_none();
+        // The longest stretch of empty slots around the one that faulted.
+        let before = (at.index - run.before..at.index).rev().take_while(free).count() as u64;
+        let last = at.index - run.before + run.pages;
+        let after = (at.index + 1..last).take_while(free).count() as u64;
+        let first = at.index - before;
+        let mut done = 0;
+        for index in first..=at.index + after {
+            let Some(page) = vm.page_take(vm.objects.get(at.object).natural(index)) else { break };
+            let Some(anon) = anons.take() else {
+                vm.page_untake(page);
+                break;
+            };
+            vm.page_attach(page, anon, at, index);
+            vm.anons.get(anon).reset(Some(page));
+            slot(index).set(Some(anon));
+            pages[done] = number(page);
+            done += 1;
+        }
+        if done as u64 > before {
+            return Ok(Run { before, pages: done as u64 });
+        }
+        // Memory ended before the page that faulted: give the others back.
+        let mut batch = crate::page::FreeBatch::new(vm);
+        for (i, p) in pages[..done].iter().enumerate() {
+            let h = handle(*p);
+            let s = slot(first + i as u64);
+            if let Some(a) = s.get() {
+                vm.anons.get(a).change_page(Some(h), None);
+                s.set(None);
+                vm.anon_release(a, &mut batch);
+            }
+            vm.page_untake(h);
+        }
+        Err(NoMemory)
+    }
+}
+
+impl SwapIn {
+    fn push(&mut self, a: Handle<Anon>, p: Handle<Page>) {
+        self.pages[self.len] = Some((a, p));
+        self.len += 1;
+    }
+}
+
+impl<P: Platform> Vm<P> {
+    fn page_attach(&self, page: Handle<Page>, anon: Handle<Anon>, at: &Place<'_>, index: u64) {
+        let pg = self.pages.get(page);
+        pg.owner.set(Some(anon));
+        pg.home.set(Some(at.object));
+        pg.pindex.set(index);
+    }
+
+    /// A busy page for an anon that has none. `None`: no frame.
+    ///
+    /// => the object that names the anon is write locked.
+    fn adopt_page(&self, at: &Place<'_>, anon: Handle<Anon>, index: u64) -> Option<Handle<Page>> {
+        let page = self.page_take(self.objects.get(at.object).natural(index))?;
+        self.page_attach(page, anon, at, index);
+        if self.anons.get(anon).change_page(None, Some(page)) {
+            return Some(page);
+        }
+        self.page_untake(page); // another object's fault was first
+        None
+    }
+
+    /// Zeroes busy pages and lets them go; contiguous frames in one call.
+    pub(crate) fn zero_run(&self, list: &[PageNo]) -> Result<(), ()> {
+        let mem = self.plat.mem();
+        let mut i = 0;
+        while i < list.len() {
+            let first = self.pages.get(handle(list[i])).pfn();
+            let n = (i..list.len())
+                .take_while(|j| self.pages.get(handle(list[*j])).pfn() == first.add((j - i) as u64))
+                .count();
+            if mem.zero(first, n as u32).is_err() {
+                for p in &list[i..] {
+                    self.page_abandon(handle(*p), None);
+                }
+                return Err(());
+            }
+            for p in &list[i..i + n] {
+                self.page_filled(handle(*p));
+            }
+            bump(&self.stats.zero_fill, n as u64);
+            i += n;
+        }
+        Ok(())
+    }
+
+    /// A page has its contents: it goes to the active queue and is released.
+    fn page_filled(&self, h: Handle<Page>) {
+        self.queues.enqueue(&self.pages, h, QueueId::Active);
+        self.page_unbusy(h);
+    }
+
+    /// A busy page did not get its contents: its anon holds nothing again.
+    fn page_abandon(&self, h: Handle<Page>, why: Option<PagerError>) {
+        let page = self.pages.get(h);
+        if let Some(a) = page.owner.get() {
+            let anon = self.anons.get(a);
+            anon.set_error(why);
+            if !anon.change_page(Some(h), None) {
+                // Dying: whoever let go of it last left it to the busy holder.
+                self.page_unbusy(h);
+                return;
+            }
+        }
+        self.plat.mem().discard(page.pfn(), 1);
+        self.page_untake(h);
+    }
+
+    fn start_page_in<'a>(&'a self, source: Source, first: u64, list: &[PageNo]) -> Step<'a> {
+        if !self.frames.is_sparse() {
+            for p in list {
+                // A pager fills what it has; the rest of a dense frame is not zero.
+                let _ = self.plat.mem().zero(self.pages.get(handle(*p)).pfn(), 1);
+            }
+        }
+        let offset = source.base.wrapping_add(first << machvm_hal::PAGE_SHIFT);
+        Step::PageIn(source.pager, PageIn::new(self, list, offset))
+    }
+
+    /// Reads a run back from swap and lets it go.
+    pub(crate) fn swap_in_run(&self, s: SwapIn) -> Result<(), SwapError> {
+        let mut result = Ok(());
+        let mut buf = [0u8; machvm_hal::PAGE_SIZE as usize];
+        for (i, (a, h)) in s.pages[..s.len].iter().flatten().copied().enumerate() {
+            let page = self.pages.get(h);
+            let read = match (self.plat.swap(), self.anons.get(a).swap()) {
+                (Some(swap), Some(slot)) => swap.get(slot, &mut buf),
+                _ => Err(SwapError::Lost),
+            };
+            let ok = read.and_then(|()| self.plat.mem().prepare(page.pfn(), 1).map_err(|_| SwapError::Full));
+            match ok {
+                Ok(()) => {
+                    self.plat.mem().write(page.pfn(), 0, &buf);
+                    bump(&self.stats.swapins, 1);
+                    self.page_filled(h);
+                }
+                Err(e) => {
+                    self.page_abandon(h, None);
+                    if i == 0 {
+                        result = Err(e); // the rest was read ahead: nobody asked
+                    }
+                }
+            }
+        }
+        result
+    }
+}
+
+impl<P: Platform> PageInSink for Vm<P> {
+    fn fill(&self, page: PageNo, off: usize, data: &[u8]) {
+        self.plat.mem().write(self.pages.get(handle(page)).pfn(), off, data);
+    }
+
+    fn complete(&self, pages: &[PageNo], got: usize, how: Result<Supply, PagerError>) {
+        for (i, p) in pages.iter().enumerate() {
+            let h = handle(*p);
+            if i < got {
+                if how == Ok(Supply::Precious) {
+                    self.pages.get(h).insert_flags(PageFlags::DIRTY);
+                }
+                bump(&self.stats.pageins, 1);
+                self.page_filled(h);
+            } else {
+                let why = if i == got { how.err() } else { None };
+                self.page_abandon(h, why);
+            }
+        }
+    }
+}
+

@@ -1,0 +1,229 @@
+//! The fault (F01), as a machine of steps.
+//!
+//! ```text
+//!            +-- nothing at the address ----------------> NoMapping
+//!            |-- a stack gap ---------------------------> Grow, again
+//!  map, by --|-- rights do not allow -------------------> Protection
+//!  try       |
+//!            +-- object, by try -- slot -+- empty ------> fill: zero, or ask the pager -+
+//!                                        |- on swap ----> read it back ----------------+-> again
+//!                                        |- resident, shared and written: copy --------+
+//!                                        +- resident ---> enter it and its neighbours -> done
+//! ```
+//!
+//! [`Map::fault_step`] never sleeps and does no I/O: locks are taken by try, and what
+//! must wait is returned. It never zeroes or copies under a lock: a page is put into
+//! its slot busy, filled with every lock released, and the *next* step finds it
+//! resident. So there is no state between steps: whatever changed meanwhile is
+//! simply seen by the next one. [`Map::fault`] is the loop that sleeps and does the
+//! I/O. That is what lets the same code run in a trap handler, a signal handler, a
+//! handler thread and a deterministic test.
+//!
+//! Rejected: keeping the map read-locked across the fill (a writer would wait for
+//! 10 us of zeroing and, behind it, every other fault); carrying the found page
+//! across the unlock (it saves one lookup, about 2 % of a zero-fill, and needs every
+//! condition checked twice).
+
+mod cow;
+mod enter;
+mod fill;
+mod wire;
+
+use machvm_arena::Handle;
+use machvm_hal::{Event, Host, MaySleep, PageIn, PagerError, Prot, RawAddr, SwapError, Va};
+
+pub(crate) use fill::SwapIn;
+
+use crate::error::FaultError;
+use crate::map::{Kind, Map};
+use crate::object::Object;
+use crate::page::{self, FREE_EVENT, LIMBO_EVENT, Page};
+use crate::platform::Platform;
+use crate::stats::bump;
+use crate::vm::Vm;
+
+/// Most pages that one fault fills or enters.
+pub const CLUSTER: usize = machvm_hal::MAX_CLUSTER;
+
+/// What the hardware, or Linux, says happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// The address that was touched.
+    pub addr: RawAddr,
+    /// How: exactly one of [`Prot::R`], [`Prot::W`], [`Prot::X`].
+    pub access: Prot,
+}
+
+/// What a fault waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitFor {
+    /// The map lock.
+    Map,
+    /// The lock of an object.
+    Object(Handle<Object>),
+    /// A busy page.
+    Page(Handle<Page>),
+    /// A free frame.
+    Memory,
+    /// Frames whose last user is just letting go.
+    Limbo,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// The page is entered: retry the access.
+    Done,
+    /// Something was done: step again.
+    Again,
+    /// Sleep on this with nothing locked, then step again.
+    Wait(WaitFor),
+    /// The address is in a stack gap: grow the stack, then step again.
+    Grow,
+    /// Hand this to the pager named, then step again.
+    PageIn(crate::platform::PagerId, PageIn<'a>),
+    /// Carry out this read from swap, then step again.
+    SwapIn(SwapIn),
+}
+
+impl<'vm, P: Platform> Map<'vm, P> {
+    /// Resolves one fault (F01).
+    ///
+    /// => nothing is locked and no managed memory is touched with a lock held.
+    ///
+    /// # Errors
+    /// [`FaultError`], with the page's address.
+    pub fn fault(&self, f: &Fault, may: &mut MaySleep) -> Result<(), FaultError> {
+        let vm = self.vm();
+        bump(&vm.stats.faults, 1);
+        let (mut starved, mut waits) = (0, 0);
+        loop {
+            match self.fault_step(f)? {
+                Step::Done => return Ok(()),
+                Step::Again => {}
+                Step::Wait(WaitFor::Memory) => {
+                    waits += 1;
+                    starved = if vm.make_room(may) { 0 } else { starved + 1 };
+                    // Not one frame in four rounds; or frames, but the platform gives
+                    // no memory for structures.
+                    if starved > 3 || waits > MEMORY_WAITS {
+                        return Err(FaultError::NoMemory(Va::containing(f.addr)));
+                    }
+                }
+                Step::Wait(w) => self.fault_wait(w, may),
+                Step::Grow => {
+                    let va = Va::containing(f.addr);
+                    self.growstack(va, may).map_err(|_| FaultError::NoMapping(va))?;
+                }
+                Step::PageIn(id, req) => match vm.plat.pager(id) {
+                    Some(p) => p.page_in(req),
+                    None => req.failed(0, PagerError::Gone),
+                },
+                Step::SwapIn(s) => vm.swap_in(s, Va::containing(f.addr))?,
+            }
+        }
+    }
+
+    /// Sleeps for what a step named; returns at once when that is over already.
+    pub fn fault_wait(&self, w: WaitFor, _may: &mut MaySleep) {
+        machvm_sync::assert_may_sleep();
+        let vm = self.vm();
+        let event: Event = match w {
+            WaitFor::Map => self.lock_word().event(),
+            WaitFor::Object(o) => vm.objects.get(o).lock.event(),
+            WaitFor::Page(p) => page::event(p),
+            WaitFor::Memory => FREE_EVENT,
+            WaitFor::Limbo => LIMBO_EVENT,
+        };
+        let host = vm.plat.host();
+        // First into the queue, then look: a wake-up in between is not lost.
+        let ticket = host.assert_wait(event);
+        let wait = match w {
+            WaitFor::Map => self.lock_word().arm_wait(),
+            WaitFor::Object(o) => vm.objects.get(o).lock.arm_wait(),
+            WaitFor::Page(p) => vm.pages.get(p).busy.mark_waiting(),
+            WaitFor::Memory => vm.frames_mark_waiting(),
+            WaitFor::Limbo => !vm.limbo_is_empty(),
+        };
+        if wait {
+            host.thread_block(ticket, Some(host.now_ns() + WAIT_LIMIT_NS));
+        } else {
+            host.cancel_wait(ticket);
+        }
+    }
+
+    /// One step; see the module text.
+    ///
+    /// => nothing is locked, on entry and on return.
+    ///
+    /// # Errors
+    /// [`FaultError`]; nothing changed.
+    pub fn fault_step(&self, f: &Fault) -> Result<Step<'vm>, FaultError> {
+        let vm = self.vm();
+        let host = vm.plat.host();
+        let va = Va::containing(f.addr);
+        let Some(inner) = self.lock_word().try_read(host) else {
+            return Ok(Step::Wait(WaitFor::Map));
+        };
+        let Some(eh) = self.lookup_entry(&inner, va) else {
+            return Err(FaultError::NoMapping(va));
+        };
+        let entry = vm.entries.get(eh);
+        match entry.kind() {
+            Kind::Object => {}
+            Kind::StackGap => return Ok(Step::Grow),
+            Kind::Guard => return Err(FaultError::Protection(va)),
+            Kind::Foreign => return Err(FaultError::Foreign(va)),
+        }
+        if !entry.prot().hardware().contains(f.access) {
+            return Err(FaultError::Protection(va));
+        }
+        let Some(oh) = entry.object.get() else {
+            return Err(FaultError::NoMapping(va));
+        };
+        let Some(object) = vm.objects.get(oh).lock.try_write(host) else {
+            return Ok(Step::Wait(WaitFor::Object(oh)));
+        };
+        let at = Place { va, entry, object: oh, index: entry.pindex(va).0, access: f.access };
+        let (anon, shared) = vm.tree_lookup(&object.tree, at.index);
+        let Some(anon) = anon else {
+            return self.fill(&at, inner, object);
+        };
+        let slot = vm.anons.get(anon);
+        match (slot.page(), slot.swap()) {
+            (Some(page), _) => match vm.anon_busy_page(anon, page) {
+                Ok(()) => self.resident(&at, anon, page, shared, inner, object),
+                Err(Some(busy)) => Ok(Step::Wait(WaitFor::Page(busy))),
+                Err(None) => Ok(Step::Again),
+            },
+            (None, Some(_)) => Ok(self.start_swap_in(&at, anon, inner, object)),
+            (None, None) => self.refill(&at, anon, inner, object),
+        }
+    }
+}
+
+/// Rounds of making room in one fault; other threads may take what was freed.
+const MEMORY_WAITS: u32 = 10_000;
+
+/// A bound on one sleep. Every wait is woken by an event; this only turns a lost
+/// wake-up into a delay.
+const WAIT_LIMIT_NS: u64 = 50_000_000;
+
+/// Where a fault is.
+pub(crate) struct Place<'a> {
+    pub(crate) va: Va,
+    pub(crate) entry: &'a crate::map::Entry,
+    pub(crate) object: Handle<Object>,
+    pub(crate) index: u64,
+    pub(crate) access: Prot,
+}
+
+impl<P: Platform> Vm<P> {
+    /// Carries out a read from swap.
+    fn swap_in(&self, s: SwapIn, va: Va) -> Result<(), FaultError> {
+        self.swap_in_run(s).map_err(|e| match e {
+            SwapError::Lost => FaultError::PagerIo(va),
+            SwapError::Full => FaultError::NoMemory(va),
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! Wiring: faulting pages in and keeping them (F05, and the page side of M33, M34).
+
+use machvm_arena::Handle;
+use machvm_hal::{MaySleep, Prot, RawAddr, Va, VaRange};
+
+use super::Fault;
+use crate::error::FaultError;
+use crate::map::{Kind, Map};
+use crate::page::Page;
+use crate::platform::Platform;
+
+impl<'vm, P: Platform> Map<'vm, P> {
+    /// Makes the page at `va` resident and counts one wiring on it: it is not paged
+    /// out until [`Map::unwire_page`]. Faults for every right of the entry (Z93).
+    ///
+    /// # Errors
+    /// Those of [`Map::fault`]; nothing is wired then.
+    pub fn wire_page(&self, va: Va, may: &mut MaySleep) -> Result<(), FaultError> {
+        loop {
+            let access = self.wire_access(va, may)?;
+            self.fault(&Fault { addr: RawAddr(va.get()), access }, may)?;
+            if let Some(p) = self.busy_resident(va, may) {
+                let vm = self.vm();
+                vm.pages.get(p).wired.add(1);
+                vm.page_unbusy(p);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes one wiring off the page at `va`, if it is resident and wired.
+    pub fn unwire_page(&self, va: Va, may: &mut MaySleep) {
+        if let Some(p) = self.busy_resident(va, may) {
+            let vm = self.vm();
+            let page = vm.pages.get(p);
+            page.wired.set(page.wired.get().saturating_sub(1));
+            vm.page_unbusy(p);
+        }
+    }
+
+    /// Wires every page of the range; on failure none.
+    ///
+    /// # Errors
+    /// Those of [`Map::fault`] for the first page that could not be had.
+    pub fn wire_range(&self, r: VaRange, may: &mut MaySleep) -> Result<(), FaultError> {
+        for (i, va) in r.iter().enumerate() {
+            if let Err(e) = self.wire_page(va, may) {
+                r.iter().take(i).for_each(|done| self.unwire_page(done, may));
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    fn wire_access(&self, va: Va, may: &mut MaySleep) -> Result<Prot, FaultError> {
+        let vm = self.vm();
+        let inner = self.lock_word().read(vm.plat.host(), may);
+        let e = vm.entries.get(self.lookup_entry(&inner, va).ok_or(FaultError::NoMapping(va))?);
+        match e.kind() {
+            Kind::Foreign => Err(FaultError::Foreign(va)),
+            Kind::Object if e.prot().contains(Prot::W) => Ok(Prot::W),
+            Kind::Object if !e.prot().is_empty() => Ok(Prot::R),
+            _ => Err(FaultError::Protection(va)),
+        }
+    }
+
+    /// The resident page at `va`, busy; `None` when there is none (any more).
+    pub(crate) fn busy_resident(&self, va: Va, may: &mut MaySleep) -> Option<Handle<Page>> {
+        let vm = self.vm();
+        let host = vm.plat.host();
+        loop {
+            let busy = {
+                let inner = self.lock_word().read(host, may);
+                let e = vm.entries.get(self.lookup_entry(&inner, va)?);
+                let object = vm.objects.get(e.object.get()?).lock.read(host, may);
+                let (anon, _) = vm.tree_lookup(&object.tree, e.pindex(va).0);
+                let anon = anon?;
+                let page = vm.anons.get(anon).page()?;
+                match vm.anon_busy_page(anon, page) {
+                    Ok(()) => return Some(page),
+                    Err(b) => b,
+                }
+            };
+            if let Some(p) = busy {
+                vm.wait_page(p, may);
+            }
+        }
+    }
+
+    /// Is the page at `va` resident (mincore)?
+    pub fn is_resident(&self, va: Va, may: &mut MaySleep) -> bool {
+        let vm = self.vm();
+        let host = vm.plat.host();
+        let inner = self.lock_word().read(host, may);
+        let Some(e) = self.lookup_entry(&inner, va).map(|h| vm.entries.get(h)) else { return false };
+        let Some(o) = e.object.get() else { return false };
+        let object = vm.objects.get(o).lock.read(host, may);
+        let (anon, _) = vm.tree_lookup(&object.tree, e.pindex(va).0);
+        anon.is_some_and(|a| vm.anons.get(a).page().is_some())
+    }
+}

@@ -1,0 +1,488 @@
+//! Objects: what map entries map.
+//!
+//! An object owns a copy-on-write tree of anons ([`radix`]), a run of frame numbers
+//! in the sparse placement (its *extent*), and its claim on a pager, if it has one.
+//! It does not own: protections, who maps it, the file behind the pager.
+//!
+//! There are no shadow chains. *Shadowing* is [`Vm::object_copy`]: the copy shares
+//! the root of the tree, and the first write of either side copies one path. Depth
+//! is one, whatever lives: an absent slot comes from the pager or is zero.
+
+mod anon;
+mod radix;
+
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use machvm_arena::{Handle, NoMemory};
+use machvm_hal::{Gather, Host, MaySleep, PagerError, Pfn, PhysMem, Pindex, PmapPage, RefMod};
+use machvm_sync::{Field32, Field64, Rank, RwSleep};
+
+pub use anon::Anon;
+pub(crate) use radix::{LEAF, Nodes, Tree};
+
+use crate::page::{self, FreeBatch, PageFlags};
+use crate::platform::{PagerId, Platform};
+use crate::vm::Vm;
+
+bitflags::bitflags! {
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(crate) struct ObjectFlags: u32 {
+        /// Two map entries may cover the same index (not `OBJ_ONEMAPPING`).
+        const SHARED = 1;
+        /// Modified pages go back to the pager, not to swap.
+        const WRITE_BACK = 2;
+        /// A copy was made of it, or it is one: other trees may name its anons, and
+        /// pages may sit at frames of the other's extent.
+        const COPIED = 4;
+    }
+}
+
+/// What an absent slot is filled from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Source {
+    pub(crate) pager: PagerId,
+    /// Byte offset in the pager's data of page index 0; wraps.
+    pub(crate) base: u64,
+}
+
+/// What the object lock guards.
+#[derive(Default)]
+pub(crate) struct ObjectInner {
+    /// The contents.
+    pub(crate) tree: Tree,
+    /// Where absent contents come from; `None`: they are zero.
+    pub(crate) source: Option<Source>,
+}
+
+/// One memory object.
+///
+/// Letters: \[I\] immutable while referenced, \[O\] the object's lock, \[a\] atomic.
+pub struct Object {
+    /// Map entries and handles that name it. \[a\]
+    refs: Field32,
+    /// [`ObjectFlags`]. \[a\]
+    flags: Field32,
+    /// First frame number of the extent (sparse). \[I\]
+    extent: Field64,
+    /// Page indices `[0, capacity)` may be used. \[I\]
+    capacity: Field64,
+    /// \[O\]
+    pub(crate) lock: RwSleep<ObjectInner>,
+}
+
+impl Default for Object {
+    fn default() -> Self {
+        Object {
+            refs: Field32::new(0),
+            flags: Field32::new(0),
+            extent: Field64::new(0),
+            capacity: Field64::new(0),
+            lock: RwSleep::new(Rank::Object, ObjectInner::default()),
+        }
+    }
+}
+
+impl Object {
+    pub(crate) fn flags(&self) -> ObjectFlags {
+        ObjectFlags::from_bits_truncate(self.flags.get())
+    }
+    /// The frame tied to a page index (sparse placement).
+    pub(crate) fn natural(&self, index: u64) -> Pfn {
+        Pfn(self.extent.get().wrapping_add(index))
+    }
+}
+
+/// Smallest number space of an object, in pages (1 GiB): neighbours that are
+/// mapped later join it without a new object.
+const MIN_CAPACITY: u64 = 1 << 18;
+
+impl<P: Platform> Vm<P> {
+    /// A new anonymous object with one reference, and the index for its creator's
+    /// first page: there is room to grow on both sides.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub(crate) fn object_allocate(&self, pages: u64) -> Result<(Handle<Object>, Pindex), NoMemory> {
+        let capacity = pages
+            .checked_next_power_of_two()
+            .and_then(|c| c.checked_mul(4))
+            .filter(|c| *c <= 1 << 50)
+            .ok_or(NoMemory)?
+            .max(MIN_CAPACITY);
+        let h = self.object_make(capacity)?;
+        Ok((h, Pindex((capacity - pages) / 2 & !(LEAF as u64 - 1))))
+    }
+
+    /// A new object whose page index 0 is byte `offset` of the pager's data.
+    /// `write_back`: modified pages go to the pager (a shared mapping), else the
+    /// object is a private copy of it.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub(crate) fn object_from_pager(
+        &self,
+        pages: u64,
+        pager: PagerId,
+        offset: u64,
+        write_back: bool,
+        may: &mut MaySleep,
+    ) -> Result<(Handle<Object>, Pindex), NoMemory> {
+        let capacity = pages.checked_next_power_of_two().filter(|c| *c <= 1 << 50).ok_or(NoMemory)?;
+        let h = self.object_make(capacity.max(LEAF as u64))?;
+        let object = self.objects.get(h);
+        if write_back {
+            object.flags.atomic().fetch_or(ObjectFlags::WRITE_BACK.bits(), Relaxed);
+        }
+        object.lock.write(self.plat.host(), may).source = Some(Source { pager, base: offset });
+        Ok((h, Pindex(0)))
+    }
+
+    fn object_make(&self, capacity: u64) -> Result<Handle<Object>, NoMemory> {
+        let h = self.objects.alloc()?;
+        let object = self.objects.get(h);
+        if self.frames.is_sparse() {
+            match self.plat.mem().extent_reserve(capacity) {
+                Ok(base) => object.extent.set(base.0),
+                Err(_) => {
+                    self.objects.free(h);
+                    return Err(NoMemory);
+                }
+            }
+        }
+        object.capacity.set(capacity);
+        object.flags.set(0);
+        object.refs.set(1);
+        Ok(h)
+    }
+
+    /// One more reference (O05).
+    ///
+    /// => the caller has one.
+    pub(crate) fn object_reference(&self, h: Handle<Object>) {
+        self.objects.get(h).refs.atomic().fetch_add(1, Relaxed);
+    }
+
+    /// One reference less; the last one ends the object (O06, O07).
+    ///
+    /// => no map lock is held (Z26).
+    pub(crate) fn object_deallocate(&self, h: Handle<Object>, may: &mut MaySleep) {
+        let object = self.objects.get(h);
+        if object.refs.atomic().fetch_sub(1, AcqRel) != 1 {
+            return;
+        }
+        let inner = core::mem::take(&mut *object.lock.write(self.plat.host(), may));
+        let orphaned = {
+            let mut batch = FreeBatch::new(self);
+            self.tree_release(inner.tree, &mut batch);
+            batch.orphaned
+        };
+        if self.frames.is_sparse() {
+            // A page of a copy may still sit at its natural frame here, or a busy
+            // page may be about to be freed: such an extent is not used again (the
+            // number space is large enough to lose it).
+            if orphaned || object.flags().contains(ObjectFlags::COPIED) {
+                self.stats.extents_lost.atomic().fetch_add(1, Relaxed);
+            } else {
+                self.plat.mem().extent_release(Pfn(object.extent.get()), object.capacity.get());
+            }
+        }
+        let source = inner.source;
+        self.objects.free(h);
+        if let Some(s) = source {
+            self.plat.pager_unused(s.pager);
+        }
+    }
+
+    /// Is this reference the only one?
+    pub(crate) fn object_is_private_sole(&self, h: Handle<Object>) -> bool {
+        self.objects.get(h).refs.atomic().load(Acquire) == 1
+    }
+    /// From now on several entries may cover one index (clears `OBJ_ONEMAPPING`).
+    pub(crate) fn object_mark_shared(&self, h: Handle<Object>) {
+        self.objects.get(h).flags.atomic().fetch_or(ObjectFlags::SHARED.bits(), Relaxed);
+    }
+    /// See [`Vm::object_mark_shared`].
+    pub(crate) fn object_is_shared(&self, h: Handle<Object>) -> bool {
+        self.objects.get(h).flags().contains(ObjectFlags::SHARED)
+    }
+    /// Has the object a pager?
+    pub(crate) fn object_has_pager(&self, h: Handle<Object>, may: &mut MaySleep) -> bool {
+        self.objects.get(h).lock.read(self.plat.host(), may).source.is_some()
+    }
+    /// The natural frame of an index; the first frame in the dense placement.
+    pub(crate) fn object_natural(&self, h: Handle<Object>, at: Pindex) -> Pfn {
+        if self.frames.is_sparse() { self.objects.get(h).natural(at.0) } else { Pfn(0) }
+    }
+
+    /// May `[first, first + pages)` be added to what the caller's entry maps of this
+    /// object (O13)? Only for anonymous memory that no other map shares, inside the
+    /// number space and with no old contents there (Z56).
+    pub(crate) fn object_coalesce(
+        &self,
+        h: Handle<Object>,
+        first: Pindex,
+        pages: u64,
+        may: &mut MaySleep,
+    ) -> bool {
+        let object = self.objects.get(h);
+        if object.flags().intersects(ObjectFlags::SHARED | ObjectFlags::WRITE_BACK | ObjectFlags::COPIED)
+            || first.0.checked_add(pages).is_none_or(|end| end > object.capacity.get())
+        {
+            return false;
+        }
+        let inner = object.lock.read(self.plat.host(), may);
+        if inner.source.is_some() {
+            return false;
+        }
+        let mut empty = true;
+        self.tree_for_each(&inner.tree, first.0, pages, &mut |_, _| {
+            empty = false;
+            false
+        });
+        empty
+    }
+
+    /// The contents of the range are gone: the next access finds zero, or the
+    /// pager's data (decision 17).
+    ///
+    /// => the map is write locked.
+    ///
+    /// # Errors
+    /// [`NoMemory`] when a shared path cannot be copied; nothing changed.
+    pub(crate) fn object_drop_range(
+        &self,
+        h: Handle<Object>,
+        first: Pindex,
+        pages: u64,
+        may: &mut MaySleep,
+    ) -> Result<(), NoMemory> {
+        let object = self.objects.get(h);
+        self.push_squatters(h, first, pages, may)?;
+        let mut batch = FreeBatch::new(self);
+        let mut inner = object.lock.write(self.plat.host(), may);
+        self.tree_clear(&mut inner.tree, first.0, pages, &mut batch)
+    }
+
+    /// A copy-on-write snapshot with the same indices. The caller then takes write
+    /// access from every mapping of the source that it knows; mappings through other
+    /// entries are handled here.
+    ///
+    /// # Errors
+    /// [`NoMemory`]; nothing changed.
+    pub(crate) fn object_copy(&self, h: Handle<Object>, may: &mut MaySleep) -> Result<Handle<Object>, NoMemory> {
+        let object = self.objects.get(h);
+        let copy = self.object_make(object.capacity.get())?;
+        let to = self.objects.get(copy);
+        // Both sides may now hold pages of the other's extent.
+        to.flags.atomic().fetch_or(ObjectFlags::COPIED.bits(), Relaxed);
+        object.flags.atomic().fetch_or(ObjectFlags::COPIED.bits(), Relaxed);
+        let tree = {
+            let inner = object.lock.write(self.plat.host(), may);
+            self.tree_reference(&inner.tree);
+            let (tree, source) = (inner.tree, inner.source);
+            drop(inner);
+            let mut dst = to.lock.write(self.plat.host(), may);
+            dst.tree = tree;
+            dst.source = source;
+            tree
+        };
+        if object.flags().contains(ObjectFlags::SHARED) && !self.object_is_private_sole(h) {
+            self.write_protect_all(&tree, may);
+        }
+        self.stats.copies.atomic().fetch_add(1, Relaxed);
+        Ok(copy)
+    }
+
+    /// Takes write access from every mapping of every resident page of the tree.
+    ///
+    /// The root already has two references, so whoever takes a page busy after this
+    /// sees that it is shared.
+    fn write_protect_all(&self, tree: &Tree, may: &mut MaySleep) {
+        let mut next = 0;
+        loop {
+            let mut found = None;
+            self.tree_for_each(tree, next, u64::MAX - next, &mut |i, a| {
+                found = self.anons.get(a).page().map(|p| (i, a, p));
+                found.is_none()
+            });
+            let Some((i, a, p)) = found else { return };
+            match self.anon_busy_page(a, p) {
+                Ok(()) => {
+                    let mut g = Gather::new();
+                    self.plat.pmap_page().page_write_protect(&self.pages, &[page::number(p)], &mut g);
+                    self.finish(g, may);
+                    self.page_unbusy(p);
+                    next = i + 1;
+                }
+                Err(Some(busy)) => self.wait_page(busy, may),
+                Err(None) => {}
+            }
+        }
+    }
+
+    /// Sparse placement: pages in the range that other trees share and that sit at
+    /// this object's natural frames move to stray frames, so that the slots' frames
+    /// are free again.
+    fn push_squatters(
+        &self,
+        h: Handle<Object>,
+        first: Pindex,
+        pages: u64,
+        may: &mut MaySleep,
+    ) -> Result<(), NoMemory> {
+        let object = self.objects.get(h);
+        if !self.frames.is_sparse() || !object.flags().contains(ObjectFlags::COPIED) {
+            return Ok(());
+        }
+        let end = first.0.saturating_add(pages);
+        let mut next = first.0;
+        while next < end {
+            let mut found = None;
+            {
+                let inner = object.lock.read(self.plat.host(), may);
+                self.tree_for_each(&inner.tree, next, end - next, &mut |i, a| {
+                    let anon = self.anons.get(a);
+                    let (_, path) = self.tree_lookup(&inner.tree, i);
+                    found = anon.page().filter(|_| path || anon.is_shared()).map(|p| (i, a, p));
+                    found.is_none()
+                });
+            }
+            let Some((i, a, p)) = found else { return Ok(()) };
+            match self.anon_busy_page(a, p) {
+                Ok(()) => {
+                    let r = if self.pages.get(p).pfn() == object.natural(i) {
+                        self.page_to_stray(a, p)
+                    } else {
+                        self.page_unbusy(p);
+                        Ok(())
+                    };
+                    if r.is_err() && !self.make_room(may) {
+                        return Err(NoMemory);
+                    }
+                    if r.is_ok() {
+                        next = i + 1;
+                    }
+                }
+                Err(Some(busy)) => self.wait_page(busy, may),
+                Err(None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the anon's contents from `p` to a stray frame; `p` is freed.
+    ///
+    /// => `p` is busy; on return it is not.
+    fn page_to_stray(&self, a: Handle<Anon>, p: Handle<crate::page::Page>) -> Result<(), NoMemory> {
+        let Some(q) = self.stray_take() else {
+            self.page_unbusy(p);
+            return Err(NoMemory);
+        };
+        let (from, to) = (self.pages.get(p), self.pages.get(q));
+        if self.plat.mem().prepare(to.pfn(), 1).is_err() {
+            self.page_untake(q);
+            self.page_unbusy(p);
+            return Err(NoMemory);
+        }
+        self.plat.mem().copy(from.pfn(), to.pfn());
+        self.page_inherit(p, q);
+        to.owner.set(Some(a));
+        if !self.anons.get(a).change_page(Some(p), Some(q)) {
+            // The last reference went meanwhile: the contents are not wanted.
+            to.owner.set(None);
+            FreeBatch::new(self).push(q);
+            self.page_unbusy(p);
+            return Ok(());
+        }
+        self.queues.dequeue(&self.pages, p);
+        from.owner.set(None);
+        FreeBatch::new(self).push(p);
+        self.queues.enqueue(&self.pages, q, crate::page::QueueId::Active);
+        self.page_unbusy(q);
+        Ok(())
+    }
+
+    /// What is known of the contents of `p` holds for their copy in `q`.
+    pub(crate) fn page_inherit(&self, p: Handle<crate::page::Page>, q: Handle<crate::page::Page>) {
+        let (from, to) = (self.pages.get(p), self.pages.get(q));
+        to.home.set(from.home.get());
+        to.pindex.set(from.pindex.get());
+        if self.page_is_dirty(p) {
+            to.insert_flags(PageFlags::DIRTY);
+        }
+    }
+
+    /// Do the contents differ from the copy on backing store?
+    ///
+    /// => the page is busy.
+    pub(crate) fn page_is_dirty(&self, p: Handle<crate::page::Page>) -> bool {
+        let page = self.pages.get(p);
+        page.flags().contains(PageFlags::DIRTY)
+            || self
+                .plat
+                .pmap_page()
+                .page_refmod(&self.pages, page::number(p), RefMod::empty())
+                .contains(RefMod::MODIFIED)
+    }
+
+    /// Sleeps until a busy page is released.
+    pub(crate) fn wait_page(&self, p: Handle<crate::page::Page>, _may: &mut MaySleep) {
+        machvm_sync::assert_may_sleep();
+        let host = self.plat.host();
+        let t = host.assert_wait(page::event(p));
+        if self.pages.get(p).busy.mark_waiting() {
+            host.thread_block(t, None);
+        } else {
+            host.cancel_wait(t);
+        }
+    }
+
+    /// Writes the modified pages of a pager-backed object in the range back;
+    /// `invalidate` also forgets the clean ones (O18, M37).
+    ///
+    /// # Errors
+    /// The first pager error; the rest is written all the same, and pages that
+    /// failed stay modified.
+    pub(crate) fn object_sync(
+        &self,
+        h: Handle<Object>,
+        first: Pindex,
+        pages: u64,
+        invalidate: bool,
+        may: &mut MaySleep,
+    ) -> Result<(), PagerError> {
+        let object = self.objects.get(h);
+        if !object.flags().contains(ObjectFlags::WRITE_BACK) {
+            return Ok(());
+        }
+        let (mut next, end) = (first.0, first.0.saturating_add(pages));
+        let mut result = Ok(());
+        while next < end {
+            let (mut found, source) = {
+                let inner = object.lock.read(self.plat.host(), may);
+                let mut found = None;
+                self.tree_for_each(&inner.tree, next, end - next, &mut |i, a| {
+                    found = self.anons.get(a).page().map(|p| (i, a, p));
+                    found.is_none()
+                });
+                (found, inner.source)
+            };
+            let (Some((i, a, p)), Some(source)) = (found.take(), source) else { break };
+            match self.anon_busy_page(a, p) {
+                Ok(()) => {
+                    next = i + 1;
+                    if let Err(e) = self.page_clean(p, source, i, may) {
+                        result = result.and(Err(e));
+                        self.page_unbusy(p);
+                    } else if invalidate && self.pages.get(p).wired.get() == 0 {
+                        self.page_evict_clean(a, p);
+                    } else {
+                        self.page_unbusy(p);
+                    }
+                }
+                Err(Some(busy)) => self.wait_page(busy, may),
+                Err(None) => {}
+            }
+        }
+        result
+    }
+}

@@ -1,0 +1,110 @@
+//! Pages: one structure for each resident frame.
+//!
+//! A page is owned by an anon (the slot of a copy-on-write tree that holds its
+//! contents). Whoever holds it *busy* owns its identity and its contents; busy is
+//! taken by try only and may be held across I/O with every lock released. Page
+//! structures are type-stable: a stale number finds a recycled page, so identity
+//! is checked again after busy is had (Z70).
+
+mod frames;
+mod queue;
+
+use machvm_arena::{Handle, HandleField, Slab};
+use machvm_hal::{Event, PageArray, PageMd, PageNo, Pfn};
+use machvm_sync::{Busy, Field32, Field64};
+
+use crate::object::{Anon, Object};
+use crate::platform::Platform;
+
+pub(crate) use frames::{FREE_EVENT, FreeBatch, Frames, LIMBO_EVENT};
+pub(crate) use queue::{QueueId, Queues};
+
+bitflags::bitflags! {
+    /// Page flags \[B\].
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub(crate) struct PageFlags: u32 {
+        /// The contents differ from every copy on backing store, whatever the
+        /// pmap knows.
+        const DIRTY = 1;
+        /// The page was in use when the daemon last looked.
+        const KEEP = 2;
+    }
+}
+
+/// One page.
+///
+/// Letters: \[B\] the page's busy owner, \[Q\] the lock of the queue named by
+/// `queue`, \[F\] the free-list lock, \[M\] the pmap, \[a\] atomic on its own.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The anon whose contents this is; none while free. \[B\]
+    pub(crate) owner: HandleField<Anon>,
+    /// The busy word. \[a\]
+    pub(crate) busy: Busy,
+    /// The frame. \[B\]; constant in the dense placement.
+    pub(crate) pfn: Field64,
+    /// Index in `home`; a hint for clustering, exact for pager-backed objects. \[B\]
+    pub(crate) pindex: Field64,
+    /// The object through which the page was allocated. \[B\]
+    pub(crate) home: HandleField<Object>,
+    /// Next on a queue or on the free list. \[Q\] or \[F\]
+    pub(crate) q_next: HandleField<Page>,
+    /// Previous on a queue. \[Q\]
+    pub(crate) q_prev: HandleField<Page>,
+    /// [`QueueId`]. \[Q\] to write
+    pub(crate) queue: Field32,
+    /// [`PageFlags`]. \[B\]
+    pub(crate) flags: Field32,
+    /// Wirings. \[a\]
+    pub(crate) wired: Field32,
+    /// The pmap's part. \[M\]
+    pub(crate) md: PageMd,
+}
+
+impl Page {
+    pub(crate) fn flags(&self) -> PageFlags {
+        PageFlags::from_bits_truncate(self.flags.get())
+    }
+    pub(crate) fn insert_flags(&self, f: PageFlags) {
+        self.flags.set((self.flags() | f).bits());
+    }
+    pub(crate) fn remove_flags(&self, f: PageFlags) {
+        self.flags.set((self.flags() - f).bits());
+    }
+    pub(crate) fn pfn(&self) -> Pfn {
+        Pfn(self.pfn.get())
+    }
+    /// Is there any mapping of it? Meaningful for the busy owner.
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.md.pv.load(core::sync::atomic::Ordering::Acquire) != 0
+    }
+}
+
+/// Every page structure.
+pub(crate) struct PageTable<P: Platform>(pub(crate) Slab<Page, P::Chunks>);
+
+pub(crate) fn number(h: Handle<Page>) -> PageNo {
+    PageNo(h.raw())
+}
+pub(crate) fn handle(n: PageNo) -> Handle<Page> {
+    Handle::from_raw(n.0)
+}
+/// What a thread that waits for a busy page waits for.
+pub(crate) fn event(h: Handle<Page>) -> Event {
+    Event((1 << 60) | u64::from(h.get()))
+}
+
+impl<P: Platform> PageTable<P> {
+    pub(crate) fn get(&self, h: Handle<Page>) -> &Page {
+        self.0.get(h)
+    }
+}
+
+impl<P: Platform> PageArray for PageTable<P> {
+    fn md(&self, page: PageNo) -> &PageMd {
+        &self.0.get(handle(page)).md
+    }
+    fn pfn(&self, page: PageNo) -> Pfn {
+        self.0.get(handle(page)).pfn()
+    }
+}

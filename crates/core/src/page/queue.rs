@@ -1,0 +1,139 @@
+//! The page queues: active, inactive, laundry, unswappable (row P19).
+//!
+//! * active: in use as far as known.
+//! * inactive: unmapped, clean: can be freed at once.
+//! * laundry: unmapped, modified: must be written first.
+//! * unswappable: modified, and there was no room to write it (D09).
+//!
+//! A page is on one queue at most. Taking it off needs the lock of the queue that
+//! `page.queue` names, checked again under that lock.
+
+use machvm_arena::Handle;
+use machvm_sync::{Rank, Spin};
+
+use super::{Page, PageTable};
+use crate::platform::Platform;
+
+/// Which queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum QueueId {
+    Active = 1,
+    Inactive = 2,
+    Laundry = 3,
+    Unswappable = 4,
+}
+const QUEUES: usize = 4;
+
+#[derive(Default)]
+struct List {
+    head: Option<Handle<Page>>,
+    tail: Option<Handle<Page>>,
+    len: u64,
+}
+
+/// All queues of one `Vm`.
+pub(crate) struct Queues([Spin<List>; QUEUES]);
+
+impl Queues {
+    pub(crate) fn new() -> Self {
+        Queues(core::array::from_fn(|_| Spin::new(Rank::PageQueue, List::default())))
+    }
+
+    fn list(&self, q: QueueId) -> &Spin<List> {
+        &self.0[q as usize - 1]
+    }
+
+    pub(crate) fn len(&self, q: QueueId) -> u64 {
+        self.list(q).lock().len
+    }
+
+    /// Puts the page at the tail of `q`, taking it off where it was.
+    ///
+    /// => the page is busy.
+    pub(crate) fn enqueue<P: Platform>(&self, pages: &PageTable<P>, h: Handle<Page>, q: QueueId) {
+        let page = pages.get(h);
+        if page.queue.get() != 0 {
+            self.dequeue(pages, h);
+        }
+        let mut list = self.list(q).lock();
+        page.q_next.set(None);
+        page.q_prev.set(list.tail);
+        match list.tail {
+            Some(t) => pages.get(t).q_next.set(Some(h)),
+            None => list.head = Some(h),
+        }
+        list.tail = Some(h);
+        list.len += 1;
+        page.queue.set(q as u32);
+    }
+
+    /// Takes the page off its queue, if it is on one.
+    ///
+    /// => the page is busy.
+    pub(crate) fn dequeue<P: Platform>(&self, pages: &PageTable<P>, h: Handle<Page>) {
+        let page = pages.get(h);
+        loop {
+            let q = page.queue.get();
+            let Some(lock) = (q as usize).checked_sub(1).and_then(|i| self.0.get(i)) else { return };
+            let mut list = lock.lock();
+            if page.queue.get() != q {
+                continue; // moved while the lock was taken
+            }
+            Self::unlink(pages, &mut list, h);
+            return;
+        }
+    }
+
+    fn unlink<P: Platform>(pages: &PageTable<P>, list: &mut List, h: Handle<Page>) {
+        let page = pages.get(h);
+        let (next, prev) = (page.q_next.get(), page.q_prev.get());
+        match prev {
+            Some(p) => pages.get(p).q_next.set(next),
+            None => list.head = next,
+        }
+        match next {
+            Some(n) => pages.get(n).q_prev.set(prev),
+            None => list.tail = prev,
+        }
+        list.len -= 1;
+        page.queue.set(0);
+    }
+
+    /// Takes up to `out.len()` pages from the head of `q`, each now busy. Pages that
+    /// are busy already go to the tail; at most `scan` are looked at.
+    pub(crate) fn take_busy<P: Platform>(
+        &self,
+        pages: &PageTable<P>,
+        q: QueueId,
+        scan: usize,
+        out: &mut [Option<Handle<Page>>],
+    ) -> usize {
+        let mut list = self.list(q).lock();
+        let mut n = 0;
+        for _ in 0..scan {
+            if n == out.len() {
+                break;
+            }
+            let Some(h) = list.head else { break };
+            let page = pages.get(h);
+            let got = page.busy.try_lock();
+            Self::unlink(pages, &mut list, h);
+            if got {
+                out[n] = Some(h);
+                n += 1;
+                continue;
+            }
+            page.q_next.set(None);
+            page.q_prev.set(list.tail);
+            match list.tail {
+                Some(t) => pages.get(t).q_next.set(Some(h)),
+                None => list.head = Some(h),
+            }
+            list.tail = Some(h);
+            list.len += 1;
+            page.queue.set(q as u32);
+        }
+        n
+    }
+}

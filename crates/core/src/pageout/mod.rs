@@ -1,0 +1,301 @@
+//! The page daemon's work (D03-D09): clock over active, inactive and laundry.
+//!
+//! There is no thread here: [`Vm::pageout`] does one round on the caller's thread,
+//! whoever that is: a daemon, or a fault that found no frame.
+//!
+//! ```text
+//!  active --(not referenced since last look)--> unmapped --clean--> inactive --> free
+//!     ^                                             +-----modified--> laundry --write--> free
+//!     +------------- touched again -----------------+------------------+
+//! ```
+//!
+//! A machine without readable reference bits (Linux) learns of use only by faults,
+//! so setting a page aside unmaps it and a fault on it is the reference.
+
+use machvm_arena::Handle;
+use machvm_hal::{
+    Gather, MaySleep, PAGE_SIZE, PageNo, PagerError, PhysMem, PmapPage, RefMod, RemoveWhy,
+};
+
+use crate::object::{Anon, Source};
+use crate::page::{FreeBatch, Page, PageFlags, QueueId, number};
+use crate::platform::Platform;
+use crate::stats::bump;
+use crate::vm::Vm;
+
+/// Pages looked at together: their mappings go in few calls and their frames in one.
+const BATCH: usize = 32;
+
+type Batch = [Option<Handle<Page>>; BATCH];
+
+impl<P: Platform> Vm<P> {
+    /// Frees up to about `want` frames; gives how many. Zero: everything left is
+    /// wired, busy, or modified with no room to write it.
+    ///
+    /// => no lock is held.
+    pub fn pageout(&self, want: u64, may: &mut MaySleep) -> u64 {
+        let mut freed = 0;
+        // Twice around the active queue: once to clear references, once to unmap.
+        let mut budget = 2 * self.queues.len(QueueId::Active) / BATCH as u64 + 4;
+        while freed < want {
+            let got = self.free_inactive(may) + self.launder(may);
+            freed += got;
+            if freed >= want {
+                break;
+            }
+            let aside = self.queues.len(QueueId::Inactive) + self.queues.len(QueueId::Laundry);
+            if got == 0 || aside < self.aside_target() {
+                if budget == 0 {
+                    break;
+                }
+                budget -= 1;
+                if self.deactivate(may) == 0 && got == 0 {
+                    break;
+                }
+            }
+        }
+        freed
+    }
+
+    /// One round of the page daemon: frees until the target is met.
+    ///
+    /// => no lock is held.
+    pub fn pageout_to_target(&self, may: &mut MaySleep) -> u64 {
+        let (free, target) = (self.frames.free(), self.frames.target());
+        if free >= target { 0 } else { self.pageout(target - free, may) }
+    }
+
+    /// Is free memory below where the daemon should run?
+    pub fn memory_is_low(&self) -> bool {
+        self.frames.free() < self.frames.low()
+    }
+
+    /// A fault found no frame: frees some on this thread. `false`: it could not.
+    pub(crate) fn make_room(&self, may: &mut MaySleep) -> bool {
+        bump(&self.stats.memory_waits, 1);
+        for _ in 0..200 {
+            if self.frames.free() != 0 || self.pageout(BATCH as u64, may) != 0 {
+                return true;
+            }
+            // Everything may be busy for a moment on other threads: wait for one of
+            // them to let go.
+            if !self.wait_memory(may) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sleeps until a frame is free, a few milliseconds at most. `false`: one is.
+    fn wait_memory(&self, _may: &mut MaySleep) -> bool {
+        use machvm_hal::Host;
+        machvm_sync::assert_may_sleep();
+        let host = self.plat.host();
+        let t = host.assert_wait(crate::page::FREE_EVENT);
+        if !self.frames_mark_waiting() {
+            host.cancel_wait(t);
+            return false;
+        }
+        host.thread_block(t, Some(host.now_ns() + 5_000_000));
+        true
+    }
+
+    /// How many pages should wait unmapped: enough to notice use, few enough to keep
+    /// refaults cheap. One eighth.
+    fn aside_target(&self) -> u64 {
+        (self.frames.limit() / 8).max(BATCH as u64)
+    }
+
+    /// Looks at a batch of active pages; gives how many were looked at.
+    fn deactivate(&self, may: &mut MaySleep) -> usize {
+        let mut batch: Batch = [None; BATCH];
+        let n = self.queues.take_busy(&self.pages, QueueId::Active, 2 * BATCH, &mut batch);
+        // Used since the last look: another round. Wired: no business here.
+        for slot in &mut batch[..n] {
+            let Some(h) = *slot else { continue };
+            let page = self.pages.get(h);
+            let refs = self.plat.pmap_page().page_refmod(&self.pages, number(h), RefMod::REFERENCED);
+            if refs.contains(RefMod::REFERENCED) || page.wired.get() != 0 {
+                self.queues.enqueue(&self.pages, h, QueueId::Active);
+                self.page_unbusy(h);
+                *slot = None;
+            }
+        }
+        self.unmap(&batch[..n], may);
+        for h in batch[..n].iter().flatten() {
+            let q = if self.page_is_dirty(*h) { QueueId::Laundry } else { QueueId::Inactive };
+            self.queues.enqueue(&self.pages, *h, q);
+            bump(&self.stats.deactivated, 1);
+            self.page_unbusy(*h);
+        }
+        n
+    }
+
+    /// Removes every mapping of busy pages.
+    fn unmap(&self, list: &[Option<Handle<Page>>], may: &mut MaySleep) {
+        let mut mapped = [PageNo(core::num::NonZeroU32::MIN); BATCH];
+        let mut m = 0;
+        for h in list.iter().flatten() {
+            if self.pages.get(*h).is_mapped() {
+                mapped[m] = number(*h);
+                m += 1;
+            }
+        }
+        if m != 0 {
+            let mut g = Gather::new();
+            self.plat.pmap_page().page_remove(&self.pages, &mapped[..m], RemoveWhy::Sample, &mut g);
+            self.finish(g, may);
+        }
+    }
+
+    /// Takes a batch from a queue; those used meanwhile or wired go back to active,
+    /// the rest is unmapped and kept busy.
+    fn take_unused(&self, q: QueueId, batch: &mut Batch, may: &mut MaySleep) -> usize {
+        let n = self.queues.take_busy(&self.pages, q, 2 * BATCH, batch);
+        for slot in &mut batch[..n] {
+            let Some(h) = *slot else { continue };
+            let refs = self.plat.pmap_page().page_refmod(&self.pages, number(h), RefMod::REFERENCED);
+            if refs.contains(RefMod::REFERENCED) || self.pages.get(h).wired.get() != 0 {
+                self.queues.enqueue(&self.pages, h, QueueId::Active);
+                self.page_unbusy(h);
+                *slot = None;
+            }
+        }
+        self.unmap(&batch[..n], may);
+        n
+    }
+
+    /// Frees clean pages that were set aside.
+    fn free_inactive(&self, may: &mut MaySleep) -> u64 {
+        let mut batch: Batch = [None; BATCH];
+        let n = self.take_unused(QueueId::Inactive, &mut batch, may);
+        let mut free = FreeBatch::new(self);
+        let mut freed = 0;
+        for h in batch[..n].iter().flatten() {
+            // After the unmapping: nobody writes any more (D04, Z74).
+            if self.page_is_dirty(*h) {
+                self.queues.enqueue(&self.pages, *h, QueueId::Laundry);
+                self.page_unbusy(*h);
+            } else {
+                freed += self.evict(*h, &mut free);
+            }
+        }
+        bump(&self.stats.dropped, freed);
+        freed
+    }
+
+    /// Writes modified pages that were set aside, and frees them.
+    fn launder(&self, may: &mut MaySleep) -> u64 {
+        let mut batch: Batch = [None; BATCH];
+        let n = self.take_unused(QueueId::Laundry, &mut batch, may);
+        let mut free = FreeBatch::new(self);
+        let mut freed = 0;
+        for h in batch[..n].iter().flatten() {
+            if self.clean(*h, may) {
+                freed += self.evict(*h, &mut free);
+            } else {
+                self.queues.enqueue(&self.pages, *h, QueueId::Unswappable);
+                self.page_unbusy(*h);
+            }
+        }
+        freed
+    }
+
+    /// Takes the contents from an unmapped clean page and the page from its anon.
+    fn evict(&self, h: Handle<Page>, free: &mut FreeBatch<'_, P>) -> u64 {
+        let page = self.pages.get(h);
+        let Some(a) = page.owner.get() else {
+            self.page_unbusy(h);
+            return 0;
+        };
+        if !self.anons.get(a).change_page(Some(h), None) {
+            self.page_unbusy(h); // dying: this thread frees it there
+            return 1;
+        }
+        page.owner.set(None);
+        free.push(h);
+        1
+    }
+
+    /// Writes a page where its contents belong. `false`: there is no room.
+    ///
+    /// => the page is busy and not mapped for writing.
+    fn clean(&self, h: Handle<Page>, may: &mut MaySleep) -> bool {
+        let page = self.pages.get(h);
+        let Some(a) = page.owner.get() else { return true };
+        if !self.page_is_dirty(h) {
+            return true;
+        }
+        if let Some((source, index)) = self.write_back_place(h, may) {
+            return self.page_clean(h, source, index, may).is_ok();
+        }
+        let Some(swap) = self.plat.swap() else { return false };
+        let mut buf = [0u8; PAGE_SIZE as usize];
+        self.plat.mem().read(page.pfn(), 0, &mut buf);
+        let Ok(slot) = swap.put(&buf) else { return false };
+        let anon = self.anons.get(a);
+        if let Some(old) = anon.swap() {
+            swap.free(old);
+        }
+        anon.set_swap(Some(slot));
+        self.mark_clean(h);
+        bump(&self.stats.swapouts, 1);
+        true
+    }
+
+    /// Where a page of a shared pager-backed object is written.
+    fn write_back_place(&self, h: Handle<Page>, may: &mut MaySleep) -> Option<(Source, u64)> {
+        let page = self.pages.get(h);
+        let object = self.objects.get(page.home.get()?);
+        if !object.flags().contains(crate::object::ObjectFlags::WRITE_BACK) {
+            return None;
+        }
+        let inner = object.lock.read(self.plat.host(), may);
+        // The page knows its object by a hint only: believe it if the object does.
+        let index = page.pindex.get();
+        let (a, _) = self.tree_lookup(&inner.tree, index);
+        (a.is_some() && a == page.owner.get()).then_some((inner.source?, index))
+    }
+
+    fn mark_clean(&self, h: Handle<Page>) {
+        self.pages.get(h).remove_flags(PageFlags::DIRTY);
+        self.plat.pmap_page().page_refmod(&self.pages, number(h), RefMod::MODIFIED);
+    }
+
+    /// Writes a page to its pager if it is modified.
+    ///
+    /// => the page is busy; write access is taken from its mappings first (Z75).
+    ///
+    /// # Errors
+    /// The pager's; the page stays modified (Z80).
+    pub(crate) fn page_clean(
+        &self,
+        h: Handle<Page>,
+        source: Source,
+        index: u64,
+        may: &mut MaySleep,
+    ) -> Result<(), PagerError> {
+        let mut g = Gather::new();
+        self.plat.pmap_page().page_write_protect(&self.pages, &[number(h)], &mut g);
+        self.finish(g, may);
+        if !self.page_is_dirty(h) {
+            return Ok(());
+        }
+        let mut buf = [0u8; PAGE_SIZE as usize];
+        self.plat.mem().read(self.pages.get(h).pfn(), 0, &mut buf);
+        let pager = self.plat.pager(source.pager).ok_or(PagerError::Gone)?;
+        pager.page_out(source.base.wrapping_add(index << machvm_hal::PAGE_SHIFT), &buf)?;
+        self.mark_clean(h);
+        bump(&self.stats.pageouts, 1);
+        Ok(())
+    }
+
+    /// Forgets a clean page.
+    ///
+    /// => the page is busy and belongs to `a`; on return it is not busy.
+    pub(crate) fn page_evict_clean(&self, _a: Handle<Anon>, h: Handle<Page>) {
+        let mut free = FreeBatch::new(self);
+        self.queues.dequeue(&self.pages, h);
+        self.evict(h, &mut free);
+    }
+}

@@ -1,0 +1,53 @@
+//! The one type parameter.
+
+use machvm_arena::ChunkSource;
+use machvm_hal::{Flush, Host, Pager, PhysMem, Pmap, PmapPage, Swap};
+
+/// Names a pager of the embedder; see [`Platform::pager`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(transparent)]
+pub struct PagerId(pub core::num::NonZeroU32);
+
+/// Everything the core needs from the world around it.
+pub trait Platform: Sized + Sync {
+    /// Waiting and time.
+    type Host: Host;
+    /// Frames.
+    type Mem: PhysMem;
+    /// One address space's translations.
+    type Pmap: Pmap;
+    /// From pages to all their mappings.
+    type PmapPage: PmapPage;
+    /// Carries out deferred invalidations.
+    type Flush: Flush;
+    /// Memory for the core's own structures.
+    type Chunks: ChunkSource;
+
+    /// See [`Platform::Host`].
+    fn host(&self) -> &Self::Host;
+    /// See [`Platform::Mem`].
+    fn mem(&self) -> &Self::Mem;
+    /// See [`Platform::PmapPage`].
+    fn pmap_page(&self) -> &Self::PmapPage;
+    /// See [`Platform::Flush`].
+    fn flush(&self) -> &Self::Flush;
+    /// See [`Platform::Chunks`].
+    fn chunks(&self) -> Self::Chunks;
+
+    /// Where anonymous pages go when memory is short. `None`: they stay.
+    fn swap(&self) -> Option<&dyn Swap> {
+        None
+    }
+    /// The pager of that name. `None` when it is gone: its pages cannot be had.
+    fn pager(&self, _id: PagerId) -> Option<&dyn Pager> {
+        None
+    }
+    /// No object uses the pager any more.
+    ///
+    /// => no lock of the core is held.
+    fn pager_unused(&self, _id: PagerId) {}
+    /// Free memory fell below the target: wake the page daemon, if there is one.
+    ///
+    /// => spin locks may be held: must not block.
+    fn memory_low(&self) {}
+}

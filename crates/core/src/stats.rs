@@ -1,0 +1,80 @@
+//! Counters (`vm_statistics`, part 1.4). Relaxed; each is exact, no two agree to
+//! the instant.
+
+use core::sync::atomic::Ordering::Relaxed;
+use machvm_sync::Field64;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of one `Vm`.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: Field64,)* }
+
+        /// A reading of the counters.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Frames that may be resident at once.
+            pub frame_limit: u64,
+            /// Frames resident now.
+            pub frames_resident: u64,
+            /// The most frames resident at one time.
+            pub frames_peak: u64,
+            /// Pages on the active queue.
+            pub active: u64,
+            /// Pages on the inactive queue.
+            pub inactive: u64,
+            /// Pages on the laundry queue.
+            pub laundry: u64,
+            /// Modified pages for which there was no room on swap.
+            pub unswappable: u64,
+            /// Map entries in use.
+            pub map_entries: u64,
+            /// Bytes of the core's own structures.
+            pub own_bytes: u64,
+        }
+
+        impl Counters {
+            pub(crate) fn read(&self) -> Stats {
+                Stats { $($name: self.$name.atomic().load(Relaxed),)* ..Stats::default() }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Faults handled.
+    faults,
+    /// Pages filled with zero.
+    zero_fill,
+    /// Pages mapped by faults (clusters count each page).
+    mapped,
+    /// Copy-on-write faults that copied a page.
+    cow_copies,
+    /// Write faults on pages that had been shared and whose last sharer asked.
+    cow_reuse,
+    /// Pages read from pagers.
+    pageins,
+    /// Pages written to pagers.
+    pageouts,
+    /// Pages read from swap.
+    swapins,
+    /// Pages written to swap.
+    swapouts,
+    /// Clean pages dropped.
+    dropped,
+    /// Pages unmapped to see whether they are used.
+    deactivated,
+    /// Unmapped pages that were used again in time.
+    reactivated,
+    /// Object copies made.
+    copies,
+    /// Times a thread found no free frame.
+    memory_waits,
+    /// Extents that could not be used again.
+    extents_lost,
+}
+
+pub(crate) fn bump(f: &Field64, n: u64) {
+    f.atomic().fetch_add(n, Relaxed);
+}

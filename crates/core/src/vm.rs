@@ -1,0 +1,117 @@
+//! One virtual memory system. No statics: a test may make a hundred of these.
+
+use machvm_arena::{NoMemory, Slab};
+use machvm_hal::{Gather, MaySleep, PageArray};
+use machvm_sync::{Rank, Spin};
+
+use crate::map::Entry;
+use crate::object::{Anon, Nodes, Object};
+use crate::page::{self, Frames, FreeBatch, PageTable, QueueId, Queues};
+use crate::platform::Platform;
+use crate::stats::{Counters, Stats};
+
+/// Most objects of one kind in one `Vm`: what 31-bit handles name.
+const SLAB_LIMIT: u32 = (1 << 31) - 1;
+
+/// The system: pages, anons, objects and map entries of one platform.
+pub struct Vm<P: Platform> {
+    pub(crate) plat: P,
+    pub(crate) pages: PageTable<P>,
+    pub(crate) anons: Slab<Anon, P::Chunks>,
+    pub(crate) nodes: Nodes<P>,
+    pub(crate) objects: Slab<Object, P::Chunks>,
+    pub(crate) entries: Slab<Entry, P::Chunks>,
+    pub(crate) frames: Frames,
+    pub(crate) queues: Queues,
+    /// Next unused stray frame number; 0: none reserved yet.
+    pub(crate) strays: Spin<u64>,
+    pub(crate) stats: Counters,
+}
+
+impl<P: Platform> Vm<P> {
+    /// A system over `plat`.
+    ///
+    /// # Errors
+    /// [`NoMemory`]: the platform has no chunk for the page structures (dense
+    /// placement makes them all now).
+    pub fn new(plat: P) -> Result<Self, NoMemory> {
+        let c = plat.chunks();
+        let pages = PageTable(Slab::new(c, SLAB_LIMIT));
+        let frames = Frames::new(&plat, &pages)?;
+        Ok(Vm {
+            pages,
+            frames,
+            anons: Slab::new(c, SLAB_LIMIT),
+            nodes: Nodes { leaves: Slab::new(c, SLAB_LIMIT), inners: Slab::new(c, SLAB_LIMIT) },
+            objects: Slab::new(c, SLAB_LIMIT),
+            entries: Slab::new(c, SLAB_LIMIT),
+            queues: Queues::new(),
+            strays: Spin::new(Rank::PagerTable, 0),
+            stats: Counters::default(),
+            plat,
+        })
+    }
+
+    /// The embedder's side.
+    pub fn platform(&self) -> &P {
+        &self.plat
+    }
+    /// Waiting and time.
+    pub fn host(&self) -> &P::Host {
+        self.plat.host()
+    }
+    /// Frames.
+    pub fn mem(&self) -> &P::Mem {
+        self.plat.mem()
+    }
+    /// What pmaps are given to find pages.
+    pub fn page_array(&self) -> &(impl PageArray + use<P>) {
+        &self.pages
+    }
+
+    /// Finishes the invalidations of a gather and frees the pages that rode in it.
+    pub(crate) fn finish(&self, g: Gather, may: &mut MaySleep) {
+        let flushed = g.finish(self.plat.flush(), may);
+        let mut next = flushed.dead.map(page::handle);
+        let mut batch = FreeBatch::new(self);
+        while let Some(h) = next {
+            next = self.pages.get(h).q_next.get();
+            batch.push(h);
+        }
+    }
+
+    /// A reading of the counters.
+    pub fn statistics(&self) -> Stats {
+        let own = self.pages.0.touched_bytes()
+            + self.anons.touched_bytes()
+            + self.nodes.leaves.touched_bytes()
+            + self.nodes.inners.touched_bytes()
+            + self.objects.touched_bytes()
+            + self.entries.touched_bytes();
+        Stats {
+            frame_limit: self.frames.limit(),
+            frames_resident: self.frames.charged(),
+            frames_peak: self.frames.peak(),
+            active: self.queues.len(QueueId::Active),
+            inactive: self.queues.len(QueueId::Inactive),
+            laundry: self.queues.len(QueueId::Laundry),
+            unswappable: self.queues.len(QueueId::Unswappable),
+            map_entries: u64::from(self.entries.live()),
+            own_bytes: own as u64,
+            ..self.stats.read()
+        }
+    }
+
+    /// Structures in use, for leak checks: pages charged, anons, leaves, inner
+    /// nodes, objects, entries.
+    pub fn live(&self) -> [u64; 6] {
+        [
+            self.frames.charged(),
+            u64::from(self.anons.live()),
+            u64::from(self.nodes.leaves.live()),
+            u64::from(self.nodes.inners.live()),
+            u64::from(self.objects.live()),
+            u64::from(self.entries.live()),
+        ]
+    }
+}
