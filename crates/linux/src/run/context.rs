@@ -1,16 +1,17 @@
 //! What the threads that serve a program share.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::keeper::Keeper;
-use super::notify::{self, Sent};
+use super::notify::{self, Notif, Sent};
 use super::options::Options;
-use super::space::{Call, Reply, Space};
+use super::space::{Call, Errno, Reply, Space};
 use super::vmthread::{Forker, is_vm_thread, program_threads};
 use super::{files, options::StatsTo};
 
@@ -35,6 +36,9 @@ pub struct Ctx {
     forker: Forker,
     report_to: Option<Mutex<File>>,
     reported: AtomicBool,
+    /// Calls that may take long: they must not hold up the others.
+    slow: Mutex<VecDeque<Notif>>,
+    slow_came: Condvar,
 }
 
 thread_local! {
@@ -62,6 +66,8 @@ impl Ctx {
             forker,
             report_to: report_to.map(Mutex::new),
             reported: AtomicBool::new(false),
+            slow: Mutex::default(),
+            slow_came: Condvar::new(),
         }
     }
 
@@ -80,6 +86,36 @@ impl Ctx {
         match notify::send(self.listener.as_fd(), id, reply) {
             Ok(sent) => sent == Sent::Delivered,
             Err(error) => files::give_up(&format!("cannot answer a system call: {error}")),
+        }
+    }
+
+    fn slow_calls(&self) -> MutexGuard<'_, VecDeque<Notif>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a call to the thread for slow calls.
+    pub(super) fn put_slow(&self, notif: Notif) {
+        self.slow_calls().push_back(notif);
+        self.slow_came.notify_one();
+    }
+
+    /// Waits for a slow call.
+    pub(super) fn take_slow(&self) -> Notif {
+        let mut queue = self.slow_calls();
+        loop {
+            if let Some(notif) = queue.pop_front() {
+                return notif;
+            }
+            queue = self.slow_came.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Answers EINTR to every slow call that nobody has begun: an execve waits for the
+    /// threads that made them to stop.
+    pub fn drop_queued(&self) {
+        for notif in std::mem::take(&mut *self.slow_calls()) {
+            // A caller that is gone already is what the execve is waiting for.
+            let _ = notify::send(self.listener.as_fd(), notif.id, Reply::Error(Errno(libc::EINTR)));
         }
     }
 

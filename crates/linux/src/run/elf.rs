@@ -131,14 +131,14 @@ impl Phdr {
             return Err(LoadError::Malformed(Nonsense::FileLargerThanMemory));
         }
         let end = self.vaddr.checked_add(self.memsz);
-        if !end.is_some_and(|end| end <= TASK_SIZE) {
+        if end.is_none_or(|end| end > TASK_SIZE) {
             return Err(LoadError::Malformed(Nonsense::OutsideAddressSpace));
         }
         if self.filesz > 0 && self.vaddr % PAGE != self.offset % PAGE {
             return Err(LoadError::Malformed(Nonsense::Misaligned));
         }
         let file_end = self.offset.checked_add(self.filesz);
-        if self.filesz > 0 && !file_end.is_some_and(|end| end <= file_len) {
+        if self.filesz > 0 && file_end.is_none_or(|end| end > file_len) {
             return Err(LoadError::Truncated);
         }
         let bit = |flag: u32, prot: i32| if self.flags & flag != 0 { prot } else { 0 };
@@ -185,7 +185,7 @@ impl Elf {
             return Err(LoadError::Malformed(Nonsense::ProgramHeaders));
         }
         let phoff = u64_at(&ehdr, 32);
-        if !phoff.checked_add((phnum * PHDR_SIZE) as u64).is_some_and(|end| end <= file_len) {
+        if phoff.checked_add((phnum * PHDR_SIZE) as u64).is_none_or(|end| end > file_len) {
             return Err(LoadError::Truncated);
         }
         let table = read_at(file, phoff, phnum * PHDR_SIZE)?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::ffi::{CStr, OsStr, OsString, c_char};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -14,6 +14,7 @@ use super::files::{
     Found, close_if, find_program, give_up, open_descriptors, plug_standard_descriptors, program_fd,
 };
 use super::filter::{Filter, explain};
+use super::inherited::environment;
 use super::keeper::{Keeper, KeeperConfig, start as start_keeper};
 use super::load::{Image, Source, prepare, stack_limit};
 use super::native::NativeSpace;
@@ -22,10 +23,6 @@ use super::options::Options;
 use super::start::{StartArgs, block_signals, enter, restore_dispositions, was_closed};
 use super::supervisor::Supervisor;
 use super::vmthread::{Forker, gettid, spawn_vm_thread};
-
-unsafe extern "C" {
-    static environ: *const *const c_char;
-}
 
 /// The address space that answers the program's memory calls.
 ///
@@ -175,21 +172,6 @@ impl Built {
 
 fn unserved(error: &io::Error) -> String {
     format!("cannot serve the program's system calls: {error}")
-}
-
-/// Environment strings as they are, also those that are no assignments.
-fn environment() -> Vec<Vec<u8>> {
-    let mut strings = Vec::new();
-    // SAFETY: `environ` is the C library's array, ended by a null pointer; nothing in
-    // this process changes it.
-    unsafe {
-        let mut at = environ;
-        while !at.is_null() && !(*at).is_null() {
-            strings.push(CStr::from_ptr(*at).to_bytes().to_vec());
-            at = at.add(1);
-        }
-    }
-    strings
 }
 
 /// How the main thread and the first VM thread wait for each other. The main thread

@@ -16,6 +16,7 @@ pub mod exec;
 pub mod files;
 pub mod filter;
 pub mod fork;
+pub mod inherited;
 pub mod keeper;
 pub mod layout;
 pub mod load;

@@ -2,6 +2,7 @@
 
 use super::elf::PAGE;
 use super::error::LoadError;
+use super::inherited::auxiliary_value;
 
 /// Linux's limit on one string.
 const MAX_STRING: usize = 32 * PAGE as usize;
@@ -159,19 +160,15 @@ fn auxiliary_vector(addresses: &Addresses, execfn: u64, platform: u64, random: u
     let mut vector = Vec::new();
     let mut add = |key: u64, value: u64| vector.extend([key, value]);
     let inherited = |key: u64, add: &mut dyn FnMut(u64, u64)| {
-        // SAFETY: getauxval has no preconditions.
-        let value = unsafe { libc::getauxval(key) };
-        if value != 0 {
+        if let Some(value) = auxiliary_value(key) {
             add(key, value);
         }
     };
     inherited(libc::AT_SYSINFO_EHDR, &mut add);
     inherited(AT_MINSIGSTKSZ, &mut add);
-    // SAFETY: getauxval has no preconditions.
-    add(libc::AT_HWCAP, unsafe { libc::getauxval(libc::AT_HWCAP) });
+    inherited(libc::AT_HWCAP, &mut add);
     add(libc::AT_PAGESZ, PAGE);
-    // SAFETY: as above.
-    add(libc::AT_CLKTCK, unsafe { libc::getauxval(libc::AT_CLKTCK) });
+    inherited(libc::AT_CLKTCK, &mut add);
     add(libc::AT_PHDR, addresses.phdr);
     add(libc::AT_PHENT, 56);
     add(libc::AT_PHNUM, addresses.phnum);
@@ -184,8 +181,7 @@ fn auxiliary_vector(addresses: &Addresses, execfn: u64, platform: u64, random: u
     add(libc::AT_EGID, egid.into());
     add(libc::AT_SECURE, 0);
     add(libc::AT_RANDOM, random);
-    // SAFETY: as above.
-    add(libc::AT_HWCAP2, unsafe { libc::getauxval(libc::AT_HWCAP2) });
+    inherited(libc::AT_HWCAP2, &mut add);
     inherited(AT_HWCAP3, &mut add);
     inherited(AT_HWCAP4, &mut add);
     add(libc::AT_EXECFN, execfn);

@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -26,8 +25,6 @@ const CLONE_THREAD: u64 = libc::CLONE_THREAD as u64;
 /// Answers calls until the listener ends.
 pub struct Supervisor {
     ctx: Arc<Ctx>,
-    /// Calls that may take long: they must not hold up the others.
-    slow: Sender<Notif>,
     /// A process that shares our memory may exist (a child of vfork).
     shared: AtomicBool,
 }
@@ -38,10 +35,10 @@ impl Supervisor {
     /// # Errors
     /// The system's limit on threads.
     pub fn new(ctx: Arc<Ctx>) -> std::io::Result<Supervisor> {
-        let (slow, work) = channel::<Notif>();
         let worker = Arc::clone(&ctx);
         spawn_vm_thread("process", move || {
-            while let Ok(notif) = work.recv() {
+            loop {
+                let notif = worker.take_slow();
                 worker.begin(notif.id);
                 let reply = make_process(&worker, &notif.call);
                 worker.answer(&notif.call, reply);
@@ -56,7 +53,7 @@ impl Supervisor {
                 }
             })?;
         }
-        Ok(Supervisor { ctx, slow, shared: AtomicBool::new(false) })
+        Ok(Supervisor { ctx, shared: AtomicBool::new(false) })
     }
 
     /// Answers calls; returns only when the listener fails.
@@ -117,10 +114,8 @@ impl Supervisor {
     }
 
     fn later(&self, notif: &Notif) -> Option<Reply> {
-        match self.slow.send(*notif) {
-            Ok(()) => None,
-            Err(_) => Some(Reply::Error(Errno(libc::EAGAIN))),
-        }
+        self.ctx.put_slow(*notif);
+        None
     }
 
     fn on_clone(&self, notif: &Notif) -> Option<Reply> {
