@@ -1,1 +1,36 @@
-//! x
+//! Where machvm's pages come from and go to.
+//!
+//! * [`Pool`]: swap in memory. Pages are compressed with LZ4, pages that repeat one
+//!   word cost nothing; never more memory than it was allowed.
+//! * [`NoSwap`]: swap that keeps nothing.
+//! * [`FilePager`]: an object whose data is a file.
+//!
+//! None of them takes a lock of the virtual memory system, and all are called with
+//! none held. Neither [`Pool`] nor [`FilePager`] allocates on the way of a request:
+//! buffers are on the stack (at most 40 KiB) and the pool's memory comes from its
+//! [`RegionSource`].
+//!
+//! Not here: a swap file, remote pagers, and the external-pager protocol.
+#![forbid(unsafe_code)]
+
+mod chain;
+mod class;
+mod file;
+mod frames;
+mod handle;
+mod none;
+mod pool;
+mod region;
+mod shard;
+mod slot;
+mod stats;
+mod sum;
+#[cfg(test)]
+mod tests;
+
+pub use file::FilePager;
+pub use none::NoSwap;
+pub use pool::Pool;
+pub use region::{Heap, RegionSource};
+pub use slot::SLOT_BITS;
+pub use stats::PoolStats;

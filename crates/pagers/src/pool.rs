@@ -1,0 +1,327 @@
+//! Swap in memory: the compressed pool.
+//!
+//! A page that repeats one 8-byte word becomes a slot that contains the word. Any
+//! other is compressed with LZ4 on the caller's stack, without a lock, and then copied
+//! into a shard; a page that hardly shrinks is kept as it is.
+//!
+//! Shards are not chosen by a hash: a put takes the first one whose lock is free, so a
+//! single thread fills one shard densely and threads that collide spread out. The
+//! locks are leaves, held for one or two copies of at most a page. Regions are taken
+//! from the source and given back with no lock held.
+//!
+//! What the pool does not do: write anything to a disk, or keep an order of age.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use lz4_flex::block::{compress_into, decompress_into, get_maximum_output_size};
+use machvm_hal::{PAGE_SIZE, Swap, SwapError, SwapSlot};
+use machvm_sync::{Rank, Spin};
+
+use crate::chain::Kind;
+use crate::frames::{PER_REGION, REGION};
+use crate::region::{Heap, RegionSource};
+use crate::shard::{InsertError, Shard};
+use crate::slot::{self, Meaning, Name};
+use crate::stats::PoolStats;
+use crate::sum::{checksum, repeated_word};
+
+const PAGE: usize = PAGE_SIZE as usize;
+
+/// A page that LZ4 cannot bring below this is kept as it is: reading it back is then
+/// a copy, which is worth an eighth of a page.
+const WORTH_IT: usize = PAGE - PAGE / 8;
+
+/// A shard below this size would consist mostly of half-filled ends of chains.
+const SMALLEST_SHARD: u64 = 16 << 20;
+
+/// The compressed pool (`--swap lz4[:MAX]`).
+pub struct Pool<S: RegionSource = Heap> {
+    shards: Box<[Spin<Shard<S::Region>>]>,
+    source: S,
+    max: u64,
+    #[cfg(test)]
+    base: u64,
+    /// Memory held: the base, and every region with its place in the tables.
+    held: AtomicU64,
+    held_peak: AtomicU64,
+    filled: AtomicU64,
+    filled_puts: AtomicU64,
+    filled_gets: AtomicU64,
+    filled_frees: AtomicU64,
+    full: AtomicU64,
+    bad_slots: AtomicU64,
+    damaged: AtomicU64,
+}
+
+/// What a region costs: itself, its place in the shard's list, and in the directory of
+/// handles a place for each of its frames.
+const fn region_cost<R>() -> u64 {
+    (REGION + size_of::<R>() + PER_REGION * size_of::<u32>()) as u64
+}
+
+impl Pool<Heap> {
+    /// A pool of at most `max` bytes (`None`: [`Pool::LARGEST`]) from the global
+    /// allocator, with one shard per processor.
+    pub fn new(max: Option<u64>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Pool::with_source(Heap, max, threads)
+    }
+}
+
+impl<S: RegionSource> Pool<S> {
+    /// Largest pool.
+    pub const LARGEST: u64 = 256 << 30;
+    /// The pool grows by this many bytes: with less than this and a little for its
+    /// tables, only pages that repeat one word can be kept.
+    pub const STEP: usize = REGION;
+
+    /// A pool of at most `max` bytes from `source`, for about `threads` threads at once.
+    ///
+    /// Tables are reserved here, in address space: later calls ask nobody but `source`
+    /// for memory.
+    pub fn with_source(source: S, max: Option<u64>, threads: usize) -> Self {
+        let max = max.unwrap_or(Self::LARGEST).min(Self::LARGEST);
+        let regions = (max / REGION as u64) as usize;
+        let sensible = (max / SMALLEST_SHARD).max(1).min(slot::MAX_SHARDS as u64) as usize;
+        let count = threads.clamp(1, sensible);
+        let shards: Box<[_]> = (0..count).map(|_| Spin::new(Rank::Leaf, Shard::new(regions))).collect();
+        let base = (size_of::<Self>() + size_of_val(&*shards)) as u64;
+        Pool {
+            shards,
+            source,
+            max,
+            #[cfg(test)]
+            base,
+            held: AtomicU64::new(base),
+            held_peak: AtomicU64::new(base),
+            filled: AtomicU64::new(0),
+            filled_puts: AtomicU64::new(0),
+            filled_gets: AtomicU64::new(0),
+            filled_frees: AtomicU64::new(0),
+            full: AtomicU64::new(0),
+            bad_slots: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
+        }
+    }
+
+    /// The figures of the moment. Takes the shards' locks in turn.
+    pub fn stats(&self) -> PoolStats {
+        let filled = self.filled.load(Relaxed);
+        let filled_puts = self.filled_puts.load(Relaxed);
+        let mut s = PoolStats {
+            pages: filled,
+            same_filled: filled,
+            pool_bytes: self.held.load(Relaxed),
+            pool_bytes_peak: self.held_peak.load(Relaxed),
+            max_bytes: self.max,
+            puts: filled_puts,
+            put_same_filled: filled_puts,
+            gets: self.filled_gets.load(Relaxed),
+            frees: self.filled_frees.load(Relaxed),
+            full: self.full.load(Relaxed),
+            bad_slots: self.bad_slots.load(Relaxed),
+            damaged: self.damaged.load(Relaxed),
+            ..PoolStats::default()
+        };
+        for shard in &self.shards {
+            let t = shard.lock().tally;
+            s.pages += t.pages;
+            s.same_filled += t.words;
+            s.raw += t.raw;
+            s.stored_bytes += t.bytes;
+            s.puts += t.puts;
+            s.put_same_filled += t.put_words;
+            s.put_raw += t.put_raw;
+            s.put_bytes += t.put_bytes;
+            s.gets += t.gets;
+            s.frees += t.frees;
+            s.damaged += t.damaged;
+        }
+        s
+    }
+
+    /// Another region within the bound.
+    fn take_region(&self) -> Option<S::Region> {
+        let cost = region_cost::<S::Region>();
+        let fits = |held: u64| held.checked_add(cost).filter(|sum| *sum <= self.max);
+        let before = self.held.fetch_update(Relaxed, Relaxed, fits).ok()?;
+        let region = self.source.take(REGION);
+        let whole = region.filter(|r| r.as_ref().len() >= REGION);
+        if whole.is_some() {
+            self.held_peak.fetch_max(before + cost, Relaxed);
+        } else {
+            self.held.fetch_sub(cost, Relaxed);
+        }
+        whole
+    }
+    fn drop_region(&self, region: S::Region) {
+        drop(region);
+        self.held.fetch_sub(region_cost::<S::Region>(), Relaxed);
+    }
+
+    /// Stores `bytes` in the first shard whose lock is free, or else in one with room.
+    fn store(&self, kind: Kind, bytes: &[u8]) -> Result<SwapSlot, SwapError> {
+        let sum = checksum(bytes, kind as u64);
+        let idle = self.shards.iter().position(|s| s.try_lock().is_some()).unwrap_or(0);
+        for turn in 0..self.shards.len() {
+            let index = (idle + turn) % self.shards.len();
+            if let Some(name) = self.store_in(index, kind, bytes, sum) {
+                return slot::stored(index, name).ok_or(SwapError::Full);
+            }
+        }
+        self.full.fetch_add(1, Relaxed);
+        Err(SwapError::Full)
+    }
+    fn store_in(&self, index: usize, kind: Kind, bytes: &[u8], sum: u64) -> Option<Name> {
+        let shard = &self.shards[index];
+        {
+            let mut locked = shard.lock();
+            match locked.insert(kind, bytes, sum) {
+                Ok(name) => return Some(name),
+                Err(InsertError::NoNames) => return None,
+                Err(InsertError::NoFrames) if !locked.may_add() => return None,
+                Err(InsertError::NoFrames) => {}
+            }
+        }
+        let region = self.take_region()?;
+        let (left_over, name) = {
+            let mut locked = shard.lock();
+            let left_over = locked.add(region).err();
+            (left_over, locked.insert(kind, bytes, sum).ok())
+        };
+        if let Some(region) = left_over {
+            self.drop_region(region);
+        }
+        name
+    }
+
+    /// Checks every shard and the account of memory.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let mut regions = 0;
+        for shard in &self.shards {
+            let locked = shard.lock();
+            locked.check();
+            regions += locked.regions() as u64;
+        }
+        assert_eq!(self.held.load(Relaxed), self.base + regions * region_cost::<S::Region>());
+    }
+    /// Damages byte `at` of a stored page's data.
+    #[cfg(test)]
+    pub(crate) fn flip(&self, slot: SwapSlot, at: usize, bits: u8) {
+        let Some(Meaning::Stored(shard, name)) = slot::meaning(slot) else {
+            panic!("{slot:?} is not stored")
+        };
+        self.shards[shard].lock().flip(name, at, bits);
+    }
+
+    fn load(&self, index: usize, name: Name, page: &mut [u8; PAGE]) -> Result<(), SwapError> {
+        let mut packed = [0; WORTH_IT];
+        let found = self.shards.get(index).and_then(|shard| {
+            // Copied under the lock, checked and unpacked without it.
+            shard.lock().look(name, |kind, sum, [first, second]| {
+                let len = first.len() + second.len();
+                let to: &mut [u8] = if kind == Kind::Raw { page } else { &mut packed };
+                let to = to.get_mut(..len)?;
+                to[..first.len()].copy_from_slice(first);
+                to[first.len()..].copy_from_slice(second);
+                Some((kind, sum, len))
+            })
+        });
+        let Some(copied) = found else {
+            self.bad_slots.fetch_add(1, Relaxed);
+            return Err(SwapError::Lost);
+        };
+        let right = copied.is_some_and(|(kind, sum, len)| {
+            let bytes: &[u8] = if kind == Kind::Raw { &page[..len] } else { &packed[..len] };
+            checksum(bytes, kind as u64) == sum && unpack(kind, len, &packed, page)
+        });
+        if right {
+            return Ok(());
+        }
+        self.damaged.fetch_add(1, Relaxed);
+        Err(SwapError::Lost)
+    }
+}
+
+/// Makes the page from what was stored. `false`: it does not make a page.
+fn unpack(kind: Kind, len: usize, packed: &[u8; WORTH_IT], page: &mut [u8; PAGE]) -> bool {
+    match kind {
+        Kind::Lz4 => decompress_into(&packed[..len], page).is_ok_and(|n| n == PAGE),
+        Kind::Raw => len == PAGE,
+        Kind::Word => {
+            let (words, _) = packed.as_chunks::<8>();
+            fill(page, words[0]);
+            len == 8
+        }
+    }
+}
+
+fn fill(page: &mut [u8; PAGE], word: [u8; 8]) {
+    page.as_chunks_mut::<8>().0.fill(word);
+}
+
+impl<S: RegionSource> Swap for Pool<S> {
+    /// Needs about 16 KiB of stack.
+    fn put(&self, data: &[u8; PAGE]) -> Result<SwapSlot, SwapError> {
+        if let Some(word) = repeated_word(data) {
+            let Some(slot) = slot::filled(u64::from_le(word)) else {
+                return self.store(Kind::Word, &word.to_ne_bytes());
+            };
+            self.filled.fetch_add(1, Relaxed);
+            self.filled_puts.fetch_add(1, Relaxed);
+            return Ok(slot);
+        }
+        let mut packed = [0; get_maximum_output_size(PAGE)];
+        match compress_into(data, &mut packed) {
+            Ok(len) if len <= WORTH_IT => self.store(Kind::Lz4, &packed[..len]),
+            _ => self.store(Kind::Raw, data),
+        }
+    }
+
+    /// On error, `data` holds anything.
+    fn get(&self, slot: SwapSlot, data: &mut [u8; PAGE]) -> Result<(), SwapError> {
+        match slot::meaning(slot) {
+            Some(Meaning::Stored(shard, name)) => self.load(shard, name, data),
+            Some(Meaning::Filled(word)) => {
+                fill(data, word.to_le_bytes());
+                self.filled_gets.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            None => {
+                self.bad_slots.fetch_add(1, Relaxed);
+                Err(SwapError::Lost)
+            }
+        }
+    }
+
+    /// A slot that is not in use is counted and ignored. (Slots of pages that repeat
+    /// one word have no identity: only more frees than puts are noticed.)
+    fn free(&self, slot: SwapSlot) {
+        let good = match slot::meaning(slot) {
+            Some(Meaning::Stored(shard, name)) => self.shards.get(shard).is_some_and(|shard| {
+                let (removed, spare) = {
+                    let mut locked = shard.lock();
+                    (locked.remove(name), locked.trim())
+                };
+                if let Some(region) = spare {
+                    self.drop_region(region);
+                }
+                removed
+            }),
+            Some(Meaning::Filled(_)) => {
+                let freed = self.filled.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok();
+                self.filled_frees.fetch_add(u64::from(freed), Relaxed);
+                freed
+            }
+            None => false,
+        };
+        self.bad_slots.fetch_add(u64::from(!good), Relaxed);
+    }
+}
+
+impl<S: RegionSource> core::fmt::Debug for Pool<S> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Pool").field("shards", &self.shards.len()).field("stats", &self.stats()).finish()
+    }
+}
