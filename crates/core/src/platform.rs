@@ -42,7 +42,9 @@ pub trait Platform: Sized + Sync {
     fn pager(&self, _id: PagerId) -> Option<&dyn Pager> {
         None
     }
-    /// No object uses the pager any more.
+    /// One more object takes its absent pages from the pager.
+    fn pager_used(&self, _id: PagerId) {}
+    /// One object less uses the pager.
     ///
     /// => no lock of the core is held.
     fn pager_unused(&self, _id: PagerId) {}

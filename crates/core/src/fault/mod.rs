@@ -27,6 +27,7 @@
 mod cow;
 mod enter;
 mod fill;
+mod peek;
 mod wire;
 
 use machvm_arena::Handle;

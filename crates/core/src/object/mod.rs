@@ -133,6 +133,7 @@ impl<P: Platform> Vm<P> {
             object.flags.atomic().fetch_or(ObjectFlags::WRITE_BACK.bits(), Relaxed);
         }
         object.lock.write(self.plat.host(), may).source = Some(Source { pager, base: offset });
+        self.plat.pager_used(pager);
         Ok((h, Pindex(0)))
     }
 
@@ -283,6 +284,9 @@ impl<P: Platform> Vm<P> {
             let mut dst = to.lock.write(self.plat.host(), may);
             dst.tree = tree;
             dst.source = source;
+            if let Some(s) = source {
+                self.plat.pager_used(s.pager);
+            }
             tree
         };
         if object.flags().contains(ObjectFlags::SHARED) && !self.object_is_private_sole(h) {

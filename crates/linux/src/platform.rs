@@ -1,0 +1,189 @@
+//! Linux as the core's platform.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use machvm::{PagerId, Platform};
+use machvm_arena::{Handle, Slab};
+use machvm_hal::{Event, Flush, Host, MaySleep, PAGE_SIZE, PageIn, Pager, PagerError, Swap, VaRange};
+use machvm_pagers::{FilePager, Pool};
+
+use crate::chunk::LinuxChunks;
+use crate::host::LinuxHost;
+use crate::phys::LinuxMem;
+use crate::pmap::{Config, LinuxPmap, LinuxPv, PmapError};
+
+/// What wakes the page daemon.
+const DAEMON_EVENT: Event = Event(4 << 60);
+
+/// Why the platform could not be made.
+#[derive(Debug)]
+pub enum SetupError {
+    /// The memfd.
+    Memory(io::Error),
+    /// The userfaultfd or the tables.
+    Pmap(PmapError),
+    /// No memory for the core's structures.
+    NoMemory,
+}
+
+impl core::fmt::Display for SetupError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            SetupError::Memory(e) => write!(f, "cannot make the memfd that is physical memory: {e}"),
+            SetupError::Pmap(e) => e.fmt(f),
+            SetupError::NoMemory => f.write_str("no memory for the VM's own structures"),
+        }
+    }
+}
+impl std::error::Error for SetupError {}
+
+/// Linux: futexes, one memfd, one userfaultfd.
+pub struct Linux {
+    host: LinuxHost,
+    mem: LinuxMem,
+    pv: LinuxPv,
+    pool: Option<Pool>,
+    pagers: Slab<PagerSlot, LinuxChunks>,
+    daemon_wanted: AtomicBool,
+}
+
+/// A place for a pager; type-stable, so that a name never dangles.
+#[derive(Default)]
+struct PagerSlot {
+    file: RwLock<Option<Arc<FilePager>>>,
+    /// Objects that use it, and one of whoever made it.
+    users: AtomicU32,
+}
+
+/// Every change of ours in Linux's page tables is complete, on every CPU, when the
+/// system call returns: nothing is left to flush.
+#[derive(Debug)]
+pub struct FlushedByLinux;
+impl Flush for FlushedByLinux {
+    fn flush(&self, _ranges: &[(u32, VaRange)], _all: bool) {}
+}
+
+impl Linux {
+    /// `frames` pages may be resident at once; `pool` takes what is paged out.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn new(frames: u64, pool: Option<Pool>, config: Config) -> Result<Self, SetupError> {
+        let mem = LinuxMem::new(frames).map_err(SetupError::Memory)?;
+        let pv = LinuxPv::new(&mem, config).map_err(SetupError::Pmap)?;
+        Ok(Linux {
+            host: LinuxHost::new(),
+            mem,
+            pv,
+            pool,
+            pagers: Slab::new(LinuxChunks, u32::MAX),
+            daemon_wanted: AtomicBool::new(false),
+        })
+    }
+
+    /// The pool that takes what is paged out.
+    pub fn pool(&self) -> Option<&Pool> {
+        self.pool.as_ref()
+    }
+    /// The pmaps of the process, seen from the pages.
+    pub fn pv(&self) -> &LinuxPv {
+        &self.pv
+    }
+
+    /// Gives a file a name that objects can be made from. The caller holds one use
+    /// of it until [`Linux::pager_release`].
+    ///
+    /// # Errors
+    /// No memory for the slot.
+    pub fn add_file_pager(&self, file: FilePager) -> Result<PagerId, SetupError> {
+        let h = self.pagers.alloc().map_err(|_| SetupError::NoMemory)?;
+        let slot = self.pagers.get(h);
+        *slot.file.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(file));
+        slot.users.store(1, Ordering::Relaxed);
+        Ok(PagerId(h.raw()))
+    }
+
+    /// Ends one use of a pager; the last one closes its file.
+    pub fn pager_release(&self, id: PagerId) {
+        let h = Handle::from_raw(id.0);
+        let slot: &PagerSlot = self.pagers.get(h);
+        if slot.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *slot.file.write().unwrap_or_else(PoisonError::into_inner) = None;
+            self.pagers.free(h);
+        }
+    }
+
+    /// Sleeps until memory is low: the page daemon's waiting room.
+    pub fn wait_memory_low(&self, _may: &mut MaySleep) {
+        let ticket = self.host.assert_wait(DAEMON_EVENT);
+        if self.daemon_wanted.swap(false, Ordering::AcqRel) {
+            self.host.cancel_wait(ticket);
+        } else {
+            self.host.thread_block(ticket, None);
+            self.daemon_wanted.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl PagerSlot {
+    fn current(&self) -> Option<Arc<FilePager>> {
+        self.file.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Pager for PagerSlot {
+    fn page_in(&self, req: PageIn<'_>) {
+        match self.current() {
+            Some(p) => p.page_in(req),
+            None => req.failed(0, PagerError::Gone),
+        }
+    }
+    fn page_out(&self, offset: u64, data: &[u8; PAGE_SIZE as usize]) -> Result<(), PagerError> {
+        self.current().ok_or(PagerError::Gone)?.page_out(offset, data)
+    }
+}
+
+impl Platform for Linux {
+    type Host = LinuxHost;
+    type Mem = LinuxMem;
+    type Pmap = LinuxPmap;
+    type PmapPage = LinuxPv;
+    type Flush = FlushedByLinux;
+    type Chunks = LinuxChunks;
+
+    fn host(&self) -> &LinuxHost {
+        &self.host
+    }
+    fn mem(&self) -> &LinuxMem {
+        &self.mem
+    }
+    fn pmap_page(&self) -> &LinuxPv {
+        &self.pv
+    }
+    fn flush(&self) -> &FlushedByLinux {
+        &FlushedByLinux
+    }
+    fn chunks(&self) -> LinuxChunks {
+        LinuxChunks
+    }
+    fn swap(&self) -> Option<&dyn Swap> {
+        self.pool.as_ref().map(|p| p as &dyn Swap)
+    }
+    fn pager(&self, id: PagerId) -> Option<&dyn Pager> {
+        self.pagers.lookup(NonZeroU32::get(id.0)).map(|s| s as &dyn Pager)
+    }
+    fn pager_used(&self, id: PagerId) {
+        self.pagers.get(Handle::from_raw(id.0)).users.fetch_add(1, Ordering::Relaxed);
+    }
+    fn pager_unused(&self, id: PagerId) {
+        self.pager_release(id);
+    }
+    fn memory_low(&self) {
+        if !self.daemon_wanted.swap(true, Ordering::AcqRel) {
+            self.host.thread_wakeup(DAEMON_EVENT);
+        }
+    }
+}
