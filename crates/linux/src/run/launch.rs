@@ -22,7 +22,7 @@ use super::notify::wake_on_this_cpu;
 use super::options::Options;
 use super::start::{StartArgs, block_signals, enter, restore_dispositions, was_closed};
 use super::supervisor::Supervisor;
-use super::vmthread::{Forker, gettid, spawn_vm_thread};
+use super::vmthread::{Forker, gettid, remember_tasks, spawn_vm_thread};
 
 /// The address space that answers the program's memory calls.
 ///
@@ -118,8 +118,10 @@ impl Setup {
             .map_err(|error| RunError::host("cannot create the file of --stats", &error))?;
         close_if(|fd| self.inherited.contains(&fd));
         plug_standard_descriptors();
+        remember_tasks()
+            .map_err(|error| RunError::host("cannot see our own threads; mount /proc", &error))?;
         let name = String::from_utf8_lossy(&self.path).into_owned();
-        let source = Source { path: self.path, file: None };
+        let source = Source { path: self.path, file: None, tid: self.main_tid };
         let prepared = prepare(source, &self.argv, &environment(), stack_limit())
             .map_err(|error| RunError::Load(name.clone(), error))?;
         let space = make_space(&self.options)?;

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use super::creds::Creds;
 use super::elf::{Elf, PAGE, Segment, page_down, page_up};
 use super::error::LoadError;
 use super::files::{copy_out, zero_out};
@@ -36,6 +37,8 @@ pub struct Source {
     pub path: Vec<u8>,
     /// Already open (`fexecve`); a descriptor of the VM's table.
     pub file: Option<OwnedFd>,
+    /// The program's thread on whose behalf: its rights count.
+    pub tid: i32,
 }
 
 /// Everything checked, nothing mapped.
@@ -45,6 +48,7 @@ pub struct Prepared {
     interpreter: Option<Opened>,
     stack: StackPlan,
     stack_limit: u64,
+    creds: Creds,
     comm: Vec<u8>,
 }
 
@@ -90,6 +94,8 @@ pub fn load(
 
 /// Opens and checks the program, its interpreters and the size of its arguments.
 ///
+/// => on a thread of the VM
+///
 /// # Errors
 /// Whatever makes the program impossible to start.
 pub fn prepare(
@@ -98,14 +104,25 @@ pub fn prepare(
     envp: &[Vec<u8>],
     stack_limit: u64,
 ) -> Result<Prepared, LoadError> {
+    let creds = Creds::of_thread(source.tid).map_err(LoadError::Open)?;
+    creds.act(|| prepare_as(source, argv, envp, stack_limit, &creds))
+}
+
+fn prepare_as(
+    source: Source,
+    argv: &[Vec<u8>],
+    envp: &[Vec<u8>],
+    stack_limit: u64,
+    creds: &Creds,
+) -> Result<Prepared, LoadError> {
     let mut argv = argv.to_vec();
     if argv.is_empty() {
         // Linux has done so since a program without argv[0] was an exploit.
         argv.push(Vec::new());
     }
     let mut file = match source.file {
-        Some(fd) => check_permission(File::from(fd))?,
-        None => open(&source.path)?,
+        Some(fd) => check_permission(File::from(fd), creds)?,
+        None => open(&source.path, creds)?,
     };
     let mut name = source.path.clone();
     let mut scripts = 0;
@@ -120,7 +137,7 @@ pub fn prepare(
         }
         argv.insert(0, line.interpreter.clone());
         name = line.interpreter;
-        file = open(&name).map_err(|cause| LoadError::Interpreter(name.clone(), Box::new(cause)))?;
+        file = open(&name, creds).map_err(|cause| LoadError::Interpreter(name.clone(), Box::new(cause)))?;
     }
     let wrap = |cause: LoadError| {
         if scripts == 0 { cause } else { LoadError::Interpreter(name.clone(), Box::new(cause)) }
@@ -129,14 +146,14 @@ pub fn prepare(
     let interpreter = match &program.elf.interp {
         None => None,
         Some(path) => {
-            let opened = open(path).and_then(Opened::read);
+            let opened = open(path, creds).and_then(Opened::read);
             Some(opened.map_err(|cause| LoadError::Interpreter(path.clone(), Box::new(cause)))?)
         }
     };
     let comm = source.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
     let comm = comm[..comm.len().min(15)].to_vec();
     let stack = StackPlan::new(argv, envp.to_vec(), source.path, stack_limit)?;
-    Ok(Prepared { program, interpreter, stack, stack_limit, comm })
+    Ok(Prepared { program, interpreter, stack, stack_limit, creds: creds.clone(), comm })
 }
 
 impl Prepared {
@@ -167,7 +184,7 @@ impl Prepared {
             entry: program_entry,
         };
         let top = space.make_stack(self.stack_limit, elf.exec_stack).map_err(LoadError::Stack)?;
-        let stack = self.stack.build(top, &addresses);
+        let stack = self.stack.build(top, &addresses, &self.creds);
         copy_out(stack.sp, &stack.bytes).map_err(LoadError::Stack)?;
         let exe_path = self.program.real_path();
         Ok(Image { entry, sp: stack.sp, exe_path, comm: self.comm, mm: MmLayout::new(elf, bias, &stack) })
@@ -302,7 +319,7 @@ fn pie_hint() -> u64 {
     PIE_BASE + random_pages(PIE_RANDOM_PAGES) * PAGE
 }
 
-fn open(path: &[u8]) -> Result<File, LoadError> {
+fn open(path: &[u8], creds: &Creds) -> Result<File, LoadError> {
     let path = CString::new(path).map_err(|_| LoadError::Open(io::Error::from_raw_os_error(libc::ENOENT)))?;
     // O_NONBLOCK: opening a FIFO must fail the check below, not wait for a writer.
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK;
@@ -312,11 +329,11 @@ fn open(path: &[u8]) -> Result<File, LoadError> {
         return Err(LoadError::Open(io::Error::last_os_error()));
     }
     // SAFETY: `fd` was just opened and is ours.
-    check_permission(unsafe { File::from_raw_fd(fd) })
+    check_permission(unsafe { File::from_raw_fd(fd) }, creds)
 }
 
 /// May this file be executed, and without rights we do not have?
-fn check_permission(file: File) -> Result<File, LoadError> {
+fn check_permission(file: File, creds: &Creds) -> Result<File, LoadError> {
     let meta = file.metadata().map_err(LoadError::Read)?;
     if !meta.is_file() {
         return Err(LoadError::NotRegular);
@@ -336,7 +353,7 @@ fn check_permission(file: File) -> Result<File, LoadError> {
     if denied || meta.mode() & 0o111 == 0 || mounted(fd, libc::ST_NOEXEC) {
         return Err(LoadError::NotPermitted);
     }
-    if grants_rights(&file, &meta) {
+    if grants_rights(&file, &meta, creds) {
         return Err(LoadError::Privileged);
     }
     Ok(file)
@@ -349,18 +366,16 @@ fn mounted(fd: i32, flag: libc::c_ulong) -> bool {
     (unsafe { libc::fstatvfs(fd, &raw mut stat) }) == 0 && stat.f_flag & flag != 0
 }
 
-fn grants_rights(file: &File, meta: &std::fs::Metadata) -> bool {
+fn grants_rights(file: &File, meta: &std::fs::Metadata, creds: &Creds) -> bool {
     let fd = file.as_raw_fd();
-    // SAFETY: neither call has preconditions.
-    let (euid, egid) = unsafe { (libc::geteuid(), libc::getegid()) };
     let mode = meta.mode();
-    let ids = (mode & libc::S_ISUID != 0 && meta.uid() != euid)
+    let ids = (mode & libc::S_ISUID != 0 && meta.uid() != creds.euid)
         // Without group execute permission, set-group-ID means something else.
-        || (mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP && meta.gid() != egid);
+        || (mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP && meta.gid() != creds.egid);
     // SAFETY: a null value of size 0 asks for the size only.
     let has_caps =
         || unsafe { libc::fgetxattr(fd, c"security.capability".as_ptr(), std::ptr::null_mut(), 0) } > 0;
-    (ids || (euid != 0 && has_caps())) && !mounted(fd, libc::ST_NOSUID)
+    (ids || (creds.euid != 0 && has_caps())) && !mounted(fd, libc::ST_NOSUID)
 }
 
 #[derive(Debug, PartialEq, Eq)]

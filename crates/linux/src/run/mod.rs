@@ -10,6 +10,7 @@
 //! everything else. `close_range(3, ~0)` by the program touches nothing of ours.
 
 pub mod context;
+pub mod creds;
 pub mod elf;
 pub mod error;
 pub mod exec;

@@ -1,5 +1,6 @@
 //! The first page of a program's life: strings, environment, auxiliary vector.
 
+use super::creds::Creds;
 use super::elf::PAGE;
 use super::error::LoadError;
 use super::inherited::auxiliary_value;
@@ -83,7 +84,7 @@ impl StackPlan {
     /// Lays everything out below `top`, in Linux's order: file name, environment,
     /// arguments, platform, random bytes, then the vectors.
     #[must_use]
-    pub fn build(&self, top: u64, addresses: &Addresses) -> StackImage {
+    pub fn build(&self, top: u64, addresses: &Addresses, creds: &Creds) -> StackImage {
         let mut below = Downward { at: top, chunks: Vec::new() };
         below.push(&[0; 8]);
         let execfn = below.push_string(&self.execfn);
@@ -96,7 +97,7 @@ impl StackPlan {
         let platform = below.push(PLATFORM);
         let random = below.push(&random_bytes());
 
-        let auxv = auxiliary_vector(addresses, execfn, platform, random);
+        let auxv = auxiliary_vector(addresses, creds, execfn, platform, random);
         let mut words = vec![self.argv.len() as u64];
         words.extend(argv);
         words.push(0);
@@ -153,10 +154,13 @@ fn random_bytes() -> [u8; 16] {
 }
 
 /// The vector in Linux's order; what describes the machine is our own process's.
-fn auxiliary_vector(addresses: &Addresses, execfn: u64, platform: u64, random: u64) -> Vec<u64> {
-    // SAFETY: these calls have no preconditions.
-    let (uid, euid, gid, egid) =
-        unsafe { (libc::getuid(), libc::geteuid(), libc::getgid(), libc::getegid()) };
+fn auxiliary_vector(
+    addresses: &Addresses,
+    creds: &Creds,
+    execfn: u64,
+    platform: u64,
+    random: u64,
+) -> Vec<u64> {
     let mut vector = Vec::new();
     let mut add = |key: u64, value: u64| vector.extend([key, value]);
     let inherited = |key: u64, add: &mut dyn FnMut(u64, u64)| {
@@ -175,10 +179,10 @@ fn auxiliary_vector(addresses: &Addresses, execfn: u64, platform: u64, random: u
     add(libc::AT_BASE, addresses.base);
     add(libc::AT_FLAGS, 0);
     add(libc::AT_ENTRY, addresses.entry);
-    add(libc::AT_UID, uid.into());
-    add(libc::AT_EUID, euid.into());
-    add(libc::AT_GID, gid.into());
-    add(libc::AT_EGID, egid.into());
+    add(libc::AT_UID, creds.uid.into());
+    add(libc::AT_EUID, creds.euid.into());
+    add(libc::AT_GID, creds.gid.into());
+    add(libc::AT_EGID, creds.egid.into());
     add(libc::AT_SECURE, 0);
     add(libc::AT_RANDOM, random);
     inherited(libc::AT_HWCAP2, &mut add);
@@ -216,7 +220,8 @@ mod tests {
     fn a_program_finds_its_arguments_environment_and_vector() {
         let plan =
             StackPlan::new(strings(&["a", "bc"]), strings(&["K=v"]), b"/bin/a".to_vec(), 8 << 20).unwrap();
-        let image = plan.build(0x7000_0000, &NOWHERE);
+        let creds = Creds::of_thread(crate::run::vmthread::gettid()).unwrap();
+        let image = plan.build(0x7000_0000, &NOWHERE, &creds);
         assert_eq!(image.sp % 16, 0);
         assert_eq!(image.sp + image.bytes.len() as u64, 0x7000_0000);
         assert_eq!(word(&image, image.sp), 2);

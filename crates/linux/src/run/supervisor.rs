@@ -15,7 +15,7 @@ use super::vmthread::spawn_vm_thread;
 use super::{exec, fork};
 
 /// How often the keeper gets the report that it prints should the program be killed.
-const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+const NOTE_INTERVAL: Duration = Duration::from_millis(200);
 /// Longer than any name of `/proc/self/exe`.
 const LONGEST_EXE_NAME: usize = 64;
 

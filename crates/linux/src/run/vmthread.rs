@@ -1,8 +1,11 @@
 //! Threads of the VM inside the program's process.
 
+use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::start::{block_signals, unregister_rseq};
 
@@ -26,15 +29,78 @@ pub fn is_vm_thread(tid: i32) -> bool {
     vm_threads().contains(&tid)
 }
 
+/// `/proc/PID/task`, opened before the program could change what `/proc` means.
+static TASKS: OnceLock<OwnedFd> = OnceLock::new();
+
+fn open_dir(dir: i32, path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: `path` is a C string.
+    let fd = unsafe { libc::openat(dir, path.as_ptr(), flags | libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes [`program_threads`] independent of the program's root directory and mounts.
+///
+/// => once, in the VM's descriptor table, before the program starts
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn remember_tasks() -> io::Result<()> {
+    let _ = TASKS.set(open_dir(libc::AT_FDCWD, c"/proc/self/task", libc::O_PATH | libc::O_DIRECTORY)?);
+    Ok(())
+}
+
+/// Opens something below `/proc/PID/task`.
+fn open_below_tasks(path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+    if let Some(dir) = TASKS.get() {
+        return open_dir(dir.as_raw_fd(), path, flags);
+    }
+    let dir = open_dir(libc::AT_FDCWD, c"/proc/self/task", libc::O_PATH | libc::O_DIRECTORY)?;
+    open_dir(dir.as_raw_fd(), path, flags)
+}
+
+/// Opens `name` of the thread `tid` of this process, below `/proc`.
+///
+/// # Errors
+/// There is no such thread, or no `/proc`.
+pub fn open_in_task(tid: i32, name: &CStr) -> io::Result<File> {
+    let path = CString::new(format!("{tid}/{}", name.to_string_lossy()))?;
+    open_below_tasks(&path, libc::O_RDONLY).map(File::from)
+}
+
 /// The program's threads that exist now.
 #[must_use]
 pub fn program_threads() -> Vec<i32> {
-    let Ok(tasks) = std::fs::read_dir("/proc/thread-self/../") else {
-        return Vec::new();
-    };
-    let all: Vec<i32> = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let mut all = list_tasks().unwrap_or_default();
     let ours = vm_threads();
-    all.into_iter().filter(|tid| !ours.contains(tid)).collect()
+    all.retain(|tid| !ours.contains(tid));
+    all
+}
+
+fn list_tasks() -> io::Result<Vec<i32>> {
+    let dir = open_below_tasks(c".", libc::O_RDONLY | libc::O_DIRECTORY)?;
+    let mut tids = Vec::new();
+    // SAFETY: the directory stream owns the descriptor from here on; an entry is read
+    // before the next one is asked for.
+    unsafe {
+        let stream = libc::fdopendir(dir.into_raw_fd());
+        if stream.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        loop {
+            let entry = libc::readdir(stream);
+            if entry.is_null() {
+                break;
+            }
+            let name = CStr::from_ptr((*entry).d_name.as_ptr());
+            tids.extend(name.to_str().ok().and_then(|name| name.parse::<i32>().ok()));
+        }
+        libc::closedir(stream);
+    }
+    Ok(tids)
 }
 
 /// Starts a thread of the VM: all signals blocked, so that the program's are

@@ -1,0 +1,103 @@
+//! Whose rights count: the VM's threads keep the rights `machvm` was started with,
+//! the program's threads may have given theirs up.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::vmthread::{gettid, open_in_task};
+
+/// The identity of a thread of the program.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Creds {
+    /// Real user.
+    pub uid: u32,
+    /// Effective user.
+    pub euid: u32,
+    /// Real group.
+    pub gid: u32,
+    /// Effective group.
+    pub egid: u32,
+    fsuid: u32,
+    fsgid: u32,
+    groups: Vec<u32>,
+}
+
+impl Creds {
+    /// The identity of the thread `tid` of this process.
+    ///
+    /// # Errors
+    /// There is no such thread, or no `/proc`.
+    pub fn of_thread(tid: i32) -> io::Result<Creds> {
+        let status = io::read_to_string(open_in_task(tid, c"status")?)?;
+        Creds::parse(&status).ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    fn parse(status: &str) -> Option<Creds> {
+        let numbers = |key: &str| -> Option<Vec<u32>> {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            line.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
+        };
+        let [uid, euid, _, fsuid] = numbers("Uid:")?[..] else {
+            return None;
+        };
+        let [gid, egid, _, fsgid] = numbers("Gid:")?[..] else {
+            return None;
+        };
+        Some(Creds { uid, euid, gid, egid, fsuid, fsgid, groups: numbers("Groups:")? })
+    }
+
+    /// Runs `body` on this thread with the file access rights of this identity.
+    pub fn act<R>(&self, body: impl FnOnce() -> R) -> R {
+        let own = Creds::of_thread(gettid());
+        let Some(own) = own.ok().filter(|own| own != self) else {
+            return body();
+        };
+        self.assume_for_files();
+        let result = body();
+        own.assume_for_files();
+        result
+    }
+
+    /// Changes this thread only: the raw calls do not tell other threads, as the C
+    /// library's would.
+    fn assume_for_files(&self) {
+        // SAFETY: the list has the length that is passed; the other calls take no memory.
+        unsafe {
+            // Leaving fsuid 0 gives up the rights to override permissions, returning to it
+            // brings them back; the right to change groups stays throughout.
+            libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr());
+            libc::syscall(libc::SYS_setfsgid, self.fsgid);
+            libc::syscall(libc::SYS_setfsuid, self.fsuid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read() {
+        let text = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nFDSize:\t64\nGroups:\t10 20 \nCapInh:\t0\n";
+        let creds = Creds::parse(text).unwrap();
+        assert_eq!((creds.uid, creds.euid, creds.fsuid), (1, 2, 4));
+        assert_eq!((creds.gid, creds.egid, creds.fsgid), (5, 6, 8));
+        assert_eq!(creds.groups, [10, 20]);
+        assert_eq!(Creds::parse("Uid:\t1\t2\n"), None);
+    }
+
+    #[test]
+    fn files_are_opened_with_the_threads_rights() {
+        // SAFETY: the call has no preconditions.
+        if unsafe { libc::geteuid() } != 0 {
+            return;
+        }
+        let own = Creds::of_thread(gettid()).unwrap();
+        let nobody = Creds { fsuid: 65534, fsgid: 65534, groups: vec![], ..own.clone() };
+        let open = || std::fs::File::open("/etc/shadow").map(|file| file.as_raw_fd()).is_ok();
+        assert!(own.act(open));
+        assert!(!nobody.act(open));
+        assert!(open());
+        assert_eq!(Creds::of_thread(gettid()).unwrap(), own);
+    }
+}
