@@ -1,0 +1,707 @@
+//! The pmap on Linux: `userfaultfd` and `mmap` are the page tables.
+//!
+//! A map entry is one shared mapping (VMA) of the memfd, registered with the
+//! process's userfaultfd, so that an access to an absent page, to a hole of the
+//! file, or a write to a protected page comes to us. Sparse placement makes the page
+//! at every address the one that the mapping's file offset says, so entering it is
+//! `UFFDIO_CONTINUE`, over a whole run; taking write access away is
+//! `UFFDIO_WRITEPROTECT`; removing is `MADV_DONTNEED`. The VMA's protection is the
+//! entry's, so Linux itself denies what the map denies.
+//!
+//! One process has one memory map, so one userfaultfd ([`LinuxPv`]) serves all its
+//! pmaps, which own disjoint ranges ([`Window`]).
+//!
+//! Linux may forget a mapping whenever it likes, and never tells: what we told it is
+//! in `shadow`, entering is idempotent, and an entry that is there already is entered
+//! again.
+//!
+//! Nothing on the fault path (`enter`) allocates but from slabs, sleeps, or touches
+//! managed memory: it may run in a signal handler that has every signal blocked.
+
+mod pages;
+mod pv;
+mod regions;
+mod shadow;
+#[cfg(test)]
+mod tests;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use machvm_arena::{Handle, Slab};
+use machvm_hal::{
+    EnterError, EnterFlags, Gather, PAGE_SIZE, PageArray, PageNo, Pmap, Prot, RefMod, Region, RegionError,
+    Va, VaRange,
+};
+use machvm_sync::{Field64, Rank, Spin};
+
+use crate::chunk::LinuxChunks;
+use crate::phys::LinuxMem;
+use crate::sys;
+use crate::uffd::{Mode, Refusal, Uffd, UffdError};
+
+use pv::{Mapping, Records};
+use regions::{Part, Regions};
+use shadow::{Locked, Pte, Root, Tables, WINDOW};
+
+pub use pages::LinuxPv;
+
+/// What one process's pmaps have in common.
+struct Mmu {
+    uffd: Uffd,
+    /// The memfd, our own descriptor of it.
+    file: OwnedFd,
+    tables: Tables,
+    records: Records,
+    spaces: Slab<Space, LinuxChunks>,
+    /// VMAs that our regions make, at most. \[a\]
+    vmas: AtomicU64,
+    /// What `vmas` may be.
+    vma_limit: u64,
+    dont_fork: bool,
+}
+
+/// One pmap's state; type-stable, since records of mappings name it by number.
+struct Space {
+    root: Root,
+    /// Pages mapped. \[a\]
+    resident: AtomicU64,
+    regions: Spin<Regions>,
+    /// First page and number of pages of its window.
+    window: (Field64, Field64),
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Space {
+            root: Root::default(),
+            resident: AtomicU64::new(0),
+            regions: Spin::new(Rank::Pmap, Regions::default()),
+            window: (Field64::new(0), Field64::new(0)),
+        }
+    }
+}
+
+/// How [`LinuxPv::new`] sets the process up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// How faults are told.
+    pub mode: Mode,
+    /// Reading faults does not wait.
+    pub nonblocking: bool,
+    /// Children of `fork` do not get the regions (`MADV_DONTFORK`). Without it a child
+    /// shares them, unregistered: it sees pages without asking us.
+    pub dont_fork: bool,
+}
+
+/// The addresses a pmap owns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Window {
+    /// Whatever is free in the process: a region that meets a foreign mapping is
+    /// refused, and a region that goes leaves a hole.
+    Whole,
+    /// So many pages, reserved at once, 2 MiB aligned, wherever the kernel has room.
+    /// No region is refused for a foreign mapping, and one that goes leaves a
+    /// reservation.
+    Reserve(u64),
+}
+
+/// Why there is no pmap.
+#[derive(Debug)]
+pub enum PmapError {
+    /// No userfaultfd.
+    Uffd(UffdError),
+    /// The memfd's descriptor could not be duplicated.
+    File(std::io::Error),
+    /// The address range could not be reserved (`errno`).
+    Reserve(i32),
+    /// No memory for the top table.
+    NoMemory,
+}
+
+impl core::fmt::Display for PmapError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            PmapError::Uffd(e) => e.fmt(f),
+            PmapError::File(e) => write!(f, "duplicating the memfd: {e}"),
+            PmapError::Reserve(e) => {
+                write!(f, "reserving addresses: {}", std::io::Error::from_raw_os_error(*e))
+            }
+            PmapError::NoMemory => f.write_str("no memory for page tables"),
+        }
+    }
+}
+impl std::error::Error for PmapError {}
+
+/// The map of one address space. Dropping it unmaps its regions.
+///
+/// => dropped after [`Pmap::remove`] of everything; what is still mapped is leaked,
+///    with the addresses, so that the pages' records stay true.
+pub struct LinuxPmap {
+    mmu: Arc<Mmu>,
+    handle: Handle<Space>,
+    /// The reservation as `mmap` gave it: address and bytes.
+    reserved: Option<(u64, u64)>,
+}
+
+impl core::fmt::Debug for LinuxPmap {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "LinuxPmap(#{}, {:?})", self.handle.get(), self.window())
+    }
+}
+
+/// Whatever the kernel's default `vm.max_map_count` is when it cannot be read.
+const DEFAULT_MAP_COUNT: u64 = 65_530;
+
+fn vma_limit() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    let max = text.ok().and_then(|t| t.trim().parse().ok()).unwrap_or(DEFAULT_MAP_COUNT);
+    // At the limit the C library breaks first: thread stacks, allocation, fopen.
+    max / 10 * 6
+}
+
+impl Mmu {
+    fn new(mem: &LinuxMem, config: Config) -> Result<Self, PmapError> {
+        Ok(Mmu {
+            uffd: Uffd::open(config.mode, config.nonblocking).map_err(PmapError::Uffd)?,
+            file: mem.fd().try_clone_to_owned().map_err(PmapError::File)?,
+            tables: Tables::new(),
+            records: Records::new(LinuxChunks, u32::MAX),
+            spaces: Slab::new(LinuxChunks, 1 << 20),
+            vmas: AtomicU64::new(0),
+            vma_limit: vma_limit(),
+            dont_fork: config.dont_fork,
+        })
+    }
+
+    /// Unmaps the pages of a range from Linux's tables; the file keeps them.
+    ///
+    /// => every page of it is in the shadow tables, whose leaf is locked.
+    fn zap(&self, range: VaRange) {
+        // `MADV_DONTNEED_LOCKED`: also in a process that called mlockall.
+        const DONTNEED_LOCKED: i32 = 24;
+        // SAFETY: pages in the shadow tables lie in a region of ours, a shared mapping
+        // whose contents this does not change.
+        let r = unsafe { sys::madvise(range.start().get(), range.bytes(), DONTNEED_LOCKED) };
+        debug_assert_eq!(r, Ok(()), "unmapping {range:?}");
+    }
+
+    /// Traps writes to a range.
+    ///
+    /// => as for [`Mmu::zap`].
+    fn trap_writes(&self, range: VaRange) {
+        if self.uffd.write_protect(range, true).is_err() && range.pages() > 1 {
+            // Kernels before 6.6 refuse a range of several VMAs.
+            for va in range.iter() {
+                let r = self.uffd.write_protect(VaRange::page(va), true);
+                debug_assert_eq!(r, Ok(()), "protecting {va:?}");
+            }
+        }
+    }
+}
+
+/// Calls `f` with each maximal run of indices below `n` for which `want` holds.
+fn runs(n: usize, mut want: impl FnMut(usize) -> bool, mut f: impl FnMut(usize, usize)) {
+    let mut i = 0;
+    while i < n {
+        let start = i;
+        while i < n && want(i) {
+            i += 1;
+        }
+        if i > start {
+            f(start, i - start);
+        } else {
+            i += 1;
+        }
+    }
+}
+
+/// `n` pages from page `i` after `va`; `n` is not 0.
+fn sub(va: Va, i: usize, n: usize) -> VaRange {
+    VaRange::of_pages(va.add(i as u64), n as u64).unwrap_or(VaRange::page(va))
+}
+
+const fn index(va: Va) -> usize {
+    (va.page() % WINDOW) as usize
+}
+
+impl LinuxPmap {
+    fn new(mmu: Arc<Mmu>, window: Window) -> Result<Self, PmapError> {
+        let handle = mmu.spaces.alloc().map_err(|_| PmapError::NoMemory)?;
+        // From here on dropping it gives everything back.
+        let mut pmap = LinuxPmap { mmu, handle, reserved: None };
+        pmap.mmu.tables.init(&pmap.space().root).map_err(|_| PmapError::NoMemory)?;
+        let (first, pages) = match window {
+            // From Linux's default vm.mmap_min_addr to its last user page.
+            Window::Whole => (16, shadow::PAGES - 1 - 16),
+            Window::Reserve(pages) => {
+                let bytes = pages.checked_add(WINDOW).and_then(|p| p.checked_mul(PAGE_SIZE));
+                let bytes = bytes.ok_or(PmapError::Reserve(libc::ENOMEM))?;
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+                // SAFETY: not MAP_FIXED.
+                let at = unsafe { sys::mmap(0, bytes, libc::PROT_NONE, flags, -1, 0) };
+                let at = at.map_err(PmapError::Reserve)?;
+                pmap.reserved = Some((at, bytes));
+                ((at / PAGE_SIZE).next_multiple_of(WINDOW), pages)
+            }
+        };
+        let (start, len) = &pmap.space().window;
+        start.set(first);
+        len.set(pages);
+        Ok(pmap)
+    }
+
+    fn space(&self) -> &Space {
+        self.mmu.spaces.get(self.handle)
+    }
+    fn root(&self) -> &Root {
+        &self.space().root
+    }
+    fn id(&self) -> u32 {
+        self.handle.get()
+    }
+
+    /// The addresses it owns.
+    pub fn window(&self) -> VaRange {
+        let (start, len) = &self.space().window;
+        sub(Va::from_page(start.get()), 0, len.get() as usize)
+    }
+
+    /// Everybody who waits for a page of the range tries again. The fault loop of
+    /// [`Mode::Blocking`] calls it once, when a fault is resolved (entering wakes
+    /// nobody); in the other mode nobody waits.
+    pub fn wake(&self, range: VaRange) {
+        if self.mmu.uffd.mode() == Mode::Blocking {
+            self.mmu.uffd.wake(range);
+        }
+    }
+
+    fn lock(&self, va: Va) -> Option<Locked<'_>> {
+        self.mmu.tables.lock(self.root(), self.id(), va)
+    }
+
+    /// Forgets the mapping `i` pages after `va` in its leaf.
+    fn forget<A: PageArray>(&self, pages: &A, leaf: &mut Locked<'_>, va: Va, i: usize) {
+        if let Some(page) = leaf.pte(index(va) + i).page() {
+            let list = pv::lock(pages.md(page), &self.mmu.records, 0);
+            list.remove(Mapping::new(self.id(), va.add(i as u64)));
+        }
+        leaf.set(index(va) + i, Pte::NONE);
+        self.space().resident.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Maps a part of the file; nothing is entered yet.
+    fn map(&self, part: Part) -> Result<(), i32> {
+        let (at, len) = (part.range.start().get(), part.range.bytes());
+        let how = if self.reserved.is_some() { libc::MAP_FIXED } else { sys::MAP_FIXED_NOREPLACE };
+        let (fd, flags) = (self.mmu.file.as_raw_fd(), libc::MAP_SHARED | how);
+        // SAFETY: with MAP_FIXED the range lies in our reservation and meets no region
+        // (region_insert looked), so only the reservation is replaced.
+        let got = unsafe { sys::mmap(at, len, linux_prot(part.prot), flags, fd, part.first.byte()) }?;
+        if got != at {
+            // A kernel that does not know MAP_FIXED_NOREPLACE took it for a hint.
+            // SAFETY: the mapping just made.
+            let _ = unsafe { sys::munmap(got, len) };
+            return Err(libc::EEXIST);
+        }
+        if self.mmu.dont_fork {
+            // SAFETY: the mapping just made; contents stay.
+            unsafe { sys::madvise(at, len, libc::MADV_DONTFORK) }.inspect_err(|_| self.unmap(part.range))?;
+        }
+        self.mmu.uffd.register(part.range).inspect_err(|_| self.unmap(part.range))
+    }
+
+    /// Unmaps a range that [`LinuxPmap::map`] mapped. If Linux refuses (too many
+    /// mappings to split one), the range stays registered and empty: an access to it
+    /// is a fault without an entry, which the map denies.
+    fn unmap(&self, range: VaRange) {
+        let (at, len) = (range.start().get(), range.bytes());
+        let _ = if self.reserved.is_some() {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+            // SAFETY: our own mapping in our own reservation; the caller knows that
+            // the range is no longer in use.
+            unsafe { sys::mmap(at, len, libc::PROT_NONE, flags, -1, 0) }.map(drop)
+        } else {
+            // SAFETY: as above, without the reservation.
+            unsafe { sys::munmap(at, len) }
+        };
+    }
+
+    /// Changes the regions by `f`, and counts. When that makes more VMAs than we may
+    /// have, `f`'s undoing is the caller's.
+    fn with_regions<R>(&self, f: impl FnOnce(&mut Regions) -> R) -> (R, bool) {
+        let mut regions = self.space().regions.lock();
+        let before = regions.len();
+        let r = f(&mut regions);
+        // In a reservation every piece makes a gap too.
+        let each = if self.reserved.is_some() { 2 } else { 1 };
+        let delta = (regions.len().wrapping_sub(before)).wrapping_mul(each);
+        let now = self.mmu.vmas.fetch_add(delta, Ordering::Relaxed).wrapping_add(delta);
+        (r, delta.cast_signed() <= 0 || now <= self.mmu.vma_limit)
+    }
+}
+
+/// `VM_PROT_*` has the values of `PROT_*`.
+fn linux_prot(prot: Prot) -> i32 {
+    i32::from(prot.bits())
+}
+
+impl Drop for LinuxPmap {
+    fn drop(&mut self) {
+        let space = self.space();
+        if space.resident.load(Ordering::Relaxed) != 0 {
+            return; // leaked, see the type
+        }
+        let window = self.window();
+        for part in self.with_regions(|r| r.take(window)).0 {
+            self.unmap(part.range);
+        }
+        if let Some((at, bytes)) = self.reserved {
+            // SAFETY: our reservation, with nothing of it in use any more.
+            let _ = unsafe { sys::munmap(at, bytes) };
+        }
+        self.mmu.tables.destroy(&space.root);
+        self.mmu.spaces.free(self.handle);
+    }
+}
+
+impl Pmap for LinuxPmap {
+    /// [`EnterError::Foreign`] here also means that no region is at the address.
+    fn enter<A: PageArray>(
+        &self,
+        pages: &A,
+        va: Va,
+        run: &[PageNo],
+        prot: Prot,
+        access: Prot,
+        flags: EnterFlags,
+        _gather: &mut Gather,
+    ) -> Result<(), EnterError> {
+        let mut done = 0;
+        while done < run.len() {
+            let at = va.add(done as u64);
+            let n = (run.len() - done).min(WINDOW as usize - index(at));
+            let leaf = self.mmu.tables.lock_or_make(self.root(), self.id(), at);
+            let leaf = leaf.map_err(|_| EnterError::NoMemory)?;
+            let run = &run[done..done + n];
+            Enter { pmap: self, pages, va: at, run, prot, access, flags, fresh: [0; 8] }.window(leaf)?;
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Linux has removed the mappings on return: there is nothing to gather.
+    fn remove<A: PageArray>(&self, pages: &A, range: VaRange, _gather: &mut Gather) {
+        self.mmu.tables.for_each_window(self.root(), range, |part| {
+            let (va, n) = (part.start(), part.pages() as usize);
+            let Some(mut leaf) = self.lock(va) else { return };
+            if leaf.present() == 0 {
+                return;
+            }
+            // Only what is entered: between regions there may be mappings of others.
+            let present: [bool; WINDOW as usize] =
+                core::array::from_fn(|i| i < n && leaf.pte(index(va) + i).present());
+            runs(
+                n,
+                |i| present[i],
+                |i, n| {
+                    (i..i + n).for_each(|i| self.forget(pages, &mut leaf, va, i));
+                    self.mmu.zap(sub(va, i, n));
+                },
+            );
+        });
+    }
+
+    fn protect<A: PageArray>(&self, pages: &A, range: VaRange, prot: Prot, gather: &mut Gather) {
+        if prot.is_empty() {
+            return self.remove(pages, range, gather);
+        }
+        if prot.contains(Prot::W) {
+            return; // the other rights are the VMA's
+        }
+        self.mmu.tables.for_each_window(self.root(), range, |part| {
+            let (va, n) = (part.start(), part.pages() as usize);
+            let Some(mut leaf) = self.lock(va) else { return };
+            // Runs of what is entered, protected or not: fewer and longer calls; never
+            // what is not entered: that would build page tables.
+            let ptes: [Pte; WINDOW as usize] =
+                core::array::from_fn(|i| if i < n { leaf.pte(index(va) + i) } else { Pte::NONE });
+            runs(
+                n,
+                |i| ptes[i].present(),
+                |i, n| {
+                    let mut writable = (i..i + n).filter(|i| ptes[*i].write());
+                    let Some(first) = writable.next() else { return };
+                    let last = writable.next_back().unwrap_or(first);
+                    self.mmu.trap_writes(sub(va, first, last + 1 - first));
+                    (first..=last).for_each(|i| leaf.set(index(va) + i, ptes[i].without_write()));
+                },
+            );
+        });
+    }
+
+    fn unwire(&self, range: VaRange) {
+        self.mmu.tables.for_each_window(self.root(), range, |part| {
+            let Some(mut leaf) = self.lock(part.start()) else { return };
+            for va in part.iter() {
+                let pte = leaf.pte(index(va));
+                if pte.wired() {
+                    leaf.set(index(va), pte.without_wired());
+                }
+            }
+        });
+    }
+
+    fn extract(&self, va: Va) -> Option<(PageNo, Prot)> {
+        let pte = self.mmu.tables.peek(self.root(), self.id(), va)?;
+        Some((pte.page()?, if pte.write() { Prot::RW } else { Prot::R }))
+    }
+
+    fn resident_count(&self) -> u64 {
+        self.space().resident.load(Ordering::Relaxed)
+    }
+
+    /// Refuses what lies outside the [`Window`], what meets a mapping that is not
+    /// ours, and more than 60 % of the VMAs that Linux allows.
+    fn region_insert(&self, range: VaRange, region: Region) -> Result<(), RegionError> {
+        let window = self.window();
+        if window.intersect(range) != Some(range) {
+            return Err(RegionError);
+        }
+        let part = Part { range, first: region.first, prot: region.prot };
+        let (inserted, fits) = self.with_regions(|r| {
+            let free = r.parts(range).is_empty();
+            if free {
+                r.insert(part);
+            }
+            free
+        });
+        if !inserted {
+            return Err(RegionError);
+        }
+        if fits && self.map(part).is_ok() {
+            return Ok(());
+        }
+        self.with_regions(|r| r.take(range));
+        Err(RegionError)
+    }
+
+    fn region_remove<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather) {
+        // First, and with the leaves locked: a page operation that found a stale entry
+        // would otherwise act on whatever Linux puts at the address next.
+        self.remove(pages, range, gather);
+        self.mmu.tables.prune(self.root(), range);
+        for part in self.with_regions(|r| r.take(range)).0 {
+            self.unmap(part.range);
+        }
+    }
+
+    /// The VMA's protection changes; what is entered stays entered, and its writes
+    /// stay trapped or not.
+    fn region_protect<A: PageArray>(
+        &self,
+        _pages: &A,
+        range: VaRange,
+        _old: Prot,
+        new: Prot,
+        _gather: &mut Gather,
+    ) -> Result<(), RegionError> {
+        let (old, fits) = self.with_regions(|r| {
+            if !r.cover(range) {
+                return None;
+            }
+            let old = r.take(range);
+            old.iter().for_each(|p| r.insert(Part { prot: new, ..*p }));
+            Some(old)
+        });
+        let Some(old) = old else { return Err(RegionError) };
+        // Taking rights away from a whole region must not fail; there is a reserve.
+        let adds = old.iter().any(|p| !p.prot.contains(new));
+        if fits || !adds {
+            // SAFETY: regions of ours; the map decided that nobody relies on the rights.
+            let set = |p: &Part, prot| unsafe {
+                sys::mprotect(p.range.start().get(), p.range.bytes(), linux_prot(prot))
+            };
+            let changed = old.iter().take_while(|p| set(p, new).is_ok()).count();
+            if changed == old.len() {
+                return Ok(());
+            }
+            for p in &old[..changed] {
+                let _ = set(p, p.prot);
+            }
+        }
+        self.with_regions(|r| {
+            r.take(range);
+            old.iter().for_each(|p| r.insert(*p));
+        });
+        Err(RegionError)
+    }
+}
+
+/// What one page of a run needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// To be mapped, with writes trapped or not; or mapped again.
+    Map { wp: bool },
+    /// Writes no longer trapped.
+    Upgrade,
+    /// Nothing.
+    Skip,
+}
+
+/// One `enter` within one window.
+struct Enter<'a, A> {
+    pmap: &'a LinuxPmap,
+    pages: &'a A,
+    va: Va,
+    run: &'a [PageNo],
+    prot: Prot,
+    access: Prot,
+    flags: EnterFlags,
+    /// A bit for each page of the run whose entry this call made.
+    fresh: [u64; 8],
+}
+
+impl<A: PageArray> Enter<'_, A> {
+    /// => `leaf` is that of `va`.
+    fn window(&mut self, mut leaf: Locked<'_>) -> Result<(), EnterError> {
+        let (mut start, mut pending) = (0, Need::Skip);
+        for i in 0..self.run.len() {
+            let need = match self.plan(&mut leaf, i) {
+                Ok(need) => need,
+                Err(e) => {
+                    self.carry_out(&mut leaf, start, i, pending)?;
+                    if matches!(e, EnterError::Displaced(_)) {
+                        self.pmap.forget(self.pages, &mut leaf, self.va, i);
+                        self.pmap.mmu.zap(sub(self.va, i, 1));
+                    }
+                    return Err(e);
+                }
+            };
+            if need != pending {
+                self.carry_out(&mut leaf, start, i, pending)?;
+                (start, pending) = (i, need);
+            }
+        }
+        self.carry_out(&mut leaf, start, self.run.len(), pending)
+    }
+
+    /// Writes down what page `i` of the run will be: entry, record and bits come
+    /// before the access they describe.
+    fn plan(&mut self, leaf: &mut Locked<'_>, i: usize) -> Result<Need, EnterError> {
+        let (page, at) = (self.run[i], index(self.va) + i);
+        let write = self.prot.contains(Prot::W);
+        let (wired, ahead) =
+            (self.flags.contains(EnterFlags::WIRED), self.flags.contains(EnterFlags::PREFAULT));
+        let mapping = Mapping::new(self.pmap.id(), self.va.add(i as u64));
+        let records = &self.pmap.mmu.records;
+        let mut refmod = if ahead { RefMod::empty() } else { RefMod::REFERENCED };
+        let old = leaf.pte(at);
+        if !old.present() {
+            refmod.set(RefMod::MODIFIED, write);
+            let list = pv::lock(self.pages.md(page), records, refmod.bits());
+            list.add(mapping, write).map_err(|_| EnterError::NoMemory)?;
+            leaf.set(at, Pte::new(page, write, wired));
+            self.fresh[i / 64] |= 1 << (i % 64);
+            self.pmap.space().resident.fetch_add(1, Ordering::Relaxed);
+            return Ok(Need::Map { wp: !write });
+        }
+        if old.page() != Some(page) {
+            return Err(EnterError::Displaced(self.va.add(i as u64)));
+        }
+        let mut new = if wired { old.with_wired() } else { old };
+        let upgrade = write && !old.write();
+        if upgrade {
+            refmod |= RefMod::MODIFIED;
+            new = new.with_write();
+            pv::lock(self.pages.md(page), records, refmod.bits()).set_may_write(mapping, true);
+        } else if !ahead {
+            self.pages.md(page).bits.fetch_or(refmod.bits(), Ordering::Relaxed);
+        }
+        leaf.set(at, new);
+        Ok(match (upgrade, ahead) {
+            (true, _) => Need::Upgrade,
+            (false, true) => Need::Skip,
+            // Entered, and yet it faulted: Linux may have dropped it.
+            (false, false) => Need::Map { wp: !new.write() },
+        })
+    }
+
+    /// Makes Linux do what was planned for pages `from..to`.
+    fn carry_out(
+        &mut self,
+        leaf: &mut Locked<'_>,
+        from: usize,
+        to: usize,
+        need: Need,
+    ) -> Result<(), EnterError> {
+        if from == to {
+            return Ok(());
+        }
+        let writes = self.access.contains(Prot::W) && !self.flags.contains(EnterFlags::PREFAULT);
+        let uffd = &self.pmap.mmu.uffd;
+        match need {
+            Need::Skip => Ok(()),
+            Need::Map { wp } => {
+                let there = self.cont(leaf, from, to, wp)?;
+                // A page that Linux already had there may be the one whose write
+                // faulted.
+                if there != 0 && writes && !wp {
+                    let _ = uffd.write_protect(sub(self.va, from, to - from), false);
+                }
+                Ok(())
+            }
+            Need::Upgrade => {
+                let range = sub(self.va, from, to - from);
+                if uffd.write_protect(range, false).is_err() {
+                    return Err(EnterError::Foreign(range.start()));
+                }
+                if writes && uffd.mode() == Mode::Signal {
+                    // Linux leaves the page read-only in hardware; doing its first
+                    // write fault here saves the thread a native one (0.8 us). Not in
+                    // blocking mode: a page that Linux dropped in between would make
+                    // this thread wait for itself; here it is just an error.
+                    // SAFETY: a region of ours; no contents change.
+                    let _ =
+                        unsafe { sys::madvise(range.start().get(), range.bytes(), sys::MADV_POPULATE_WRITE) };
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// `UFFDIO_CONTINUE` over pages `from..to`; how many Linux had there already.
+    fn cont(&mut self, leaf: &mut Locked<'_>, from: usize, to: usize, wp: bool) -> Result<u64, EnterError> {
+        let mmu = &self.pmap.mmu;
+        let (mut at, mut there, mut filled) = (from, 0, usize::MAX);
+        loop {
+            let (done, why) = match mmu.uffd.continue_range(sub(self.va, at, to - at), wp) {
+                Ok(n) => return Ok(there + n),
+                Err(e) => e,
+            };
+            at += done as usize;
+            let va = self.va.add(at as u64);
+            let error = match why {
+                // Prepared and never written: its contents are free, so zero.
+                Refusal::Hole if filled != at => {
+                    filled = at;
+                    let byte = self.pages.pfn(self.run[at]).byte();
+                    match sys::fallocate(mmu.file.as_raw_fd(), 0, byte, PAGE_SIZE) {
+                        Ok(()) => {
+                            there += 1; // cautious: the count of the first part is lost
+                            continue;
+                        }
+                        Err(_) => EnterError::NoMemory,
+                    }
+                }
+                Refusal::NoMemory => EnterError::NoMemory,
+                Refusal::Hole | Refusal::NoRegion(_) => EnterError::Foreign(va),
+            };
+            for i in (at..to).filter(|i| self.fresh[i / 64] & 1 << (i % 64) != 0) {
+                self.pmap.forget(self.pages, leaf, self.va, i);
+            }
+            return Err(error);
+        }
+    }
+}
