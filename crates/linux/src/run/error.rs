@@ -9,10 +9,6 @@ use super::space::Errno;
 /// What in an ELF file makes no sense.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Nonsense {
-    /// Neither 32 nor 64 bits.
-    Class,
-    /// Big-endian, or nothing we know.
-    ByteOrder,
     /// Size or number of the program headers.
     ProgramHeaders,
     /// A segment has more bytes in the file than in memory.
@@ -21,8 +17,6 @@ pub enum Nonsense {
     OutsideAddressSpace,
     /// A segment's file offset and address differ within a page.
     Misaligned,
-    /// Two segments claim the same bytes.
-    Overlap,
     /// No `PT_LOAD`.
     NothingToLoad,
     /// `PT_INTERP` is empty, too long or not terminated.
@@ -32,13 +26,10 @@ pub enum Nonsense {
 impl fmt::Display for Nonsense {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Nonsense::Class => "its class is neither 32 nor 64 bits",
-            Nonsense::ByteOrder => "its byte order is not little-endian",
             Nonsense::ProgramHeaders => "the size or number of its program headers is impossible",
             Nonsense::FileLargerThanMemory => "a segment has more bytes in the file than in memory",
             Nonsense::OutsideAddressSpace => "a segment lies outside the address space",
             Nonsense::Misaligned => "a segment's file offset and address disagree within a page",
-            Nonsense::Overlap => "two segments overlap",
             Nonsense::NothingToLoad => "it has no segment to load",
             Nonsense::InterpreterPath => "the path of its interpreter is malformed",
         })
