@@ -14,6 +14,9 @@ pub const CHUNK_ALIGN: usize = 4096;
 /// 2. it does not touch that memory itself.
 pub unsafe trait ChunkSource: Copy + Send + Sync {
     /// `bytes` of memory with any contents; `None` when there is none.
+    ///
+    /// => the slab's lock is held (`Rank::Slab`): takes only locks above it and waits
+    ///    for nothing.
     fn chunk(&self, bytes: usize) -> Option<NonNull<u8>>;
     /// Gives a chunk back.
     ///
