@@ -83,6 +83,7 @@ impl<T> Spin<T> {
     }
 
     #[cold]
+    #[inline(never)]
     fn contend(&self) {
         let mut turn = 0;
         loop {
