@@ -9,10 +9,17 @@
 #![no_std]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[cfg(feature = "std")]
+extern crate std;
+
 mod handle;
+#[cfg(feature = "std")]
+mod heap;
 mod slab;
 mod source;
 
 pub use handle::{Handle, HandleField};
+#[cfg(feature = "std")]
+pub use heap::{Gate, HeapChunks};
 pub use slab::{NoMemory, Reserved, Slab};
 pub use source::{CHUNK_ALIGN, ChunkSource};

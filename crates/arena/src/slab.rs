@@ -194,6 +194,9 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
 
     /// A slot of whatever list; the caller sets its `next`.
     fn take(&self, free: &mut Free) -> Result<u32, NoMemory> {
+        if !self.source.admit() {
+            return Err(NoMemory);
+        }
         let index = match free.head {
             0 => self.grow(free)?,
             head => {

@@ -18,6 +18,14 @@ pub unsafe trait ChunkSource: Copy + Send + Sync {
     /// => the slab's lock is held (`Rank::Slab`): takes only locks above it and waits
     ///    for nothing.
     fn chunk(&self, bytes: usize) -> Option<NonNull<u8>>;
+    /// Asked before each object is handed out or reserved; `false` is
+    /// [`crate::NoMemory`]. For tests: real sources always say yes.
+    ///
+    /// => as for `chunk`.
+    #[inline]
+    fn admit(&self) -> bool {
+        true
+    }
     /// Gives a chunk back.
     ///
     /// # Safety
