@@ -136,9 +136,9 @@ impl PmapPage for LinuxPv {
                 run.len(),
                 |i| ours[i],
                 |i, n| {
-                    for i in i..i + n {
+                    for (i, page) in run.iter().enumerate().skip(i).take(n) {
                         let mapping = Mapping::new(m.id(), m.va().add(i as u64));
-                        pv::lock(pages.md(run[i]), &self.0.records, 0).remove(mapping);
+                        pv::lock(pages.md(*page), &self.0.records, 0).remove(mapping);
                         leaf.set(base + i, Pte::NONE);
                     }
                     space.resident.fetch_sub(n as u64, Ordering::Relaxed);

@@ -28,7 +28,7 @@ pub(super) struct Mapping(u64);
 
 impl Mapping {
     pub(super) const fn new(id: u32, va: Va) -> Self {
-        Mapping((id as u64) << 40 | va.page())
+        Mapping(((id as u64) << 40) | va.page())
     }
     pub(super) const fn id(self) -> u32 {
         (self.0 >> 40) as u32

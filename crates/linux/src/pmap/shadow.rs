@@ -39,7 +39,7 @@ impl Pte {
 
     pub(super) fn new(page: PageNo, write: bool, wired: bool) -> Self {
         let flags = PRESENT | if write { WRITE } else { 0 } | if wired { WIRED } else { 0 };
-        Pte(u64::from(page.0.get()) << 32 | flags)
+        Pte((u64::from(page.0.get()) << 32) | flags)
     }
     pub(super) fn page(self) -> Option<PageNo> {
         NonZeroU32::new((self.0 >> 32) as u32).map(PageNo)
@@ -98,7 +98,7 @@ impl Default for Leaf {
 
 /// What a leaf serves: the pmap's number (from one) and the window.
 const fn tag(id: u32, page: u64) -> u64 {
-    (id as u64) << 40 | page / WINDOW
+    ((id as u64) << 40) | (page / WINDOW)
 }
 
 /// A leaf that is locked and serves the window it was looked up for.
