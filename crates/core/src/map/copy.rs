@@ -1,0 +1,311 @@
+//! Copying ranges without touching their pages (M63, M66, U16).
+//!
+//! A [`MapCopy`] is a snapshot of a range: a chain of entries that belong to no map,
+//! each with a copy-on-write copy of its part's object. Taking it and using it are
+//! two operations, each with one map locked, so source and destination may be the
+//! same map and may overlap (Z100).
+
+use machvm_arena::{Handle, NoMemory, Reserved};
+use machvm_hal::{Gather, MaySleep, PAGE_SHIFT, Pindex, Pmap, Prot, Region, Va, VaRange};
+
+use super::clip::CLIPS;
+use super::edit::Edit;
+use super::entry::{Attributes, Entry, EntryFlags, Kind};
+use super::{CopyError, CopyWhy, Map, MapInner, Side};
+use crate::object::Object;
+use crate::platform::Platform;
+use crate::vm::Vm;
+
+/// A snapshot of a range (`vm_map_copy_t`). Dropping it discards it (M67), which may
+/// sleep: drop it with nothing locked.
+#[must_use]
+pub struct MapCopy<'vm, P: Platform> {
+    vm: &'vm Vm<P>,
+    /// Chained through `links.next`, ascending; bounds count from zero.
+    head: Option<Handle<Entry>>,
+    tail: Option<Handle<Entry>>,
+    pages: u64,
+    pieces: u32,
+}
+
+impl<'vm, P: Platform> MapCopy<'vm, P> {
+    /// Its size in pages.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+    fn push(&mut self, h: Handle<Entry>) {
+        let links = &self.vm.entries.get(h).links;
+        links.next.set(None);
+        match self.tail {
+            Some(t) => self.vm.entries.get(t).links.next.set(Some(h)),
+            None => self.head = Some(h),
+        }
+        self.tail = Some(h);
+        self.pieces += 1;
+    }
+    fn iter(&self) -> impl Iterator<Item = Handle<Entry>> + use<'vm, P> {
+        let slab = &self.vm.entries;
+        core::iter::successors(self.head, move |h| slab.get(*h).links.next.get())
+    }
+    /// No piece reaches across page `at` any more.
+    fn cut(&mut self, at: u64, spare: &mut Reserved<'vm, Entry, P::Chunks>) -> Result<(), NoMemory> {
+        let at = at << PAGE_SHIFT;
+        let slab = &self.vm.entries;
+        let across = |h: &Handle<Entry>| slab.get(*h).start.get() < at && at < slab.get(*h).end.get();
+        let Some(h) = self.iter().find(across) else { return Ok(()) };
+        let e = slab.get(h);
+        let upper = spare.take().ok_or(NoMemory)?;
+        let u = slab.get(upper);
+        u.copy_from(e);
+        u.start.set(at);
+        u.end.set(e.end.get());
+        u.offset.set(e.offset.get() + ((at - e.start.get()) >> PAGE_SHIFT));
+        if let Some(o) = u.object.get() {
+            self.vm.object_reference(o);
+        }
+        e.end.set(at);
+        u.links.next.set(e.links.next.get());
+        e.links.next.set(Some(upper));
+        if self.tail == Some(h) {
+            self.tail = Some(upper);
+        }
+        self.pieces += 1;
+        Ok(())
+    }
+}
+
+impl<P: Platform> Drop for MapCopy<'_, P> {
+    fn drop(&mut self) {
+        let mut may = MaySleep::claim();
+        while let Some(h) = self.head {
+            let e = self.vm.entries.get(h);
+            self.head = e.links.next.get();
+            if let Some(o) = e.object.get() {
+                e.object.set(None);
+                self.vm.object_deallocate(o, &mut may);
+            }
+            self.vm.entries.free(h);
+        }
+    }
+}
+
+impl<'vm, P: Platform> Map<'vm, P> {
+    /// Takes a snapshot of `range` (M63 `vm_map_copyin`, page aligned). All of it must
+    /// be readable memory.
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// [`CopyError`] on [`Side::Source`]; nothing changed.
+    pub fn copyin(&self, range: VaRange, may: &mut MaySleep) -> Result<MapCopy<'vm, P>, CopyError> {
+        let failed = |at, why| CopyError { side: Side::Source, at, why };
+        let within = range.intersect(self.bounds).filter(|w| *w == range);
+        let range = within.ok_or(failed(range.start(), CopyWhy::Hole))?;
+        let need = |m: &Self, inner: &MapInner| m.overlapping(inner, range).count() as u32;
+        let mut edit = self
+            .edit_counted(range, need, may)
+            .map_err(|NoMemory| failed(range.start(), CopyWhy::NoMemory))?;
+        let mut copy = MapCopy { vm: self.vm, head: None, tail: None, pages: range.pages(), pieces: 0 };
+        let done = edit.check_copy(range, Prot::R).and_then(|()| edit.snapshot(range, &mut copy, may));
+        edit.done(may);
+        // On failure the pieces go here, with nothing locked.
+        done.map(|()| copy).map_err(|(at, why)| failed(at, why))
+    }
+
+    /// Replaces the contents at `dst` by the snapshot (M66 `vm_map_copy_overwrite`).
+    /// Protection, maximum, inheritance and tag of the destination stay (Z104).
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// [`CopyError`] on [`Side::Destination`]; nothing changed. The snapshot is
+    /// consumed either way.
+    pub fn overwrite(&self, dst: Va, mut copy: MapCopy<'vm, P>, may: &mut MaySleep) -> Result<(), CopyError> {
+        let failed = |at, why| CopyError { side: Side::Destination, at, why };
+        let range = VaRange::of_pages(dst, copy.pages)
+            .and_then(|r| r.intersect(self.bounds).filter(|w| *w == r))
+            .ok_or(failed(dst, CopyWhy::Hole))?;
+        // The boundaries of either side cut the other.
+        let pieces = copy.pieces;
+        let need = |m: &Self, inner: &MapInner| {
+            (m.overlapping(inner, range).count() as u32).saturating_add(CLIPS).saturating_add(pieces)
+        };
+        let mut edit =
+            self.edit_counted(range, need, may).map_err(|NoMemory| failed(dst, CopyWhy::NoMemory))?;
+        let done = edit.check_copy(range, Prot::W).and_then(|()| {
+            let done = edit.overwrite(range, &mut copy, may);
+            edit.simplify_range(range);
+            done
+        });
+        edit.done(may);
+        drop(copy);
+        done.map_err(|(at, why)| failed(at, why))
+    }
+
+    /// Makes `dst` a copy of `src` by copy-on-write (U16 `vm_copy`): the snapshot
+    /// first, so they may overlap. `to` may be this map.
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// [`CopyError`]; nothing changed.
+    pub fn copy_range(
+        &self,
+        src: VaRange,
+        to: &Map<'vm, P>,
+        dst: Va,
+        may: &mut MaySleep,
+    ) -> Result<(), CopyError> {
+        let copy = self.copyin(src, may)?;
+        to.overwrite(dst, copy, may)
+    }
+}
+
+impl<'vm, P: Platform> Edit<'_, 'vm, P> {
+    fn check_copy(&self, range: VaRange, access: Prot) -> Result<(), (Va, CopyWhy)> {
+        if let Some(hole) = self.first_hole(range) {
+            return Err((hole, CopyWhy::Hole));
+        }
+        for h in self.map.overlapping(&self.inner, range) {
+            let e = self.entry(h);
+            let at = e.start().max(range.start());
+            match e.kind() {
+                Kind::Guard | Kind::StackGap => return Err((at, CopyWhy::Protection)),
+                Kind::Foreign => return Err((at, CopyWhy::Foreign)),
+                Kind::Object if !e.prot().contains(access) => return Err((at, CopyWhy::Protection)),
+                Kind::Object if access == Prot::W && e.wired.get() != 0 => return Err((at, CopyWhy::Wired)),
+                Kind::Object => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(
+        &mut self,
+        range: VaRange,
+        copy: &mut MapCopy<'vm, P>,
+        may: &mut MaySleep,
+    ) -> Result<(), (Va, CopyWhy)> {
+        let (map, vm) = (self.map, self.map.vm);
+        let mut g = Gather::new();
+        let mut last: Option<(Handle<Object>, Handle<Object>)> = None;
+        let mut done = Ok(());
+        for h in map.overlapping(&self.inner, range) {
+            let e = self.entry(h);
+            let (Some(o), Some(part)) = (e.object.get(), e.range().and_then(|r| r.intersect(range))) else {
+                continue;
+            };
+            // Pieces of one object that are disjoint share one copy.
+            let again = last.filter(|(from, _)| *from == o && !vm.object_is_shared(o)).map(|(_, to)| to);
+            let made = match again {
+                Some(to) => {
+                    vm.object_reference(to);
+                    Ok(to)
+                }
+                None => vm.object_copy(o, may),
+            };
+            let (Ok(to), Some(new)) = (made, self.spare.take()) else {
+                if let Ok(to) = made {
+                    self.unused = Some(to);
+                }
+                done = Err((part.start(), CopyWhy::NoMemory));
+                break;
+            };
+            last = Some((o, to));
+            let from = part.start().page() - range.start().page();
+            let n = self.entry(new);
+            if let Some(r) = VaRange::of_pages(Va::from_page(from), part.pages()) {
+                n.reset(r, Kind::Object, &Attributes::new(Prot::NONE));
+            }
+            n.object.set(Some(to));
+            n.offset.set(e.pindex(part.start()).0);
+            copy.push(new);
+            map.pmap.protect(vm.page_array(), part, Prot::ALL - Prot::W, &mut g);
+        }
+        vm.finish(g, may);
+        done
+    }
+
+    /// => the destination is checked, and enough entries are reserved.
+    fn overwrite(
+        &mut self,
+        range: VaRange,
+        copy: &mut MapCopy<'vm, P>,
+        may: &mut MaySleep,
+    ) -> Result<(), (Va, CopyWhy)> {
+        let short = |NoMemory| (range.start(), CopyWhy::NoMemory);
+        let base = range.start().page();
+        self.clip_range(range).map_err(short)?;
+        for piece in copy.iter() {
+            self.clip(Va::from_page(base + self.entry(piece).start().page())).map_err(short)?;
+        }
+        for h in self.map.overlapping(&self.inner, range) {
+            copy.cut(self.entry(h).start().page() - base, &mut self.spare).map_err(short)?;
+        }
+        self.remove_regions(range, may);
+        let mut refused = None;
+        for (h, piece) in self.map.overlapping(&self.inner, range).zip(copy.iter()) {
+            self.swap_contents(h, piece);
+            if self.map.region_enter(h).is_err() {
+                refused = Some(h);
+                break;
+            }
+        }
+        let Some(at) = refused else {
+            self.bury_copy(copy);
+            self.drop_contents(may);
+            return Ok(());
+        };
+        // What was swapped goes back, then the machine gets the old regions again.
+        let mut g = Gather::new();
+        self.map.regions_remove(&self.inner, range, &mut g);
+        self.map.vm.finish(g, may);
+        for (h, piece) in self.map.overlapping(&self.inner, range).zip(copy.iter()) {
+            self.swap_contents(h, piece);
+            if h == at {
+                break;
+            }
+        }
+        for h in self.map.overlapping(&self.inner, range) {
+            let back = self.map.region_enter(h);
+            debug_assert!(back.is_ok(), "the machine does not take a region back");
+        }
+        Err((self.entry(at).start(), CopyWhy::Machine))
+    }
+
+    /// Exchanges object and offset of a map's entry and a piece of a copy.
+    fn swap_contents(&self, h: Handle<Entry>, piece: Handle<Entry>) {
+        let (e, p) = (self.entry(h), self.entry(piece));
+        let (object, offset) = (e.object.get(), e.offset.get());
+        e.object.set(p.object.get());
+        e.offset.set(p.offset.get());
+        p.object.set(object);
+        p.offset.set(offset);
+    }
+
+    /// The pieces now hold what was replaced.
+    fn bury_copy(&mut self, copy: &mut MapCopy<'vm, P>) {
+        while let Some(h) = copy.head {
+            copy.head = self.entry(h).links.next.get();
+            self.bury(h);
+        }
+        copy.tail = None;
+    }
+
+    /// The region a moved or extended entry would have at another place.
+    pub(super) fn region_at(&self, h: Handle<Entry>) -> Option<Region> {
+        let e = self.entry(h);
+        let first = Pindex(e.offset.get());
+        match (e.kind(), e.object.get()) {
+            (Kind::Object, Some(o)) => {
+                Some(Region { first: self.map.vm.object_natural(o, first), prot: e.prot() })
+            }
+            _ => None,
+        }
+    }
+
+    /// A stack that was moved, or cut from its gap, is memory like any other.
+    pub(super) fn forget_stack(&self, h: Handle<Entry>) {
+        self.entry(h).remove_flags(EntryFlags::GROWS_DOWN);
+    }
+}

@@ -1,0 +1,180 @@
+//! Protections (M30).
+
+use machvm_arena::Handle;
+use machvm_hal::{Gather, MaySleep, Pmap, Prot, RegionError, VaRange};
+
+use super::clip::CLIPS;
+use super::edit::Edit;
+use super::entry::{Entry, EntryFlags, Kind};
+use super::tree::Tree;
+use super::{Map, MapFlags, ProtectError};
+use crate::platform::Platform;
+
+/// What becomes of addresses where nothing is mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holes {
+    /// They are passed over (Mach, FreeBSD; Z07).
+    Skip,
+    /// They are an error, found before anything is changed.
+    Refuse,
+}
+
+/// What [`Map::protect`] sets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SetProt {
+    /// The current protection (`SET_PROT`).
+    pub prot: Option<Prot>,
+    /// The maximum is cut to this, and the protection with it (`SET_MAXPROT`).
+    pub max: Option<Prot>,
+    /// Holes.
+    pub holes: Holes,
+}
+
+impl SetProt {
+    /// The current protection; holes are passed over.
+    pub const fn prot(prot: Prot) -> Self {
+        SetProt { prot: Some(prot), max: None, holes: Holes::Skip }
+    }
+    /// What it makes of an entry: protection and maximum.
+    fn of(&self, e: &Entry) -> (Prot, Prot) {
+        let max = self.max.map_or(e.max(), |m| m & e.max());
+        (self.prot.unwrap_or(e.prot()) & max, max)
+    }
+}
+
+impl<P: Platform> Map<'_, P> {
+    /// Sets current or maximum protection, or both (M30 `vm_map_protect`). Guards are
+    /// passed over. Everything is checked before anything changes.
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// [`ProtectError`]; nothing changed.
+    pub fn protect(&self, range: VaRange, set: &SetProt, may: &mut MaySleep) -> Result<(), ProtectError> {
+        if let (Some(p), Some(m)) = (set.prot, set.max)
+            && !m.contains(p)
+        {
+            return Err(ProtectError::OutsideMax(range.start()));
+        }
+        let Some(within) = range.intersect(self.bounds) else {
+            return match set.holes {
+                Holes::Skip => Ok(()),
+                Holes::Refuse => Err(ProtectError::Hole(range.start())),
+            };
+        };
+        let failed = |e| ProtectError::no_memory(range.start())(e);
+        let mut edit = self.edit_range(within, CLIPS, may).map_err(failed)?;
+        let mut done = edit.check_protect(range, set);
+        if done.is_ok() {
+            done =
+                edit.clip_range(within).map_err(failed).and_then(|()| edit.apply_protect(within, set, may));
+            edit.simplify_range(within);
+        }
+        edit.done(may);
+        done
+    }
+}
+
+impl<P: Platform> Edit<'_, '_, P> {
+    fn check_protect(&self, range: VaRange, set: &SetProt) -> Result<(), ProtectError> {
+        let wxorx = self.inner.flags.contains(MapFlags::WXORX);
+        let mut at = range.start();
+        for h in self.map.overlapping(&self.inner, range) {
+            let e = self.entry(h);
+            let here = e.start().max(range.start());
+            if set.holes == Holes::Refuse && here > at {
+                return Err(ProtectError::Hole(at));
+            }
+            at = e.end();
+            if matches!(e.kind(), Kind::Guard | Kind::StackGap) {
+                continue;
+            }
+            let max = set.max.map_or(e.max(), |m| m & e.max());
+            if set.prot.is_some_and(|p| !max.contains(p)) {
+                return Err(ProtectError::ExceedsMax(here));
+            }
+            if wxorx && set.prot.is_some_and(|p| p.contains(Prot::W | Prot::X)) {
+                return Err(ProtectError::WriteExecute(here));
+            }
+        }
+        if set.holes == Holes::Refuse && at < range.end() { Err(ProtectError::Hole(at)) } else { Ok(()) }
+    }
+
+    /// => `range` is clipped and checked. On failure the machine is as before.
+    fn apply_protect(
+        &mut self,
+        range: VaRange,
+        set: &SetProt,
+        may: &mut MaySleep,
+    ) -> Result<(), ProtectError> {
+        let mut g = Gather::new();
+        let mut refused = None;
+        for h in self.map.overlapping(&self.inner, range) {
+            let e = self.entry(h);
+            let (new, _) = set.of(e);
+            if self.region_protect(h, e.prot(), new, &mut g).is_err() {
+                refused = Some(e.start());
+                break;
+            }
+        }
+        for h in self.map.overlapping(&self.inner, range) {
+            let e = self.entry(h);
+            let (new, max) = set.of(e);
+            match refused {
+                None if matches!(e.kind(), Kind::Guard | Kind::StackGap) => {}
+                None => {
+                    e.set_prot(new);
+                    e.set_max(max);
+                }
+                Some(at) if e.start() == at => break,
+                Some(_) => {
+                    // Back to what the machine had a moment ago.
+                    let back = self.region_protect(h, new, e.prot(), &mut g);
+                    debug_assert!(back.is_ok(), "the machine does not take a protection back");
+                }
+            }
+        }
+        self.map.vm.finish(g, may);
+        match refused {
+            None => Ok(()),
+            Some(at) => Err(ProtectError::Machine(at)),
+        }
+    }
+
+    /// Tells the machine that the protection of `h` changes; the gap below a stack goes
+    /// with it. On failure nothing changed.
+    fn region_protect(
+        &self,
+        h: Handle<Entry>,
+        old: Prot,
+        new: Prot,
+        g: &mut Gather,
+    ) -> Result<(), RegionError> {
+        let e = self.entry(h);
+        let (Kind::Object | Kind::Foreign, Some(range)) = (e.kind(), e.range()) else { return Ok(()) };
+        if old == new {
+            return Ok(());
+        }
+        let (pmap, pages) = (&self.map.pmap, self.map.vm.page_array());
+        pmap.region_protect(pages, range, old, new, g)?;
+        if let Some(gap) = self.gap_below(h).and_then(|gap| self.entry(gap).range())
+            && let Err(e) = pmap.region_protect(pages, gap, old, new, g)
+        {
+            let back = pmap.region_protect(pages, range, new, old, g);
+            debug_assert!(back.is_ok(), "the machine does not take a protection back");
+            return Err(e);
+        }
+        Ok(())
+    }
+
+    /// The gap that the stack `h` may grow into.
+    fn gap_below(&self, h: Handle<Entry>) -> Option<Handle<Entry>> {
+        let e = self.entry(h);
+        if !e.flags().contains(EntryFlags::GROWS_DOWN) {
+            return None;
+        }
+        let below = Tree::prev(&self.map.vm.entries, h)?;
+        let b = self.entry(below);
+        (b.kind() == Kind::StackGap && b.end() == e.start()).then_some(below)
+    }
+}
