@@ -6,16 +6,18 @@
 //! frames.
 //!
 //! There is no direct map: contents go through `pread` and `pwrite`, and zero frames
-//! come from `fallocate`. Measured (`cargo run --release -p machvm-linux --example
-//! phys_cost`; nanoseconds a page on the machine of `docs`, other core busy):
+//! come from `fallocate`. Nanoseconds a page on a busy 2-CPU virtual machine (compare
+//! rows, not machines); `cargo run --release -p machvm-linux --example phys_cost`
+//! measures the ways taken, those in italics were measured once, beside them:
 //!
-//! | | 1 page | 16 | 512 |
+//! | in runs of | 1 page | 16 | 512 |
 //! |---|---|---|---|
-//! | zero: fallocate | 1970 | 1150 | 1100 |
-//! | zero: pwrite of zeros | 2490 | 1670 | 1660 |
-//! | zero: populate a window mapping | 3930 | 2850 | 2810 |
-//! | read: pread | 560 | | |
-//! | write into a resident page / into a hole: pwrite | 1060 / 2460 | | |
+//! | zero: `fallocate` | 1970 | 1150 | 1100 |
+//! | *zero: `pwrite` of zeros* | 2490 | 1670 | 1660 |
+//! | *zero: populate a window mapping* | 3930 | 2850 | 2810 |
+//! | read: `pread` | 560 | | |
+//! | write: `pwrite` into a resident page | 1060 | | |
+//! | write: `pwrite` into a hole | 2460 | | |
 //! | discard: punch a hole | 2750 | 700 | 570 |
 //!
 //! A window would save the copy out of the kernel and cost a native fault (900) for

@@ -45,7 +45,7 @@ use pv::{Mapping, Records};
 use regions::{Part, Regions};
 use shadow::{Locked, Pte, Root, Tables, WINDOW};
 
-pub use pages::LinuxPv;
+pub use pages::{LinuxFlush, LinuxPv};
 
 /// What one process's pmaps have in common.
 struct Mmu {

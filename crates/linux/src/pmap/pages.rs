@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use machvm_arena::Handle;
-use machvm_hal::{Gather, PageArray, PageNo, PmapPage, RefMod, RemoveWhy};
+use machvm_hal::{Flush, Gather, PageArray, PageNo, PmapPage, RefMod, RemoveWhy, VaRange};
 
 use super::pv::{self, Mapping};
 use super::shadow::{Locked, Pte, WINDOW};
@@ -165,6 +165,15 @@ impl PmapPage for LinuxPv {
         };
         RefMod::from_bits_truncate(old)
     }
+}
+
+/// Carries out flushes on Linux: whatever took rights away has flushed already, and
+/// nothing of it is ever gathered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinuxFlush;
+
+impl Flush for LinuxFlush {
+    fn flush(&self, _ranges: &[(u32, VaRange)], _all: bool) {}
 }
 
 const _: fn() = || {
