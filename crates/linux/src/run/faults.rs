@@ -1,0 +1,147 @@
+//! Serving the program's page faults.
+//!
+//! A thread of the program that touches an absent or write-protected page waits in
+//! the kernel, in user mode or inside a system call; the message comes out of the
+//! userfaultfd. One thread reads them: every blocked reader would be woken for every
+//! fault. It follows the program from CPU to CPU, because a wake-up across CPUs of a
+//! virtual machine costs more than a page-in: every so many faults it asks where the
+//! thread that faulted runs, and pins itself there.
+
+use std::fs;
+use std::mem;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicU32};
+use std::time::Instant;
+
+use machvm::FaultError;
+use machvm::fault::Fault;
+use machvm_hal::{MaySleep, Prot, RawAddr, Va, VaRange};
+
+use super::files::{give_up, tell_user};
+use super::vmspace::VmSpace;
+use crate::uffd;
+
+/// Faults between two looks at where the program runs. The look costs about three
+/// faults' worth of time (a read of /proc), so 32 make it a tenth.
+const FOLLOW_EVERY: u32 = 32;
+
+/// What serving faults cost.
+#[derive(Default)]
+pub(super) struct FaultCounters {
+    /// Faults on absent pages, by reads and by writes.
+    pub(super) reads: AtomicU64,
+    pub(super) writes: AtomicU64,
+    /// Writes to protected pages.
+    pub(super) protected: AtomicU64,
+    /// Faults that could not be resolved.
+    pub(super) denied: AtomicU64,
+    /// Nanoseconds from message to wake-up.
+    pub(super) busy_ns: AtomicU64,
+    /// Times the thread moved to another CPU.
+    pub(super) moves: AtomicU32,
+}
+
+/// Reads and serves faults, for ever.
+pub(super) fn serve(space: &VmSpace) {
+    let mut may = MaySleep::claim();
+    let none = uffd::Fault { address: 0, write: false, protected: false, minor: false, tid: 0 };
+    let mut messages = [none; 16];
+    let (mut since, mut cpu) = (FOLLOW_EVERY, None);
+    loop {
+        let n = match space.platform().pv().uffd().read_faults(&mut messages) {
+            Ok(n) => n,
+            Err(e) => give_up(&format!("cannot read page faults: {e}")),
+        };
+        for m in &messages[..n] {
+            let begun = Instant::now();
+            serve_one(space, m, &mut may);
+            let c = &space.faults;
+            c.busy_ns.fetch_add(begun.elapsed().as_nanos() as u64, Relaxed);
+            let kind = match (m.protected, m.write) {
+                (true, _) => &c.protected,
+                (false, true) => &c.writes,
+                (false, false) => &c.reads,
+            };
+            kind.fetch_add(1, Relaxed);
+            since += 1;
+            if since >= FOLLOW_EVERY {
+                since = 0;
+                if let Some(now) = cpu_of(m.tid).filter(|now| Some(*now) != cpu) {
+                    cpu = Some(now);
+                    pin(now);
+                    c.moves.fetch_add(1, Relaxed);
+                }
+            }
+        }
+    }
+}
+
+fn serve_one(space: &VmSpace, m: &uffd::Fault, may: &mut MaySleep) {
+    let va = Va::containing(RawAddr(m.address));
+    let access = if m.write || m.protected { Prot::W } else { Prot::R };
+    let result = {
+        let _inside = space.enter();
+        space.map.fault(&Fault { addr: RawAddr(m.address), access }, may)
+    };
+    if let Err(e) = result {
+        space.faults.denied.fetch_add(1, Relaxed);
+        deny(space, e);
+    }
+    space.map.pmap().wake(VaRange::page(va));
+}
+
+/// A waiting thread cannot be sent a signal; it is made to run into one.
+fn deny(space: &VmSpace, e: FaultError) {
+    match e {
+        // The map changed under the access: Linux's own mapping is gone or forbids it,
+        // and the thread that tries again gets its signal from Linux.
+        FaultError::NoMapping(_) | FaultError::Protection(_) | FaultError::Foreign(_) => {}
+        FaultError::Beyond(va) | FaultError::PagerIo(va) | FaultError::PagerGone(va) => {
+            if space.platform().pv().uffd().poison(VaRange::page(va)).is_err() {
+                tell_user(&format!("machvm: the page at {va:?} cannot be read, and this kernel cannot raise SIGBUS for it (UFFDIO_POISON, Linux 6.6): the program is ended\n"));
+                space.kill();
+            }
+        }
+        FaultError::NoMemory(va) => {
+            space.out_of_memory(va);
+        }
+    }
+}
+
+/// The CPU on which a thread of this process last ran.
+fn cpu_of(tid: u32) -> Option<usize> {
+    if tid == 0 {
+        return None;
+    }
+    let text = fs::read_to_string(format!("/proc/thread-self/../{tid}/stat")).ok()?;
+    // Field 39; the name in field 2 may hold anything, so count from its end.
+    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(36)?.parse().ok()
+}
+
+fn pin(cpu: usize) {
+    // SAFETY: an all-zero cpu_set_t is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return;
+    }
+    // SAFETY: the index is inside the set; the set outlives the call. Failure (the CPU
+    // went away) leaves the thread where it was, which is only slower.
+    unsafe {
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+/// The page daemon, for ever.
+pub(super) fn daemon(space: &VmSpace) {
+    let mut may = MaySleep::claim();
+    loop {
+        space.platform().wait_memory_low(&mut may);
+        loop {
+            let _inside = space.enter();
+            if space.vm.pageout_to_target(&mut may) == 0 {
+                break;
+            }
+        }
+    }
+}
