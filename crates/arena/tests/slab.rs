@@ -88,6 +88,16 @@ fn reserve_returns_everything() {
 }
 
 #[test]
+fn a_reservation_goes_back_in_front_of_what_is_free() {
+    let count = Count::default();
+    let slab: Slab<Thing, _> = Slab::new(Heap(&count), 10);
+    let all: Vec<_> = (0..10).map(|_| slab.alloc().unwrap()).collect();
+    all.iter().for_each(|h| slab.free(*h));
+    drop(slab.reserve(3).unwrap());
+    assert_eq!(slab.reserve(10).unwrap().left(), 10, "none was lost");
+}
+
+#[test]
 fn empty_and_used_up_reservations_return_nothing() {
     let count = Count::default();
     let slab: Slab<Thing, _> = Slab::new(Heap(&count), 10);

@@ -283,6 +283,34 @@ fn busy_waiter_orphan_unlock() {
     });
 }
 
+/// Nobody gets in between the holder that learns of the orphan and the end of it.
+#[test]
+fn busy_third_party_orphan_unlock() {
+    bounded(3, || {
+        let p = Page::new();
+        assert!(p.busy.try_lock());
+        let user = |p: &Arc<Page>, held: bool| {
+            let p = p.clone();
+            thread::spawn(move || {
+                if held || p.busy.try_lock() {
+                    p.contents.add(1); // unordered with the free, if that is not alone
+                    p.release();
+                }
+            })
+        };
+        let (holder, third) = (user(&p, true), user(&p, false));
+        p.owners.add(1);
+        if !p.busy.orphan() {
+            p.free();
+            p.release();
+        }
+        holder.join().unwrap();
+        third.join().unwrap();
+        assert_eq!(p.freed.load(Relaxed), 1);
+        assert!(!p.busy.is_busy());
+    });
+}
+
 #[test]
 fn refs_end_once() {
     loom::model(|| {
