@@ -11,6 +11,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod check;
 mod error;
 pub mod fault;
 pub mod map;
@@ -21,6 +22,8 @@ mod platform;
 mod stats;
 mod vm;
 
+#[doc(hidden)]
+pub use check::Seen;
 pub use error::FaultError;
 pub use machvm_hal as hal;
 pub use platform::{PagerId, Platform};

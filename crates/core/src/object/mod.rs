@@ -85,6 +85,10 @@ impl Object {
     pub(crate) fn flags(&self) -> ObjectFlags {
         ObjectFlags::from_bits_truncate(self.flags.get())
     }
+    /// Entries and handles that name it now.
+    pub(crate) fn references(&self) -> u32 {
+        self.refs.get()
+    }
     /// The frame tied to a page index (sparse placement).
     pub(crate) fn natural(&self, index: u64) -> Pfn {
         Pfn(self.extent.get().wrapping_add(index))
@@ -118,7 +122,7 @@ impl<P: Platform> Vm<P> {
     ///
     /// # Errors
     /// [`NoMemory`].
-    pub(crate) fn object_from_pager(
+    pub fn object_from_pager(
         &self,
         pages: u64,
         pager: PagerId,
@@ -165,7 +169,7 @@ impl<P: Platform> Vm<P> {
     /// One reference less; the last one ends the object (O06, O07).
     ///
     /// => no map lock is held (Z26).
-    pub(crate) fn object_deallocate(&self, h: Handle<Object>, may: &mut MaySleep) {
+    pub fn object_deallocate(&self, h: Handle<Object>, may: &mut MaySleep) {
         let object = self.objects.get(h);
         if object.refs.atomic().fetch_sub(1, AcqRel) != 1 {
             return;

@@ -16,6 +16,7 @@ use machvm_arena::{Handle, HandleField, NoMemory, Reserved, Slab};
 use machvm_sync::Field32;
 
 use super::anon::Anon;
+use crate::check::Seen;
 use crate::page::FreeBatch;
 use crate::platform::Platform;
 use crate::vm::Vm;
@@ -425,5 +426,27 @@ impl<P: Platform> Vm<P> {
             }
         }
         true
+    }
+
+    /// See [`Vm::walk`].
+    pub(crate) fn tree_walk(&self, t: &Tree, f: &mut dyn FnMut(Seen) -> bool) {
+        self.node_walk(t.root, t.height, f);
+    }
+
+    fn node_walk(&self, raw: u32, height: u8, f: &mut dyn FnMut(Seen) -> bool) {
+        if height == 0 {
+            let Some(h) = leaf_handle(raw) else { return };
+            let leaf = self.nodes.leaves.get(h);
+            if f(Seen::Leaf { id: raw, refs: leaf.refs.get() }) {
+                for a in leaf.slots.iter().filter_map(HandleField::get) {
+                    f(self.seen_anon(a));
+                }
+            }
+        } else if let Some(h) = inner_handle(raw) {
+            let node = self.nodes.inners.get(h);
+            if f(Seen::Inner { id: raw, refs: node.refs.get() }) {
+                node.child.iter().for_each(|c| self.node_walk(c.get(), height - 1, f));
+            }
+        }
     }
 }

@@ -136,4 +136,22 @@ impl Queues {
         }
         n
     }
+
+    /// Walks a queue: links both ways, names and count. Gives the count.
+    pub(crate) fn check<P: Platform>(&self, pages: &PageTable<P>, q: QueueId) -> Result<u64, &'static str> {
+        let list = self.list(q).lock();
+        let (mut at, mut before, mut n) = (list.head, None, 0);
+        while let Some(h) = at {
+            let page = pages.get(h);
+            if page.queue.get() != q as u32 || page.q_prev.get() != before {
+                return Err("a queue and the links or names of its pages differ");
+            }
+            n += 1;
+            if n > list.len {
+                return Err("a queue is longer than it says");
+            }
+            (before, at) = (at, page.q_next.get());
+        }
+        if before == list.tail && n == list.len { Ok(n) } else { Err("a queue's tail or length") }
+    }
 }

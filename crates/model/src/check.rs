@@ -1,0 +1,115 @@
+//! The whole-machine checks.
+
+use std::collections::HashMap;
+
+use machvm::{Seen, Vm};
+use machvm_hal::MaySleep;
+
+use crate::machine::Machine;
+use crate::task::Task;
+
+#[derive(Debug, Default)]
+struct Counts {
+    objects: HashMap<u32, u32>,
+    /// By number: times named, and what the structure says.
+    inners: HashMap<u32, (u32, u32)>,
+    leaves: HashMap<u32, (u32, u32)>,
+    anons: HashMap<u32, (u32, u32)>,
+    pages: HashMap<u32, u32>,
+    swapped: HashMap<u64, u32>,
+}
+
+fn count(map: &mut HashMap<u32, (u32, u32)>, id: u32, refs: u32) -> bool {
+    let slot = map.entry(id).or_insert((0, refs));
+    slot.0 += 1;
+    slot.0 == 1
+}
+
+/// Checks a quiet system against itself, the machine and its maps: reference counts,
+/// queues, charges, frames, swap slots, and that every mapping is one the map allows.
+///
+/// # Panics
+/// Something is wrong.
+pub fn check_quiet<'a, 'vm: 'a>(vm: &'vm Vm<Machine>, tasks: impl IntoIterator<Item = &'a Task<'vm>>) {
+    let c = check_vm(vm);
+    let mut named: HashMap<u32, u32> = HashMap::new();
+    let mut may = MaySleep::claim();
+    for t in tasks {
+        if let Err((what, at)) = t.map.check(&mut may) {
+            panic!("map of {t:?}: {what} at {at:?}");
+        }
+        t.map.for_each_entry(
+            |e| {
+                if let Some(o) = e.object {
+                    *named.entry(o.get()).or_default() += 1;
+                }
+            },
+            &mut may,
+        );
+        check_mappings(t, &mut may);
+    }
+    assert_eq!(c, named, "references of objects (left) and entries that name them (right)");
+}
+
+/// As [`check_quiet`], without the maps. Gives the references of every object.
+///
+/// # Panics
+/// Something is wrong.
+pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
+    let mut c = Counts::default();
+    vm.walk(&mut |seen| match seen {
+        Seen::Object { id, refs } => c.objects.insert(id, refs).is_none(),
+        Seen::Inner { id, refs } => count(&mut c.inners, id, refs),
+        Seen::Leaf { id, refs } => count(&mut c.leaves, id, refs),
+        Seen::Anon { id, refs, page, swap } => {
+            let first = count(&mut c.anons, id, refs);
+            if first {
+                page.into_iter().for_each(|p| *c.pages.entry(p).or_default() += 1);
+                swap.into_iter().for_each(|s| *c.swapped.entry(s).or_default() += 1);
+            }
+            first
+        }
+    });
+    for (what, map) in [("inner node", &c.inners), ("leaf", &c.leaves), ("anon", &c.anons)] {
+        for (id, (found, says)) in map {
+            assert_eq!(found, says, "{what} {id}: named (left) and references (right)");
+        }
+    }
+    assert!(c.pages.values().all(|n| *n == 1), "two anons have one page");
+    assert!(c.swapped.values().all(|n| *n == 1), "two anons have one swap slot");
+    let owned = vm.check_pages().unwrap_or_else(|what| panic!("{what}"));
+    let live = vm.live();
+    let now = [
+        c.pages.len() as u64,
+        c.anons.len() as u64,
+        c.leaves.len() as u64,
+        c.inners.len() as u64,
+        c.objects.len() as u64,
+    ];
+    assert_eq!(
+        live[..5],
+        now,
+        "in use (left) and reachable (right): pages, anons, leaves, inner nodes, objects"
+    );
+    let machine = vm.platform();
+    assert_eq!(machine.hardware().resident(), owned, "frames resident (left) and pages (right)");
+    assert_eq!(machine.hardware().stale(), 0, "translations that were never flushed");
+    if let Some(swap) = machine.mem_swap() {
+        assert_eq!(swap.kept(), c.swapped.len(), "swap slots in use (left) and known (right)");
+    }
+    c.objects
+}
+
+/// Invariant 10: mappings are a subset of entries, and so are their rights.
+fn check_mappings(t: &Task<'_>, may: &mut MaySleep) {
+    for (va, page, prot, _) in t.map.pmap().mappings() {
+        let Some(e) = t.map.entry_from(va, may).filter(|e| e.range.contains(va)) else {
+            panic!("{va:?} of {t:?} is mapped to {page:?} without an entry");
+        };
+        assert!(
+            e.attributes.prot.hardware().contains(prot),
+            "{va:?} of {t:?} is mapped {prot:?}, the entry has {:?}",
+            e.attributes.prot
+        );
+    }
+}

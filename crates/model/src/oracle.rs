@@ -1,0 +1,80 @@
+//! What memory must look like: pages, one by one, with no structure at all.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use machvm::map::Inherit;
+use machvm_hal::{Prot, VaRange};
+
+/// Words of a page that tests write, 512 bytes apart; the rest stays zero.
+pub const WORDS: usize = 8;
+
+/// The contents of a page, shared by those that share the page.
+pub type Contents = Rc<RefCell<[u64; WORDS]>>;
+
+/// A page.
+#[derive(Clone, Debug)]
+pub struct OraclePage {
+    /// What is in it.
+    pub contents: Contents,
+    /// May be done to it.
+    pub prot: Prot,
+    /// `prot` may become this.
+    pub max: Prot,
+    /// What a child gets.
+    pub inherit: Inherit,
+}
+
+/// An address space.
+#[derive(Clone, Debug, Default)]
+pub struct Oracle {
+    /// By page number.
+    pub pages: BTreeMap<u64, OraclePage>,
+}
+
+impl Oracle {
+    /// Fresh zeroes over whatever is there.
+    pub fn map(&mut self, r: VaRange, prot: Prot, max: Prot) {
+        for va in r.iter() {
+            let page = OraclePage { contents: Contents::default(), prot, max, inherit: Inherit::Copy };
+            self.pages.insert(va.page(), page);
+        }
+    }
+    /// Nothing.
+    pub fn unmap(&mut self, r: VaRange) {
+        self.pages.retain(|p, _| !(r.start().page()..r.end().page()).contains(p));
+    }
+    /// The mapped pages of a range.
+    pub fn range_mut(&mut self, r: VaRange) -> impl Iterator<Item = (&u64, &mut OraclePage)> {
+        self.pages.range_mut(r.start().page()..r.end().page())
+    }
+    /// Is any page of the range mapped?
+    pub fn any(&self, r: VaRange) -> bool {
+        self.pages.range(r.start().page()..r.end().page()).next().is_some()
+    }
+    /// Is all of it mapped?
+    pub fn all(&self, r: VaRange) -> bool {
+        self.pages.range(r.start().page()..r.end().page()).count() as u64 == r.pages()
+    }
+    /// Private pages of the range become zero; `shared` says which are left alone.
+    pub fn zero(&mut self, r: VaRange) {
+        for (_, page) in self.range_mut(r) {
+            page.contents = Contents::default();
+        }
+    }
+    /// The child of this address space.
+    #[must_use]
+    pub fn fork(&self) -> Oracle {
+        let pages = self.pages.iter().filter_map(|(va, p)| {
+            let contents = match p.inherit {
+                Inherit::None => return None,
+                Inherit::Share => p.contents.clone(),
+                Inherit::Copy => Rc::new(RefCell::new(*p.contents.borrow())),
+                Inherit::Zero => Contents::default(),
+            };
+            Some((*va, OraclePage { contents, ..p.clone() }))
+        });
+        Oracle { pages: pages.collect() }
+    }
+}

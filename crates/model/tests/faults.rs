@@ -1,0 +1,99 @@
+//! Single faults, one rule each.
+
+use machvm::map::{Attributes, Backing};
+use machvm::{FaultError, Vm};
+use machvm_hal::{MaySleep, PAGE_SIZE, Prot, Va, VaRange};
+use machvm_model::{Config, Machine, Task, check_quiet};
+
+const BASE: u64 = 0x10_0000;
+
+fn may() -> MaySleep {
+    MaySleep::claim()
+}
+fn pages(first: u64, n: u64) -> VaRange {
+    VaRange::of_pages(Va::from_page(BASE / PAGE_SIZE + first), n).expect("fits")
+}
+fn at(page: u64) -> u64 {
+    BASE + page * PAGE_SIZE
+}
+fn both(frames: u32, test: impl Fn(&Vm<Machine>)) {
+    for sparse in [true, false] {
+        let vm = Vm::new(Machine::new(Config { sparse, frames, ..Config::default() })).expect("memory");
+        test(&vm);
+        check_quiet(&vm, []);
+        assert_eq!(vm.live(), [0; 6], "left over, sparse: {sparse}");
+        assert_eq!(vm.platform().mem_swap().expect("swap").kept(), 0);
+    }
+}
+fn map(t: &Task<'_>, r: VaRange, prot: Prot) {
+    t.map.insert(r, Backing::Anonymous, &Attributes::new(prot), &mut may()).expect("insert");
+}
+
+#[test]
+fn zero_fill_then_store_then_load() {
+    both(256, |vm| {
+        let t = Task::new(vm);
+        map(&t, pages(0, 40), Prot::RW);
+        for i in 0..40 {
+            assert_eq!(t.load_word(at(i)).expect("load"), 0);
+            t.store_word(at(i) + 8, i + 1).expect("store");
+        }
+        for i in 0..40 {
+            assert_eq!(t.load_word(at(i) + 8).expect("load"), i + 1);
+            assert_eq!(t.load_word(at(i) + 16).expect("load"), 0);
+        }
+        check_quiet(vm, [&t]);
+        assert_eq!(vm.statistics().zero_fill, 40);
+    });
+}
+
+#[test]
+fn fork_copies_on_write_both_ways() {
+    both(256, |vm| {
+        let t = Task::new(vm);
+        map(&t, pages(0, 8), Prot::RW);
+        (0..8).for_each(|i| t.store_word(at(i), 100 + i).expect("store"));
+        let child = Task { map: t.map.fork(vm.platform().pmap(), &mut may()).expect("fork") };
+        check_quiet(vm, [&t, &child]);
+        child.store_word(at(1), 1).expect("store");
+        t.store_word(at(2), 2).expect("store");
+        check_quiet(vm, [&t, &child]);
+        for i in 0..8 {
+            let (mine, its) = (if i == 2 { 2 } else { 100 + i }, if i == 1 { 1 } else { 100 + i });
+            assert_eq!(t.load_word(at(i)).expect("load"), mine, "page {i} of the parent");
+            assert_eq!(child.load_word(at(i)).expect("load"), its, "page {i} of the child");
+        }
+        check_quiet(vm, [&t, &child]);
+        drop(t);
+        assert_eq!(child.load_word(at(5)).expect("load"), 105);
+        child.store_word(at(5), 7).expect("store");
+        check_quiet(vm, [&child]);
+    });
+}
+
+#[test]
+fn f01_errors_name_the_page() {
+    both(64, |vm| {
+        let t = Task::new(vm);
+        map(&t, pages(0, 2), Prot::R);
+        let mut b = [0];
+        assert_eq!(t.load(at(5) + 7, &mut b), Err(FaultError::NoMapping(Va::from_page(at(5) >> 12))));
+        assert_eq!(t.store(at(1) + 7, &b), Err(FaultError::Protection(Va::from_page(at(1) >> 12))));
+        assert_eq!(t.fetch(at(1)), Err(FaultError::Protection(Va::from_page(at(1) >> 12))));
+    });
+}
+
+#[test]
+fn page_out_and_back() {
+    both(48, |vm| {
+        let t = Task::new(vm);
+        map(&t, pages(0, 200), Prot::RW);
+        (0..200).for_each(|i| t.store_word(at(i), i * 3 + 1).expect("store"));
+        for i in (0..200).chain((0..200).rev()) {
+            assert_eq!(t.load_word(at(i)).expect("load"), i * 3 + 1, "page {i}");
+        }
+        check_quiet(vm, [&t]);
+        let s = vm.statistics();
+        assert!(s.swapouts >= 152 && s.swapins >= 152 && s.frames_peak <= 48, "{s:?}");
+    });
+}
