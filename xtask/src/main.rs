@@ -1,2 +1,70 @@
-//! Project chores.
-fn main() {}
+//! Project chores: `cargo xtask test`, `no-alloc`, `long`, `bench`.
+#![forbid(unsafe_code)]
+
+mod no_alloc;
+
+use std::env;
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+  test      everything that must pass: format, lints, all tests, the model checks, no-alloc
+  long      the long forms of the randomised tests (tens of minutes; MACHVM_SEED replays one)
+  bench     the benchmark tables (against Linux itself, in the same run)
+  no-alloc  proves that hal, sync, arena and core reach no allocator";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let ok = match args.first().map(String::as_str) {
+        Some("test") => test(),
+        Some("long") => long(),
+        Some("bench") => bench(&args[1..]),
+        Some("no-alloc") => no_alloc::check(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a command, says so, and tells whether it succeeded.
+fn run(what: &str, args: &[&str], vars: &[(&str, &str)]) -> bool {
+    println!("== {what}: cargo {}", args.join(" "));
+    let status = Command::new(env!("CARGO")).args(args).envs(vars.iter().copied()).status();
+    match status {
+        Ok(s) if s.success() => true,
+        Ok(s) => {
+            eprintln!("xtask: {what} failed ({s})");
+            false
+        }
+        Err(e) => {
+            eprintln!("xtask: cannot start cargo for {what}: {e}");
+            false
+        }
+    }
+}
+
+/// In this order: what fails fastest comes first, and the closing lines are the test
+/// runner's.
+fn test() -> bool {
+    run("format", &["fmt", "--all", "--check"], &[])
+        && run("lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[])
+        && no_alloc::check()
+        && run(
+            "model checks of the locks",
+            &["test", "--quiet", "--release", "-p", "machvm-sync", "-p", "machvm-arena", "--test", "loom"],
+            &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")],
+        )
+        && run("the command, optimised", &["build", "--release", "-p", "machvm-cli"], &[])
+        && run("tests", &["test", "--workspace", "--no-fail-fast"], &[])
+}
+
+fn long() -> bool {
+    run("long tests", &["test", "--release", "--workspace"], &[("MACHVM_LONG", "1")])
+}
+
+fn bench(args: &[String]) -> bool {
+    let mut all = vec!["run", "--release", "--package", "machvm-bench", "--"];
+    all.extend(args.iter().map(String::as_str));
+    run("benchmarks", &all, &[])
+}
