@@ -74,6 +74,11 @@ fn death_by_signal_is_the_programs_own() {
 }
 
 #[test]
+fn a_filter_of_the_programs_own_may_kill_it() {
+    probe_same(&["seccomp-kill"]);
+}
+
+#[test]
 fn a_handler_sees_the_fault_as_linux_reports_it() {
     probe_same(&["handler"]);
 }
@@ -89,10 +94,10 @@ fn threads_come_and_go() {
 }
 
 #[test]
-fn the_last_thread_ends_the_process_with_its_status() {
+fn the_last_thread_ends_the_process_with_the_main_threads_status() {
     for probe in probes() {
         let outcome = Job::new(&[probe.to_str().unwrap(), "last-thread"]).same();
-        assert_eq!(outcome.status.code(), Some(23));
+        assert_eq!(outcome.status.code(), Some(11));
     }
 }
 

@@ -99,12 +99,31 @@ impl Job {
         ours
     }
 
+    /// Runs it natively, where it may not even be executable: whether it succeeds in
+    /// time.
+    pub(crate) fn native_status_within(&self, patience: Duration) -> bool {
+        self.spawn_within(&self.argv, patience).is_ok_and(|ran| ran.is_some_and(|ran| ran.status.success()))
+    }
+
+    /// Runs it under machvm; `None` when it does not end in time.
+    pub(crate) fn machvm_within(&self, patience: Duration) -> Option<Outcome> {
+        let mut argv: Vec<OsString> = vec![machvm(), "run".into(), "--".into()];
+        argv.extend(self.argv.iter().cloned());
+        self.spawn_within(&argv, patience).unwrap()
+    }
+
     fn run_as(&self, argv: Vec<OsString>) -> Outcome {
+        let ran = self.spawn_within(&argv, PATIENCE);
+        let ran = ran.unwrap_or_else(|error| panic!("{argv:?}: {error} (is it installed?)"));
+        ran.unwrap_or_else(|| panic!("{argv:?} hangs"))
+    }
+
+    /// `None`: it did not end, and was killed.
+    fn spawn_within(&self, argv: &[OsString], patience: Duration) -> std::io::Result<Option<Outcome>> {
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).envs(self.env.iter().cloned());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child =
-            command.spawn().unwrap_or_else(|error| panic!("{argv:?}: {error} (is it installed?)"));
+        let mut child = command.spawn()?;
         let (mut stdin, mut stdout, mut stderr) =
             (child.stdin.take().unwrap(), child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let input = self.input.clone();
@@ -116,15 +135,15 @@ impl Job {
             if let Some(status) = child.try_wait().unwrap() {
                 break status;
             }
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > patience {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("{argv:?} hangs");
+                return Ok(None);
             }
             std::thread::sleep(Duration::from_millis(2));
         };
         feed.join().unwrap();
-        Outcome { out: out.join().unwrap(), err: err.join().unwrap(), status }
+        Ok(Some(Outcome { out: out.join().unwrap(), err: err.join().unwrap(), status }))
     }
 }
 

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -15,6 +17,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -292,6 +295,23 @@ static int mode_refusals(const char *file) {
   return 0;
 }
 
+// The program's own filter kills its only thread.
+static int mode_seccomp_kill(void) {
+  struct sock_filter f[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_THREAD),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  struct sock_fprog p = {4, f};
+  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p))
+    return 101;
+  puts("filtered");
+  getppid();
+  return 102;
+}
+
 static void *burn(void *arg) {
   for (;;) {
     char *p = mmap(0, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -339,6 +359,8 @@ int main(int argc, char **argv) {
     return mode_close_stdout();
   if (!strcmp(m, "refusals"))
     return mode_refusals(a);
+  if (!strcmp(m, "seccomp-kill"))
+    return mode_seccomp_kill();
   if (!strcmp(m, "exit-busy"))
     return mode_exit_busy();
   return 100;

@@ -20,7 +20,7 @@ use super::load::{Image, Source, prepare, stack_limit};
 use super::native::NativeSpace;
 use super::notify::wake_on_this_cpu;
 use super::options::Options;
-use super::start::{StartArgs, block_signals, enter, restore_dispositions, was_closed};
+use super::start::{StartArgs, block_signals, die_by, enter, restore_dispositions, was_closed};
 use super::supervisor::Supervisor;
 use super::vmthread::{Forker, gettid, remember_tasks, spawn_vm_thread};
 
@@ -165,7 +165,13 @@ impl Built {
         match served {
             Ok(supervisor) => {
                 handover.release();
-                give_up(&unserved(&supervisor.run()));
+                let error = supervisor.run();
+                if error.raw_os_error() == Some(libc::ENOTCONN) {
+                    // A filter of the program's own killed its last thread. Natively that ends
+                    // the process by SIGSYS, but with our threads it was not the last one.
+                    die_by(libc::SIGSYS);
+                }
+                give_up(&unserved(&error));
             }
             Err(error) => give_up(&unserved(&error)),
         }

@@ -72,8 +72,9 @@ pub fn wake_on_this_cpu(listener: BorrowedFd<'_>) {
 /// Waits for the next call.
 ///
 /// # Errors
-/// What `SECCOMP_IOCTL_NOTIF_RECV` says; EINTR and ENOENT (the caller was killed
-/// before we saw it) are handled here.
+/// ENOTCONN when no process has the filter any more; otherwise what
+/// `SECCOMP_IOCTL_NOTIF_RECV` says. EINTR and ENOENT (the caller was killed before we
+/// saw it) are handled here.
 pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Notif> {
     loop {
         // The kernel refuses a buffer that is not zero.
@@ -88,10 +89,22 @@ pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Notif> {
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            Some(libc::EINTR | libc::ENOENT) => {}
+            Some(libc::EINTR) => {}
+            // Kernels differ in what they say when nobody is left.
+            Some(libc::ENOENT) if !is_abandoned(listener) => {}
+            Some(libc::ENOENT) => return Err(io::Error::from_raw_os_error(libc::ENOTCONN)),
             _ => return Err(error),
         }
     }
+}
+
+/// No process has the filter any more.
+#[must_use]
+pub fn is_abandoned(listener: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one valid entry.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready > 0 && poll.revents & libc::POLLHUP != 0
 }
 
 /// Answers the call `id`.

@@ -269,6 +269,26 @@ pub fn block_signals() -> u64 {
     old
 }
 
+/// Ends this process by `signal`, as if a thread of the program had died of it.
+///
+/// => on a thread of the VM; no thread of the program is left
+pub fn die_by(signal: i32) -> ! {
+    action(signal, Some(&RawAction::default()));
+    let mask = 1_u64 << (signal - 1);
+    // SAFETY: the mask has the 8 bytes the call is told; the rest are numbers.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_UNBLOCK,
+            &raw const mask,
+            std::ptr::null_mut::<u64>(),
+            8,
+        );
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal);
+        libc::_exit(128 + signal)
+    }
+}
+
 /// The rseq area the C library registered for this thread: address, length,
 /// signature.
 fn own_rseq() -> Option<(u64, u32, u32)> {
