@@ -32,7 +32,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         a: Handle<Anon>,
         p: Handle<Page>,
         natural: bool,
-        map: MapGuard<'_, 'vm, P>,
+        map: MapGuard<'_, P>,
         mut object: ObjectGuard<'_, P>,
     ) -> Step<'vm> {
         let vm = self.vm();

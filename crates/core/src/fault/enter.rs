@@ -23,7 +23,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         anon: Handle<Anon>,
         page: Handle<Page>,
         path_shared: bool,
-        map: MapGuard<'_, 'vm, P>,
+        map: MapGuard<'_, P>,
         object: ObjectGuard<'_, P>,
     ) -> Result<Step<'vm>, FaultError> {
         let vm = self.vm();

@@ -14,7 +14,7 @@ use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
 
-pub(crate) type MapGuard<'a, 'vm, P> = ReadGuard<'a, MapInner<'vm, P>, <P as Platform>::Host>;
+pub(crate) type MapGuard<'a, P> = ReadGuard<'a, MapInner, <P as Platform>::Host>;
 pub(crate) type ObjectGuard<'a, P> = WriteGuard<'a, ObjectInner, <P as Platform>::Host>;
 
 /// A run of busy pages that wait for their contents from swap.
@@ -61,7 +61,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
     pub(super) fn fill(
         &self,
         at: &Place<'_>,
-        map: MapGuard<'_, 'vm, P>,
+        map: MapGuard<'_, P>,
         mut object: ObjectGuard<'_, P>,
     ) -> Result<Step<'vm>, FaultError> {
         let vm = self.vm();
@@ -98,7 +98,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         &self,
         at: &Place<'_>,
         anon: Handle<Anon>,
-        map: MapGuard<'_, 'vm, P>,
+        map: MapGuard<'_, P>,
         object: ObjectGuard<'_, P>,
     ) -> Result<Step<'vm>, FaultError> {
         let vm = self.vm();
@@ -134,7 +134,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         &self,
         at: &Place<'_>,
         anon: Handle<Anon>,
-        map: MapGuard<'_, 'vm, P>,
+        map: MapGuard<'_, P>,
         object: ObjectGuard<'_, P>,
     ) -> Step<'vm> {
         let vm = self.vm();
