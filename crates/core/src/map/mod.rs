@@ -47,6 +47,8 @@ mod remap;
 mod simplify;
 mod stack;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod wire;
 

@@ -485,6 +485,12 @@ impl Tree {
         }
     }
 
+    /// Height of the tree.
+    #[cfg(test)]
+    pub(super) fn height_of_all<C: ChunkSource>(&self, slab: &Slab<Entry, C>) -> u32 {
+        Self::height(slab, self.root)
+    }
+
     /// Checks the whole structure (invariants 1 and 2). O(n), for tests and for the
     /// amortised check of debug builds.
     ///
