@@ -5,6 +5,7 @@
 pub mod chunk;
 pub mod host;
 pub mod phys;
+pub mod platform;
 pub mod pmap;
 pub mod run;
 mod sys;

@@ -492,13 +492,19 @@ impl Pmap for LinuxPmap {
         // would otherwise act on whatever Linux puts at the address next.
         self.remove(pages, range, gather);
         self.mmu.tables.prune(self.root(), range);
-        for part in self.with_regions(|r| r.take(range)).0 {
+        let parts = self.with_regions(|r| r.take(range)).0;
+        if self.reserved.is_none() {
+            // The range is covered by entries; what is no region of ours is a mapping
+            // that the embedder made for a foreign one.
+            return self.unmap(range);
+        }
+        for part in parts {
             self.unmap(part.range);
         }
     }
 
     /// The VMA's protection changes; what is entered stays entered, and its writes
-    /// stay trapped or not.
+    /// stay trapped or not. Outside our regions it is a foreign entry's mapping.
     fn region_protect<A: PageArray>(
         &self,
         _pages: &A,
@@ -515,7 +521,14 @@ impl Pmap for LinuxPmap {
             old.iter().for_each(|p| r.insert(Part { prot: new, ..*p }));
             Some(old)
         });
-        let Some(old) = old else { return Err(RegionError) };
+        let Some(old) = old else {
+            if self.reserved.is_some() {
+                return Err(RegionError);
+            }
+            // SAFETY: the mapping of a foreign entry, whose rights the map decides.
+            let done = unsafe { sys::mprotect(range.start().get(), range.bytes(), linux_prot(new)) };
+            return done.map_err(|_| RegionError);
+        };
         // Taking rights away from a whole region must not fail; there is a reserve.
         let adds = old.iter().any(|p| !p.prot.contains(new));
         if fits || !adds {

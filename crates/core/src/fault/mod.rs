@@ -140,7 +140,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         // First into the queue, then look: a wake-up in between is not lost.
         let ticket = host.assert_wait(event);
         let wait = match w {
-            WaitFor::Map => self.lock_word().arm_wait(),
+            WaitFor::Map => self.lock_word().arm_read(),
             WaitFor::Object(o) => vm.objects.get(o).lock.arm_wait(),
             WaitFor::Page(p) => vm.pages.get(p).busy.mark_waiting(),
             WaitFor::Memory => vm.frames_mark_waiting(),

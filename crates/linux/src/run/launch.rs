@@ -28,8 +28,10 @@ use super::vmthread::{Forker, gettid, remember_tasks, spawn_vm_thread};
 ///
 /// => on a VM thread, in the VM's descriptor table
 fn make_space(options: &Options) -> Result<SharedSpace, RunError> {
-    let _ = options;
-    Ok(Arc::new(NativeSpace::default()))
+    if options.native {
+        return Ok(Arc::new(NativeSpace::default()));
+    }
+    Ok(super::vmspace::VmSpace::start(options)?)
 }
 
 /// Runs `program` in this process; `args` are its arguments without the name.

@@ -33,6 +33,11 @@ pub mod threads;
 pub mod vmthread;
 
 mod launch;
+pub mod vmspace;
+mod report;
+mod gate;
+mod faults;
+mod calls;
 
 pub use context::Ctx;
 pub use error::RunError;
