@@ -282,6 +282,8 @@ impl<P: Platform> Vm<P> {
     /// A busy page did not get its contents: its anon holds nothing again.
     fn page_abandon(&self, h: Handle<Page>, why: Option<PagerError>) {
         let page = self.pages.get(h);
+        // Before the anon can be filled again by another fault.
+        self.plat.mem().discard(page.pfn(), 1);
         if let Some(a) = page.owner.get() {
             let anon = self.anons.get(a);
             anon.set_error(why);
@@ -291,7 +293,6 @@ impl<P: Platform> Vm<P> {
                 return;
             }
         }
-        self.plat.mem().discard(page.pfn(), 1);
         self.page_untake(h);
     }
 

@@ -182,9 +182,10 @@ impl<P: Platform> Vm<P> {
         };
         if self.frames.is_sparse() {
             // A page of a copy may still sit at its natural frame here, or a busy
-            // page may be about to be freed: such an extent is not used again (the
-            // number space is large enough to lose it).
-            if orphaned || object.flags().contains(ObjectFlags::COPIED) {
+            // page, orphaned now or when a range was dropped, may be about to be freed:
+            // such an extent is not used again (the number space is large enough to lose
+            // it).
+            if orphaned || !self.limbo_is_empty() || object.flags().contains(ObjectFlags::COPIED) {
                 self.stats.extents_lost.atomic().fetch_add(1, Relaxed);
             } else {
                 self.plat.mem().extent_release(Pfn(object.extent.get()), object.capacity.get());

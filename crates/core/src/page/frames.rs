@@ -94,9 +94,9 @@ impl Frames {
     /// Takes `n` frames into account, or none.
     fn charge(&self, n: u64) -> bool {
         let limit = self.limit();
-        let r = self.charged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |c| {
-            (c + n <= limit).then_some(c + n)
-        });
+        let r = self
+            .charged
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |c| (c + n <= limit).then_some(c + n));
         match r {
             Ok(before) => {
                 self.peak.fetch_max(before + n, Ordering::Relaxed);
@@ -234,9 +234,9 @@ impl<'a, P: Platform> FreeBatch<'a, P> {
         FreeBatch { vm, pages: [None; BATCH], len: 0, orphaned: false }
     }
 
-    /// Adds a page.
+    /// Adds a page. If it still has an owner, the contents are taken from that anon.
     ///
-    /// => the page is busy and on no queue; nobody refers to it.
+    /// => the page is busy and on no queue.
     pub(crate) fn push(&mut self, h: Handle<Page>) {
         if self.len == BATCH {
             self.flush();
@@ -279,9 +279,18 @@ impl<'a, P: Platform> FreeBatch<'a, P> {
         if let Some((first, n)) = run {
             vm.plat.mem().discard(Pfn(first), n);
         }
-        let n = self.len as u64;
+        let mut n = 0;
         for h in list.iter_mut().filter_map(Option::take) {
+            // An anon that is still named gives its page up only now: earlier, a fault
+            // would find it empty and fill the frame again before the discard.
+            if let Some(a) = vm.pages.get(h).owner.get()
+                && !vm.anons.get(a).change_page(Some(h), None)
+            {
+                vm.page_unbusy(h); // dying: both go there
+                continue;
+            }
             vm.page_retire(h);
+            n += 1;
         }
         self.len = 0;
         if n != 0 {

@@ -13,9 +13,7 @@
 //! so setting a page aside unmaps it and a fault on it is the reference.
 
 use machvm_arena::Handle;
-use machvm_hal::{
-    Gather, MaySleep, PAGE_SIZE, PageNo, PagerError, PhysMem, PmapPage, RefMod, RemoveWhy,
-};
+use machvm_hal::{Gather, MaySleep, PAGE_SIZE, PageNo, PagerError, PhysMem, PmapPage, RefMod, RemoveWhy};
 
 use crate::object::{Anon, Source};
 use crate::page::{FreeBatch, Page, PageFlags, QueueId, number};
@@ -203,16 +201,10 @@ impl<P: Platform> Vm<P> {
 
     /// Takes the contents from an unmapped clean page and the page from its anon.
     fn evict(&self, h: Handle<Page>, free: &mut FreeBatch<'_, P>) -> u64 {
-        let page = self.pages.get(h);
-        let Some(a) = page.owner.get() else {
+        if self.pages.get(h).owner.get().is_none() {
             self.page_unbusy(h);
             return 0;
-        };
-        if !self.anons.get(a).change_page(Some(h), None) {
-            self.page_unbusy(h); // dying: this thread frees it there
-            return 1;
         }
-        page.owner.set(None);
         free.push(h);
         1
     }
