@@ -13,6 +13,9 @@ use crate::rng::Rng;
 /// What never-written bytes of a frame hold: garbage, so that a missing zeroing shows.
 pub(crate) const GARBAGE: u8 = 0xa5;
 
+/// In `PageMd::pv`: a translation of the page was removed and perhaps not flushed.
+const PENDING: u64 = 1 << 32;
+
 pub(crate) type Frame = Box<[u8; PAGE_SIZE as usize]>;
 
 /// One translation.
@@ -173,6 +176,18 @@ impl State {
         Some(pte)
     }
 
+    /// Stores what the core sees of a page's mappings: how many there are, and whether
+    /// some that are gone may still be in a TLB. The second stays until the page's
+    /// mappings are removed (a flush does not know pages).
+    pub(crate) fn count<A: PageArray>(&self, pages: &A, page: PageNo) {
+        let live = self.mappings.get(&page.0.get()).map_or(0, |l| l.len() as u64);
+        let pending = self.stale.values().any(|p| p.page == page);
+        pages
+            .md(page)
+            .pv
+            .store(live | if pending { PENDING } else { 0 }, std::sync::atomic::Ordering::SeqCst);
+    }
+
     /// Takes a translation out of the table; it stays usable until flushed.
     pub(crate) fn unmap<A: PageArray>(
         &mut self,
@@ -182,10 +197,10 @@ impl State {
         stale: bool,
     ) -> Option<Pte> {
         let pte = self.spaces.get_mut(&space)?.ptes.remove(&page)?;
-        self.forget_mapping(pages, pte.page, space, page);
         if stale {
             self.note_stale(space, page, pte);
         }
+        self.forget_mapping(pages, pte.page, space, page);
         Some(pte)
     }
 
@@ -201,17 +216,16 @@ impl State {
     fn forget_mapping<A: PageArray>(&mut self, pages: &A, page: PageNo, space: u32, va: u64) {
         let list = self.mappings.get_mut(&page.0.get()).expect("a mapping without a record");
         list.retain(|m| *m != (space, va));
-        let left = list.len() as u64;
-        if left == 0 {
+        if list.is_empty() {
             self.mappings.remove(&page.0.get());
         }
-        pages.md(page).pv.store(left, std::sync::atomic::Ordering::SeqCst);
+        self.count(pages, page);
     }
 
     pub(crate) fn map<A: PageArray>(&mut self, pages: &A, space: u32, va: u64, pte: Pte) {
         let list = self.mappings.entry(pte.page.0.get()).or_default();
         list.push((space, va));
-        pages.md(pte.page).pv.store(list.len() as u64, std::sync::atomic::Ordering::SeqCst);
+        self.count(pages, pte.page);
         self.spaces.get_mut(&space).expect("a live space").ptes.insert(va, pte);
     }
 

@@ -8,7 +8,7 @@ use machvm_hal::{
     RegionError, RemoveWhy, Va, VaRange,
 };
 
-use crate::hardware::{Hardware, Pte, RegionEntry, Space};
+use crate::hardware::{Hardware, Pte, RegionEntry, Space, State};
 use crate::inject::Point;
 
 /// One address space.
@@ -254,11 +254,20 @@ pub struct ModelPages {
     pub(crate) hw: Arc<Hardware>,
 }
 
+/// Others took translations of the page away and have not flushed them yet: whoever
+/// relies on them being gone must flush them too.
+fn gather_pending(s: &State, page: PageNo, gather: &mut Gather) {
+    for ((space, va), _) in s.stale.iter().filter(|(_, p)| p.page == page) {
+        gather.invalidate(*space, VaRange::page(Va::from_page(*va)));
+    }
+}
+
 impl PmapPage for ModelPages {
     fn page_write_protect<A: PageArray>(&self, _pages: &A, list: &[PageNo], gather: &mut Gather) {
         self.hw.host.preempt();
         let mut s = self.hw.state();
         for page in list {
+            gather_pending(&s, *page, gather);
             for (space, va) in s.mappings.get(&page.0.get()).cloned().unwrap_or_default() {
                 let pte = s.spaces.get_mut(&space).and_then(|sp| sp.ptes.get_mut(&va)).expect("recorded");
                 if pte.prot.contains(Prot::W) {
@@ -277,8 +286,10 @@ impl PmapPage for ModelPages {
         for page in list {
             for (space, va) in s.mappings.get(&page.0.get()).cloned().unwrap_or_default() {
                 s.unmap(pages, space, va, true);
-                gather.invalidate(space, VaRange::page(Va::from_page(va)));
             }
+            gather_pending(&s, *page, gather);
+            // The caller holds the page busy until it has flushed.
+            pages.md(*page).pv.store(0, SeqCst);
         }
     }
 

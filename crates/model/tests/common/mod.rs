@@ -1,0 +1,395 @@
+//! A machine, its tasks, and the oracle that goes along with every operation.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+
+use std::sync::Arc;
+
+use machvm::map::{
+    Advise, Attributes, Backing, CopyWhy, Holes, Inherit, InsertError, Leave, MoveError, ProtectError,
+    SetProt, Side, Wiring,
+};
+use machvm::{FaultError, Vm};
+use machvm_hal::{MaySleep, PAGE_SIZE, Prot, Va, VaRange};
+use machvm_model::{Contents, Machine, Oracle, Rng, Task, WORDS, check_quiet};
+
+/// First page of the window in which tests map: two pages below a 2 MiB boundary.
+pub const FIRST: u64 = 0x1000 - 2;
+
+pub fn may() -> MaySleep {
+    MaySleep::claim()
+}
+pub fn va(page: u64) -> Va {
+    Va::from_page(FIRST + page)
+}
+pub fn pages(first: u64, n: u64) -> VaRange {
+    VaRange::of_pages(va(first), n).expect("fits")
+}
+pub fn at(page: u64) -> u64 {
+    va(page).get()
+}
+/// Where word `i` of a page is.
+pub fn word_at(page: u64, i: usize) -> u64 {
+    page * PAGE_SIZE + i as u64 * (PAGE_SIZE / WORDS as u64)
+}
+
+/// What a random test does.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// First page of the window, counted from [`FIRST`], and pages in it.
+    pub base: u64,
+    pub window: u64,
+    /// The first so many tasks are shared with other worlds and stay.
+    pub keep: usize,
+    /// Memory is shared with children. Otherwise contents are dropped (what a drop does
+    /// to shared memory depends on how entries were merged).
+    pub share: bool,
+    pub tasks: usize,
+    /// Pages wired at once in all tasks.
+    pub wired: u64,
+}
+
+pub struct World<'vm> {
+    pub vm: &'vm Vm<Machine>,
+    pub tasks: Vec<(Arc<Task<'vm>>, Oracle)>,
+    pub rng: Rng,
+    pub plan: Plan,
+    pub next: u64,
+    /// The last operations, newest last.
+    pub log: Vec<String>,
+}
+
+const PROTS: [Prot; 6] = [Prot::RW, Prot::RW, Prot::RW, Prot::R, Prot::NONE, Prot::W];
+
+impl<'vm> World<'vm> {
+    pub fn new(vm: &'vm Vm<Machine>, plan: Plan, seed: u64) -> Self {
+        let tasks = vec![(Arc::new(Task::new(vm)), Oracle::default())];
+        World { vm, tasks, rng: Rng::new(seed), plan, next: 1, log: Vec::new() }
+    }
+
+    fn some_range(&mut self) -> VaRange {
+        let r = &mut self.rng;
+        let most = if r.one_in(10) { self.plan.window } else { 24 };
+        let n = 1 + r.below(most);
+        let first = r.below(self.plan.window);
+        pages(self.plan.base + first, n.min(self.plan.window - first))
+    }
+
+    /// Where a range as long as `r` fits.
+    fn some_start(&mut self, r: VaRange) -> Va {
+        va(self.plan.base + self.rng.below(self.plan.window - r.pages() + 1))
+    }
+
+    fn note(&mut self, what: String) {
+        self.log.push(what);
+        if self.log.len() > 40 {
+            self.log.remove(0);
+        }
+    }
+
+    /// One random operation, its result against the oracle's.
+    pub fn step(&mut self) {
+        let i = self.rng.below(self.tasks.len() as u64) as usize;
+        let range = self.some_range();
+        match self.rng.below(100) {
+            0..12 => self.insert(i, range),
+            12..15 => self.fixed(i, range),
+            15..45 => self.store(i, range),
+            45..65 => self.load(i, range),
+            65..71 => self.protect(i, range),
+            71..75 => self.delete(i, range),
+            75..79 => self.drop_contents(i, range),
+            79..83 => self.fork(i),
+            83..86 => self.inherit(i, range),
+            86..90 => self.copy(i, range),
+            90..93 => self.move_range(i, range),
+            93..95 => self.wire(i, range),
+            95..97 => self.page_out(),
+            97 => self.forget(i, range),
+            98 => self.check_protection(i, range),
+            _ => self.extend(i, range),
+        }
+    }
+
+    pub fn insert(&mut self, i: usize, r: VaRange) {
+        let prot = *self.rng.pick(&PROTS);
+        self.note(format!("task {i}: insert {r:?} {prot:?}"));
+        let (t, o) = &mut self.tasks[i];
+        let done = t.map.insert(r, Backing::Anonymous, &Attributes::new(prot), &mut may());
+        if o.any(r) {
+            assert!(matches!(done, Err(InsertError::Occupied(at)) if r.contains(at)), "{done:?}");
+        } else {
+            assert_eq!(done, Ok(()));
+            o.map(r, prot, Prot::ALL);
+        }
+    }
+
+    fn fixed(&mut self, i: usize, r: VaRange) {
+        self.note(format!("task {i}: fixed {r:?}"));
+        let (t, o) = &mut self.tasks[i];
+        let done = t.map.fixed(r, Backing::Anonymous, &Attributes::new(Prot::RW), &mut may());
+        assert_eq!(done, Ok(()));
+        o.map(r, Prot::RW, Prot::ALL);
+    }
+
+    pub fn store(&mut self, i: usize, r: VaRange) {
+        self.note(format!("task {i}: store {r:?}"));
+        let sparse = self.rng.one_in(4);
+        for va in r.iter() {
+            if sparse && !self.rng.one_in(5) {
+                continue;
+            }
+            let (slot, v) = (self.rng.below(WORDS as u64) as usize, self.next | self.plan.base << 40);
+            self.next += 1;
+            self.store_page(i, va, slot, v);
+        }
+    }
+
+    pub fn store_page(&mut self, i: usize, va: Va, slot: usize, v: u64) {
+        let (t, o) = &mut self.tasks[i];
+        let done = t.store_word(word_at(va.page(), slot), v);
+        match o.pages.get(&va.page()) {
+            None => assert_eq!(done, Err(FaultError::NoMapping(va))),
+            Some(p) if p.prot.contains(Prot::W) => {
+                assert_eq!(done, Ok(()));
+                p.contents.borrow_mut()[slot] = v;
+            }
+            Some(_) => assert_eq!(done, Err(FaultError::Protection(va))),
+        }
+    }
+
+    pub fn load(&mut self, i: usize, r: VaRange) {
+        self.note(format!("task {i}: load {r:?}"));
+        for va in r.iter() {
+            self.load_page(i, va);
+        }
+    }
+
+    pub fn load_page(&mut self, i: usize, va: Va) {
+        let (t, o) = &self.tasks[i];
+        let mut page = [0u8; PAGE_SIZE as usize];
+        let done = t.load(va.get(), &mut page);
+        match o.pages.get(&va.page()) {
+            None => assert_eq!(done, Err(FaultError::NoMapping(va))),
+            Some(p) if !p.prot.is_empty() => {
+                assert_eq!(done, Ok(()), "load of {va:?} in task {i}");
+                check_page(&page, &p.contents.borrow(), i, va);
+            }
+            Some(_) => assert_eq!(done, Err(FaultError::Protection(va))),
+        }
+    }
+
+    fn protect(&mut self, i: usize, r: VaRange) {
+        let prot = *self.rng.pick(&PROTS);
+        let holes = if self.rng.one_in(2) { Holes::Skip } else { Holes::Refuse };
+        self.note(format!("task {i}: protect {r:?} {prot:?} {holes:?}"));
+        let (t, o) = &mut self.tasks[i];
+        let set = SetProt { holes, ..SetProt::prot(prot) };
+        let done = t.map.protect(r, &set, &mut may());
+        if holes == Holes::Refuse && !o.all(r) {
+            assert!(matches!(done, Err(ProtectError::Hole(_))), "{done:?}");
+        } else {
+            assert_eq!(done, Ok(()));
+            o.range_mut(r).for_each(|(_, p)| p.prot = prot);
+        }
+    }
+
+    fn delete(&mut self, i: usize, r: VaRange) {
+        self.note(format!("task {i}: delete {r:?}"));
+        let (t, o) = &mut self.tasks[i];
+        assert_eq!(t.map.delete(r, &mut may()), Ok(()));
+        o.unmap(r);
+    }
+
+    fn drop_contents(&mut self, i: usize, r: VaRange) {
+        if self.plan.share {
+            return;
+        }
+        let advise = if self.rng.one_in(2) { Advise::DontNeed } else { Advise::Free };
+        self.note(format!("task {i}: {advise:?} {r:?}"));
+        let (t, o) = &mut self.tasks[i];
+        match t.map.madvise(r, advise, &mut may()) {
+            Ok(hole) => {
+                assert_eq!(hole.is_some(), !o.all(r));
+                o.zero(r);
+            }
+            Err(e) => assert!(matches!(e, machvm::map::AdviseError::Wired(_)), "{e:?}"),
+        }
+    }
+
+    pub fn fork(&mut self, i: usize) {
+        let to = self.rng.below(self.plan.tasks as u64) as usize;
+        if to == i || to < self.plan.keep {
+            return;
+        }
+        self.note(format!("fork {i} -> {to}"));
+        let (t, o) = &self.tasks[i];
+        let map = t.map.fork(self.vm.platform().pmap(), &mut may()).expect("fork");
+        let child = (Arc::new(Task { map }), o.fork());
+        if to < self.tasks.len() {
+            self.tasks[to] = child;
+        } else {
+            self.tasks.push(child);
+        }
+    }
+
+    fn inherit(&mut self, i: usize, r: VaRange) {
+        let all = [Inherit::Copy, Inherit::None, Inherit::Zero, Inherit::Share];
+        let inherit = all[self.rng.below(if self.plan.share { 4 } else { 3 }) as usize];
+        self.note(format!("task {i}: inherit {r:?} {inherit:?}"));
+        let (t, o) = &mut self.tasks[i];
+        assert_eq!(t.map.inherit(r, inherit, &mut may()), Ok(()));
+        o.range_mut(r).for_each(|(_, p)| p.inherit = inherit);
+    }
+
+    fn copy(&mut self, i: usize, src: VaRange) {
+        let j = self.rng.below(self.tasks.len() as u64) as usize;
+        let dst = self.some_start(src);
+        let to = VaRange::of_pages(dst, src.pages()).expect("fits");
+        self.note(format!("copy {src:?} of {i} to {dst:?} of {j}"));
+        let done = self.tasks[i].0.map.copy_range(src, &self.tasks[j].0.map, dst, &mut may());
+        let may_be = |o: &Oracle, r: VaRange, p: Prot| {
+            o.all(r) && r.iter().all(|va| o.pages[&va.page()].prot.contains(p))
+        };
+        let (from_ok, to_ok) =
+            (may_be(&self.tasks[i].1, src, Prot::R), may_be(&self.tasks[j].1, to, Prot::W));
+        match done {
+            Ok(()) => {
+                assert!(from_ok && to_ok, "copied although {from_ok} {to_ok}");
+                let data: Vec<_> =
+                    src.iter().map(|va| *self.tasks[i].1.pages[&va.page()].contents.borrow()).collect();
+                for (va, data) in to.iter().zip(data) {
+                    let p = self.tasks[j].1.pages.get_mut(&va.page()).expect("all mapped");
+                    // Other pages are put in place of the old ones: who shared those
+                    // keeps them.
+                    p.contents = Contents::default();
+                    *p.contents.borrow_mut() = data;
+                }
+            }
+            Err(e) if e.side == Side::Source => assert!(!from_ok, "{e:?}"),
+            Err(e) => assert!(!to_ok || e.why == CopyWhy::Wired, "{e:?}"),
+        }
+    }
+
+    fn move_range(&mut self, i: usize, src: VaRange) {
+        let dst = self.some_start(src);
+        let to = VaRange::of_pages(dst, src.pages()).expect("fits");
+        let leave = if self.rng.one_in(3) { Leave::Zeroes } else { Leave::Hole };
+        self.note(format!("task {i}: move {src:?} to {dst:?} {leave:?}"));
+        let (t, o) = &mut self.tasks[i];
+        match t.map.move_range(src, dst, leave, &mut may()) {
+            Ok(()) => {
+                assert!(o.all(src) && !o.any(to) && src.intersect(to).is_none());
+                for (a, b) in src.iter().zip(to.iter()) {
+                    let page = o.pages.remove(&a.page()).expect("mapped");
+                    if leave == Leave::Zeroes {
+                        let zero = machvm_model::OraclePage { contents: Contents::default(), ..page.clone() };
+                        o.pages.insert(a.page(), zero);
+                    }
+                    o.pages.insert(b.page(), page);
+                }
+            }
+            Err(MoveError::Overlap(_)) => assert!(src.intersect(to).is_some()),
+            Err(MoveError::Hole(_)) => assert!(!o.all(src)),
+            Err(MoveError::Insert(InsertError::Occupied(_))) => assert!(o.any(to)),
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+
+    fn wire(&mut self, i: usize, r: VaRange) {
+        if r.pages() > self.plan.wired {
+            return;
+        }
+        let on = self.rng.one_in(3);
+        self.note(format!("task {i}: {} {r:?}", if on { "wire" } else { "unwire" }));
+        let wired: u64 =
+            self.tasks.iter().map(|(t, _)| wired_pages(t, pages(self.plan.base, self.plan.window))).sum();
+        let t = &self.tasks[i].0;
+        if on && wired + r.pages() <= self.plan.wired {
+            assert_eq!(t.map.wire(r, Wiring::User, Holes::Skip, &mut may()), Ok(()));
+        } else {
+            let window = pages(self.plan.base, self.plan.window);
+            assert_eq!(t.map.unwire(window, Wiring::User, Holes::Skip, &mut may()), Ok(()));
+        }
+    }
+
+    fn page_out(&mut self) {
+        let n = 1 + self.rng.below(40);
+        self.note(format!("pageout {n}"));
+        self.vm.pageout(n, &mut may());
+    }
+
+    fn forget(&mut self, i: usize, r: VaRange) {
+        self.note(format!("task {i}: forget {r:?}"));
+        let t = &self.tasks[i].0;
+        r.iter().for_each(|va| t.map.pmap().forget(self.vm.page_array(), va));
+    }
+
+    fn check_protection(&mut self, i: usize, r: VaRange) {
+        let prot = *self.rng.pick(&PROTS);
+        let (t, o) = &self.tasks[i];
+        let want = o.all(r) && r.iter().all(|va| o.pages[&va.page()].prot.contains(prot));
+        assert_eq!(t.map.check_protection(r.start(), r.end(), prot, &mut may()), want);
+    }
+
+    fn extend(&mut self, i: usize, r: VaRange) {
+        if self.plan.share || r.start() == va(self.plan.base) {
+            return; // the next indices of a shared object have contents of their own
+        }
+        self.note(format!("task {i}: extend at {r:?}"));
+        let (t, o) = &mut self.tasks[i];
+        let below = o.pages.get(&(r.start().page() - 1)).cloned();
+        match (t.map.extend(r.start(), r.pages(), &mut may()), below) {
+            (Ok(()), Some(below)) => {
+                assert!(!o.any(r));
+                o.map(r, below.prot, below.max);
+                o.range_mut(r).for_each(|(_, p)| p.inherit = below.inherit);
+            }
+            (Ok(()), None) => panic!("extended nothing"),
+            (Err(_), below) => assert!(below.is_none() || o.any(r)),
+        }
+    }
+
+    pub fn note_round(&mut self, n: u32) {
+        self.note(format!("verify after {n}"));
+    }
+
+    /// Every page of every task against the oracle. Reads through the MMU, so it
+    /// faults and pages.
+    pub fn verify(&mut self) {
+        self.verify_contents();
+        self.check();
+    }
+
+    pub fn verify_contents(&mut self) {
+        for i in 0..self.tasks.len() {
+            for va in pages(self.plan.base, self.plan.window).iter() {
+                self.load_page(i, va);
+            }
+        }
+    }
+
+    pub fn check(&self) {
+        check_quiet(self.vm, self.tasks.iter().map(|(t, _)| &**t));
+    }
+}
+
+fn wired_pages(t: &Task<'_>, window: VaRange) -> u64 {
+    let mut n = 0;
+    t.map.for_each_entry(
+        |e| {
+            if let (true, Some(r)) = (e.wired != 0, e.range.intersect(window)) {
+                n += r.pages();
+            }
+        },
+        &mut may(),
+    );
+    n
+}
+
+pub fn check_page(page: &[u8], want: &[u64; WORDS], i: usize, va: Va) {
+    let step = PAGE_SIZE as usize / WORDS;
+    for (slot, part) in page.chunks(step).enumerate() {
+        let got = u64::from_le_bytes(part[..8].try_into().expect("8 bytes"));
+        assert_eq!(got, want[slot], "word {slot} of {va:?} in task {i}");
+        assert!(part[8..].iter().all(|b| *b == 0), "rubbish in {va:?} of task {i}");
+    }
+}
