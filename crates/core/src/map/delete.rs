@@ -34,15 +34,15 @@ impl<P: Platform> Map<'_, P> {
     ) -> Result<Edit<'_, '_, P>, machvm_arena::NoMemory> {
         // The whole map needs no clips, and must be removable without memory.
         let entries = if range == self.bounds { entries - CLIPS } else { entries };
+        let mut spare = self.vm.entries.reserve(entries)?;
         loop {
-            let edit = self.edit_range(range, entries, may)?;
-            let Some(wired) = edit.wired(range) else { return Ok(edit) };
-            let entry = self.entry(wired);
-            let part = entry.range().and_then(|r| r.intersect(range));
-            edit.done(may);
-            if let Some(part) = part {
-                self.unwire_all(part, may)?;
+            let edit = self.edit_range_with(range, spare, may);
+            if edit.wired(range).is_none() {
+                return Ok(edit);
             }
+            // The reservation is kept, so this is the last step that can fail.
+            spare = edit.release(may);
+            self.unwire_all(range, may)?;
         }
     }
 }

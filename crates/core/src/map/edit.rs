@@ -11,6 +11,9 @@ use super::{Map, MapInner};
 use crate::object::Object;
 use crate::platform::Platform;
 
+/// Entries taken ahead of time.
+pub(super) type Spare<'vm, P> = Reserved<'vm, Entry, <P as Platform>::Chunks>;
+
 /// Unlinked entries, chained through `links.next`, with their references.
 #[derive(Debug, Default)]
 pub(super) struct Dead {
@@ -22,7 +25,7 @@ pub(super) struct Dead {
 pub(super) struct Edit<'m, 'vm, P: Platform> {
     pub(super) map: &'m Map<'vm, P>,
     pub(super) inner: Write<'m, P>,
-    pub(super) spare: Reserved<'vm, Entry, P::Chunks>,
+    pub(super) spare: Spare<'vm, P>,
     pub(super) dead: Dead,
     /// An object that was made and not used.
     pub(super) unused: Option<Handle<Object>>,
@@ -50,11 +53,23 @@ impl<'vm, P: Platform> Map<'vm, P> {
         entries: u32,
         may: &mut MaySleep,
     ) -> Result<Edit<'_, 'vm, P>, NoMemory> {
+        Ok(self.edit_range_with(range, self.vm.entries.reserve(entries)?, may))
+    }
+
+    /// As [`Map::edit_range`], with entries that are reserved already.
+    pub(super) fn edit_range_with(
+        &self,
+        range: VaRange,
+        spare: Spare<'vm, P>,
+        may: &mut MaySleep,
+    ) -> Edit<'_, 'vm, P> {
         loop {
-            let edit = self.edit(entries, may)?;
-            let Some(busy) = edit.in_transition(range) else { return Ok(edit) };
-            // Into the queue before the unlock (Z24); nothing is dead yet.
-            self.wait_transition(edit.inner, busy);
+            let inner = self.inner.write(self.vm.host(), may);
+            match self.in_transition(&inner, range) {
+                None => return Edit { map: self, inner, spare, dead: Dead::default(), unused: None },
+                // Into the queue before the unlock (Z24).
+                Some(busy) => self.wait_transition(inner, busy),
+            }
         }
     }
 
@@ -75,8 +90,13 @@ impl<'vm, P: Platform> Map<'vm, P> {
         }
     }
 
+    /// An entry in `range` that is being wired.
+    fn in_transition(&self, inner: &MapInner, range: VaRange) -> Option<Handle<Entry>> {
+        self.overlapping(inner, range).find(|h| self.entry(*h).flags().contains(EntryFlags::IN_TRANSITION))
+    }
+
     /// Unlocks and sleeps until `h` is no longer in transition.
-    pub(super) fn wait_transition(&self, inner: Write<'_, P>, h: Handle<Entry>) {
+    fn wait_transition(&self, inner: Write<'_, P>, h: Handle<Entry>) {
         let e = self.vm.entries.get(h);
         e.insert_flags(EntryFlags::NEEDS_WAKEUP);
         let host = self.vm.host();
@@ -183,13 +203,6 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         self.map.entry(h)
     }
 
-    /// An entry in `range` that is being wired.
-    pub(super) fn in_transition(&self, range: VaRange) -> Option<Handle<Entry>> {
-        self.map
-            .overlapping(&self.inner, range)
-            .find(|h| self.entry(*h).flags().contains(EntryFlags::IN_TRANSITION))
-    }
-
     /// The first entry in `range` that is wired.
     pub(super) fn wired(&self, range: VaRange) -> Option<Handle<Entry>> {
         self.map.overlapping(&self.inner, range).find(|h| self.entry(*h).wired.get() != 0)
@@ -258,11 +271,15 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
     ///
     /// => on return no lock is held.
     pub(super) fn done(self, may: &mut MaySleep) {
+        drop(self.release(may));
+    }
+
+    /// As [`Edit::done`]; gives the entries that were not used.
+    pub(super) fn release(self, may: &mut MaySleep) -> Spare<'vm, P> {
         let Edit { map, inner, spare, dead, unused } = self;
         let mut inner = inner;
         map.check_sometimes(&mut inner);
         drop(inner);
-        drop(spare);
         let mut at = dead.head;
         while let Some(h) = at {
             let e = map.entry(h);
@@ -276,5 +293,6 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         if let Some(o) = unused {
             map.vm.object_deallocate(o, may);
         }
+        spare
     }
 }

@@ -151,11 +151,11 @@ impl<P: Platform> Map<'_, P> {
             _ => return Err(WireError::Hole(range.start())),
         };
         let failed = |e| WireError::no_memory(range.start())(e);
-        // Whole entries are unwired before the map goes: that must not need memory.
-        let mut edit =
-            self.edit_range(within, if change == Change::Clear { 0 } else { CLIPS }, may).map_err(failed)?;
+        // A whole map needs no clips, and must be removable without memory.
+        let entries = if within == self.bounds { 0 } else { CLIPS };
+        let mut edit = self.edit_range(within, entries, may).map_err(failed)?;
         let mut done = edit.check_wire(within, change, holes);
-        if done.is_ok() && change != Change::Clear {
+        if done.is_ok() {
             done = edit.clip_range(within).map_err(failed);
             if done.is_err() {
                 edit.simplify_range(within);

@@ -136,7 +136,7 @@ fn run(ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     /// N03, N04, N05 and invariants 1 and 2; on failure proptest prints the operations.
     #[test]
     fn n03_tree_equals_a_sorted_list(ops in ops()) {

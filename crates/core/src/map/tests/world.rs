@@ -228,6 +228,16 @@ impl TestPmap {
     }
 }
 
+impl TestPmap {
+    /// The owner of a mapping of the machine's own takes it away.
+    pub(super) fn forget_mapping(&self, range: VaRange) {
+        let mut m = self.machine.lock().expect("machine");
+        range.iter().for_each(|va| {
+            m.regions.remove(&(self.id, va.page()));
+        });
+    }
+}
+
 impl Pmap for TestPmap {
     fn enter<A: PageArray>(
         &self,
