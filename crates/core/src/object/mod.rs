@@ -263,8 +263,10 @@ impl<P: Platform> Vm<P> {
     ) -> Result<(), NoMemory> {
         let object = self.objects.get(h);
         self.push_squatters(h, first, pages, may)?;
-        let mut batch = FreeBatch::new(self);
         let mut inner = object.lock.write(self.plat.host(), may);
+        // Dropped before the lock: the frames are discarded before a fault finds the
+        // slots empty.
+        let mut batch = FreeBatch::new(self);
         self.tree_clear(&mut inner.tree, first.0, pages, &mut batch)
     }
 
@@ -395,8 +397,11 @@ impl<P: Platform> Vm<P> {
         self.plat.mem().copy(from.pfn(), to.pfn());
         self.page_inherit(p, q);
         to.owner.set(Some(a));
+        // Until its old frame is discarded nobody may move the contents back there.
+        self.limbo_enter();
         if !self.anons.get(a).change_page(Some(p), Some(q)) {
             // The last reference went meanwhile: the contents are not wanted.
+            self.limbo_leave();
             to.owner.set(None);
             FreeBatch::new(self).push(q);
             self.page_unbusy(p);
@@ -405,6 +410,7 @@ impl<P: Platform> Vm<P> {
         self.queues.dequeue(&self.pages, p);
         from.owner.set(None);
         FreeBatch::new(self).push(p);
+        self.limbo_leave();
         self.queues.enqueue(&self.pages, q, crate::page::QueueId::Active);
         self.page_unbusy(q);
         Ok(())
