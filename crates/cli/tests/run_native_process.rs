@@ -94,10 +94,10 @@ fn threads_come_and_go() {
 }
 
 #[test]
-fn the_last_thread_ends_the_process_with_the_main_threads_status() {
+fn the_last_thread_ends_the_process_with_its_status() {
     for probe in probes() {
         let outcome = Job::new(&[probe.to_str().unwrap(), "last-thread"]).same();
-        assert_eq!(outcome.status.code(), Some(11));
+        assert_eq!(outcome.status.code(), Some(23));
     }
 }
 

@@ -29,6 +29,7 @@ pub struct MmLayout {
 
 /// `struct prctl_mm_map`.
 #[repr(C)]
+#[derive(Debug)]
 struct RawMap {
     start_code: u64,
     end_code: u64,
@@ -124,13 +125,58 @@ fn set_pair(start: u64, end: u64, range: (u64, u64)) {
     }
 }
 
+/// The numeric fields of `/proc/PID/stat`, from the third on.
+fn own_stat() -> Option<Vec<u64>> {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").ok()?;
+    // Field 2 is the name, which may contain anything; field 3 is a letter.
+    let after_name = stat.rsplit_once(')')?.1;
+    Some(after_name.split_ascii_whitespace().map(|word| word.parse().unwrap_or(0)).collect())
+}
+
 /// The bounds of the kernel's heap of this process, which is the VM's.
 fn own_heap() -> Option<(u64, u64)> {
-    let stat = std::fs::read_to_string("/proc/thread-self/stat").ok()?;
-    // Field 2 is the name, which may contain anything; field 47 is start_brk.
-    let after_name = stat.rsplit_once(')')?.1;
-    let start = after_name.split_ascii_whitespace().nth(47 - 3)?.parse().ok()?;
+    let start = *own_stat()?.get(47 - 3)?;
     // SAFETY: brk(0) only asks.
     let end = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
     Some((start, end))
+}
+
+/// The program's heap, for the kernel: in a forked child it is Linux that answers
+/// `brk`, and it must not go on with the VM's heap. (The C library takes any answer
+/// above what it asked for as a success.)
+#[derive(Debug)]
+pub struct ChildHeap(RawMap);
+
+impl ChildHeap {
+    /// Prepares the child's heap, in the parent. `heap` is [`Space::heap`].
+    ///
+    /// [`Space::heap`]: super::space::Space::heap
+    #[must_use]
+    pub fn new(heap: (u64, u64)) -> Option<ChildHeap> {
+        let stat = own_stat()?;
+        let field = |number: usize| stat.get(number - 3).copied();
+        Some(ChildHeap(RawMap {
+            start_code: field(26)?,
+            end_code: field(27)?,
+            start_data: field(45)?,
+            end_data: field(46)?,
+            start_brk: heap.0,
+            brk: heap.1,
+            start_stack: field(28)?,
+            arg_start: field(48)?,
+            arg_end: field(49)?,
+            env_start: field(50)?,
+            env_end: field(51)?,
+            auxv: std::ptr::null(),
+            auxv_size: 0,
+            exe_fd: u32::MAX,
+        }))
+    }
+
+    /// Tells the kernel, in the child. Takes no lock and no memory. `false`: the kernel
+    /// refuses, and the child must not run on.
+    #[must_use]
+    pub fn apply(&self) -> bool {
+        set_mm(PR_SET_MM_MAP, &raw const self.0 as u64, size_of::<RawMap>() as u64)
+    }
 }

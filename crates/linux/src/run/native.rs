@@ -74,6 +74,10 @@ impl Space for NativeSpace {
         self.brk.store(addr, Ordering::Relaxed);
     }
 
+    fn heap(&self) -> (u64, u64) {
+        (self.brk_start.load(Ordering::Relaxed), self.brk.load(Ordering::Relaxed))
+    }
+
     fn protect(&self, addr: u64, len: u64, prot: i32) -> Result<(), Errno> {
         // SAFETY: as for `map`.
         check(unsafe { libc::syscall(libc::SYS_mprotect, addr, len, prot) }).map(|_| ())

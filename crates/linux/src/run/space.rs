@@ -96,6 +96,17 @@ pub trait Space: Sync {
     /// The heap starts here (page-rounded end of the program's data).
     fn set_brk_start(&self, addr: u64);
 
+    /// Start and end of the heap: what was set by [`Space::set_brk_start`], and what
+    /// `brk(0)` answers. A forked child's heap is Linux's own and goes on there.
+    fn heap(&self) -> (u64, u64) {
+        let ask = Call { tid: 0, nr: libc::SYS_brk, args: [0; 6], ip: 0 };
+        let end = match self.memory_call(&ask) {
+            Reply::Value(end) => end as u64,
+            Reply::Error(_) | Reply::Continue => 0,
+        };
+        (end, end)
+    }
+
     /// Changes protection, for the loader (RELRO is the program's own business).
     ///
     /// # Errors
