@@ -56,6 +56,14 @@ impl ModelPmap {
         sp.into_iter().flat_map(|sp| &sp.regions).map(|(v, r)| (*v, r.end - v, r.first.0, r.prot)).collect()
     }
 
+    /// What is not flushed in the range, whoever took it away.
+    fn gather_pending(&self, s: &State, range: VaRange, gather: &mut Gather) {
+        for (_, va) in s.stale.keys().filter(|(t, va)| *t == self.space && range.contains(Va::from_page(*va)))
+        {
+            gather.invalidate(self.space, VaRange::page(Va::from_page(*va)));
+        }
+    }
+
     fn forget_some<A: PageArray>(&self, pages: &A) {
         let mut s = self.hw.state();
         if self.hw.forget == 0 || !s.rng.one_in(self.hw.forget) {
@@ -155,8 +163,8 @@ impl Pmap for ModelPmap {
             sp.ptes.range(range.start().page()..range.end().page()).map(|(v, _)| *v).collect();
         for va in list {
             s.unmap(pages, self.space, va, true);
-            gather.invalidate(self.space, VaRange::page(Va::from_page(va)));
         }
+        self.gather_pending(&s, range, gather);
     }
 
     fn protect<A: PageArray>(&self, pages: &A, range: VaRange, prot: Prot, gather: &mut Gather) {
@@ -175,8 +183,8 @@ impl Pmap for ModelPmap {
         }
         for (va, old) in weaker {
             s.note_stale(self.space, va, old);
-            gather.invalidate(self.space, VaRange::page(Va::from_page(va)));
         }
+        self.gather_pending(&s, range, gather);
     }
 
     fn unwire(&self, range: VaRange) {

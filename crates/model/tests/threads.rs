@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use common::{Plan, World};
-use machvm::Vm;
+use machvm::{Platform, Vm};
+use machvm_hal::PhysMem;
 use machvm_model::{Config, Machine, Oracle, Task, check_quiet};
 
 const WINDOW: u64 = 90;
@@ -31,7 +32,8 @@ fn worker<'vm>(vm: &'vm Vm<Machine>, task: Arc<Task<'vm>>, k: u64, plan: Plan, s
         w.verify_contents();
     }));
     if let Err(panic) = done {
-        println!("MACHVM_SEED={seed}, thread {k}: {plan:?}");
+        let place = vm.platform().mem().placement();
+        println!("MACHVM_SEED={seed}, thread {k}: {plan:?} {place:?}");
         w.log.iter().for_each(|l| println!("  {k}: {l}"));
         std::mem::forget(w);
         std::panic::resume_unwind(panic);
@@ -41,7 +43,7 @@ fn worker<'vm>(vm: &'vm Vm<Machine>, task: Arc<Task<'vm>>, k: u64, plan: Plan, s
 fn run(c: Config, plan: Plan, threads: u64, ops: u64, preempt: u64) -> u64 {
     let vm = Vm::new(Machine::new(c)).expect("memory");
     let tasks: Vec<_> = (0..TASKS).map(|_| Arc::new(Task::new(&vm))).collect();
-    let host = machvm::Platform::host(vm.platform());
+    let host = vm.platform().host();
     let done = AtomicU64::new(0);
     let (vm_, done_) = (&vm, &done);
     let bodies: Vec<Box<dyn FnOnce() + Send>> = (0..threads)
