@@ -105,7 +105,7 @@ impl<P: Platform> Vm<P> {
     ///
     /// # Errors
     /// [`NoMemory`].
-    pub(crate) fn object_allocate(&self, pages: u64) -> Result<(Handle<Object>, Pindex), NoMemory> {
+    pub fn object_allocate(&self, pages: u64) -> Result<(Handle<Object>, Pindex), NoMemory> {
         let capacity = pages
             .checked_next_power_of_two()
             .and_then(|c| c.checked_mul(4))
@@ -162,7 +162,7 @@ impl<P: Platform> Vm<P> {
     /// One more reference (O05).
     ///
     /// => the caller has one.
-    pub(crate) fn object_reference(&self, h: Handle<Object>) {
+    pub fn object_reference(&self, h: Handle<Object>) {
         self.objects.get(h).refs.atomic().fetch_add(1, Relaxed);
     }
 
