@@ -48,7 +48,7 @@ pub struct Machine {
     swap: Option<MemSwap>,
     /// Pagers live as long as the process, so that they can be lent out.
     pagers: Mutex<Vec<&'static MemPager>>,
-    unused: AtomicU64,
+    users: AtomicU64,
     inject: &'static Injector,
 }
 
@@ -69,7 +69,7 @@ impl Machine {
             flush: ModelFlush { hw: hw.clone() },
             swap: c.swap.map(|n| MemSwap::new(n, host.clone(), inject)),
             pagers: Mutex::default(),
-            unused: AtomicU64::new(0),
+            users: AtomicU64::new(0),
             host,
             hw,
             inject,
@@ -99,9 +99,9 @@ impl Machine {
         let id = NonZeroU32::new(list.len() as u32).expect("not empty");
         (PagerId(id), p)
     }
-    /// How often the core said that it needs a pager no more.
-    pub fn pagers_unused(&self) -> u64 {
-        self.unused.load(SeqCst)
+    /// Objects that use a pager now, as the core told.
+    pub fn pager_users(&self) -> u64 {
+        self.users.load(SeqCst)
     }
 }
 
@@ -135,8 +135,12 @@ impl Platform for Machine {
         let list = self.pagers.lock().unwrap_or_else(PoisonError::into_inner);
         list.get(id.0.get() as usize - 1).map(|p| *p as &dyn Pager)
     }
+    fn pager_used(&self, _id: PagerId) {
+        self.users.fetch_add(1, SeqCst);
+    }
     fn pager_unused(&self, _id: PagerId) {
         machvm_sync::assert_may_sleep();
-        self.unused.fetch_add(1, SeqCst);
+        let before = self.users.fetch_sub(1, SeqCst);
+        assert!(before != 0, "a pager is not used more often than it was");
     }
 }

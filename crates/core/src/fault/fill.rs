@@ -2,7 +2,7 @@
 
 use core::num::NonZeroU32;
 use machvm_arena::{Handle, NoMemory};
-use machvm_hal::{PageIn, PageInSink, PageNo, PagerError, PhysMem, Supply, SwapError};
+use machvm_hal::{PageIn, PageInSink, PageNo, PagerError, Pfn, PhysMem, Supply, SwapError};
 use machvm_sync::{ReadGuard, WriteGuard};
 
 use super::{CLUSTER, Place, Step, WaitFor};
@@ -88,7 +88,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
             Some(source) => {
                 drop((object, map));
-                Ok(vm.start_page_in(source, first, pages))
+                vm.start_page_in(source, first, pages).map_err(|()| FaultError::NoMemory(at.va))
             }
         }
     }
@@ -124,7 +124,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
             Some(source) => {
                 drop((object, map));
-                Ok(vm.start_page_in(source, at.index, &list))
+                vm.start_page_in(source, at.index, &list).map_err(|()| FaultError::NoMemory(at.va))
             }
         }
     }
@@ -254,10 +254,7 @@ impl<P: Platform> Vm<P> {
         let mem = self.plat.mem();
         let mut i = 0;
         while i < list.len() {
-            let first = self.pages.get(handle(list[i])).pfn();
-            let n = (i..list.len())
-                .take_while(|j| self.pages.get(handle(list[*j])).pfn() == first.add((j - i) as u64))
-                .count();
+            let (first, n) = self.frame_run(&list[i..]);
             if mem.zero(first, n as u32).is_err() {
                 for p in &list[i..] {
                     self.page_abandon(handle(*p), None);
@@ -296,15 +293,27 @@ impl<P: Platform> Vm<P> {
         self.page_untake(h);
     }
 
-    fn start_page_in<'a>(&'a self, source: Source, first: u64, list: &[PageNo]) -> Step<'a> {
-        if !self.frames.is_sparse() {
-            for p in list {
-                // A pager fills what it has; the rest of a dense frame is not zero.
-                let _ = self.plat.mem().zero(self.pages.get(handle(*p)).pfn(), 1);
+    /// Clears busy pages, as a pager fills only what it has (Z88), and makes the
+    /// request. `Err`: the machine has no memory; the slots are empty again.
+    fn start_page_in<'a>(&'a self, source: Source, first: u64, list: &[PageNo]) -> Result<Step<'a>, ()> {
+        let mut rest = list;
+        while !rest.is_empty() {
+            let (frame, n) = self.frame_run(rest);
+            if self.plat.mem().zero(frame, n as u32).is_err() {
+                list.iter().for_each(|p| self.page_abandon(handle(*p), None));
+                return Err(());
             }
+            rest = &rest[n..];
         }
         let offset = source.base.wrapping_add(first << machvm_hal::PAGE_SHIFT);
-        Step::PageIn(source.pager, PageIn::new(self, list, offset))
+        Ok(Step::PageIn(source.pager, PageIn::new(self, list, offset)))
+    }
+
+    /// The frame of the first page, and how many pages have the frames that follow.
+    fn frame_run(&self, list: &[PageNo]) -> (Pfn, usize) {
+        let frame = |p: &PageNo| self.pages.get(handle(*p)).pfn();
+        let first = list.first().map_or(Pfn(0), frame);
+        (first, list.iter().enumerate().take_while(|(i, p)| frame(p) == first.add(*i as u64)).count())
     }
 
     /// Reads a run back from swap and lets it go.
@@ -357,4 +366,3 @@ impl<P: Platform> PageInSink for Vm<P> {
         }
     }
 }
-

@@ -53,6 +53,8 @@ pub struct World<'vm> {
     pub rng: Rng,
     pub plan: Plan,
     pub next: u64,
+    /// Operations that change a map.
+    pub map_ops: u64,
     /// The last operations, newest last.
     pub log: Vec<String>,
 }
@@ -62,7 +64,7 @@ const PROTS: [Prot; 6] = [Prot::RW, Prot::RW, Prot::RW, Prot::R, Prot::NONE, Pro
 impl<'vm> World<'vm> {
     pub fn new(vm: &'vm Vm<Machine>, plan: Plan, seed: u64) -> Self {
         let tasks = vec![(Arc::new(Task::new(vm)), Oracle::default())];
-        World { vm, tasks, rng: Rng::new(seed), plan, next: 1, log: Vec::new() }
+        World { vm, tasks, rng: Rng::new(seed), plan, next: 1, map_ops: 0, log: Vec::new() }
     }
 
     fn some_range(&mut self) -> VaRange {
@@ -89,7 +91,9 @@ impl<'vm> World<'vm> {
     pub fn step(&mut self) {
         let i = self.rng.below(self.tasks.len() as u64) as usize;
         let range = self.some_range();
-        match self.rng.below(100) {
+        let what = self.rng.below(100);
+        self.map_ops += u64::from(!(15..65).contains(&what) && !(95..99).contains(&what));
+        match what {
             0..12 => self.insert(i, range),
             12..15 => self.fixed(i, range),
             15..45 => self.store(i, range),
