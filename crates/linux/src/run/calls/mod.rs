@@ -1,143 +1,337 @@
-//! The memory calls, answered from the map (first, minimal form).
-use std::sync::Mutex;
-use machvm::map::{Attributes, Backing, EntryFlags, Order, Place, Search, SetProt, Holes, Kind, FindError, InsertError};
-use machvm_hal::*;
-use machvm_pagers::FilePager;
-use super::space::*;
+//! The memory calls of the program, answered from the map with Linux's semantics and
+//! error numbers.
+//!
+//! ```text
+//!   memory_call -- args (checks that need no map)
+//!        |
+//!      Calls --+-- the core's map: anonymous memory, writable private file mappings
+//!              +-- linux: mappings of Linux's own, of which the map has the entry
+//!              +-- marks: what Linux remembers of a range and the core does not
+//! ```
+//! One call at a time: an entry and Linux's mapping behind it change together. No
+//! lock of the map is held while program memory or Linux's mappings are touched, and
+//! faults never take the lock of the calls, so a call may wait for a page.
+//!
+//! Entry flags: USER1 shared, USER2 backed by a file, USER3 a private mapping of a
+//! regular file that is Linux's (it becomes ours when it becomes writable).
+
+mod advise;
+mod args;
+mod errno;
+mod heap;
+mod linux;
+mod lock;
+mod marks;
+mod mmap;
+mod place;
+mod protect;
+mod remap;
+mod resident;
+mod shm;
+mod unmap;
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use machvm::map::{EntryFlags, EntryInfo, Kind, Map};
+use machvm_hal::{MaySleep, Va, VaRange};
+
+use self::errno::{ENOMEM, ENOSYS};
+use self::marks::{Mark, Marks};
+use super::filter::SYS_MSEAL;
+use super::space::{Call, Errno, Piece, PieceKind, Reply};
 use super::vmspace::VmSpace;
-use std::os::fd::{FromRawFd, AsRawFd, OwnedFd, BorrowedFd};
+use crate::platform::Linux;
+
+/// Mapped shared: a child of fork gets the same memory.
+const SHARED: EntryFlags = EntryFlags::USER1;
+/// Contents come from a file.
+const FILE: EntryFlags = EntryFlags::USER2;
+/// Foreign, and to be converted when it becomes writable.
+const CONVERTIBLE: EntryFlags = EntryFlags::USER3;
+
+/// What the calls remember besides the map.
+#[derive(Default)]
+pub(crate) struct State(Mutex<Serial>);
 
 #[derive(Default)]
-pub(crate) struct State { brk: Mutex<(u64, u64)> }
-
-const WINDOW: (u64, u64) = (0x1000_0000_0000, 0x5000_0000_0000);
-
-fn prot_of(p: i32) -> Prot { Prot::from_bits_truncate(p as u8 & 7) }
-fn range(addr: u64, len: u64) -> Result<VaRange, Errno> {
-    VaRange::check_aligned(RawAddr(addr), RawSize(len)).map_err(|_| Errno(libc::EINVAL))
+struct Serial {
+    marks: Marks,
+    /// The heap: `[start, now)`.
+    brk: (u64, u64),
+    /// mlockall(MCL_FUTURE): the marks of new mappings.
+    future: u8,
+    /// Bytes by which the area of mappings is lowered, chosen at random once.
+    slide: Option<u64>,
+    /// Names of foreign mappings: two are never one entry.
+    last_tag: u64,
+    /// SysV segments attached: address, size and the tag of their entries.
+    segments: BTreeMap<u64, (u64, u64)>,
 }
-fn insert_errno(e: InsertError) -> Errno { match e { InsertError::Occupied(_) => Errno(libc::EEXIST), InsertError::ExceedsMax(_) => Errno(libc::EACCES), _ => Errno(libc::ENOMEM) } }
 
+/// A call in progress.
+struct Calls<'a> {
+    space: &'a VmSpace,
+    s: MutexGuard<'a, Serial>,
+    may: MaySleep,
+    tid: i32,
+}
+
+/// A part of an entry.
+#[derive(Clone, Copy)]
+struct Part {
+    range: VaRange,
+    info: EntryInfo,
+}
+
+impl Part {
+    fn is_shared(&self) -> bool {
+        self.info.attributes.flags.contains(SHARED)
+    }
+    fn is_foreign(&self) -> bool {
+        self.info.kind == Kind::Foreign
+    }
+    /// Private anonymous memory.
+    fn is_anonymous(&self) -> bool {
+        self.info.kind == Kind::Object && !self.info.attributes.flags.intersects(SHARED | FILE)
+    }
+}
+
+impl<'a> Calls<'a> {
+    fn begin(space: &'a VmSpace, tid: i32) -> Self {
+        let s = space.calls.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Calls { space, s, may: MaySleep::claim(), tid }
+    }
+
+    fn map(&self) -> &'a Map<'static, Linux> {
+        &self.space.map
+    }
+
+    /// The first mapped part of `range`. The gap below a stack is not mapped.
+    fn part(&mut self, range: VaRange) -> Option<Part> {
+        let mut at = range.start();
+        loop {
+            let info = self.map().entry_from(at, &mut self.may)?;
+            if info.range.start() >= range.end() {
+                return None;
+            }
+            if matches!(info.kind, Kind::StackGap | Kind::Guard) {
+                at = info.range.end();
+                continue;
+            }
+            return Some(Part { range: info.range.intersect(range)?, info });
+        }
+    }
+
+    /// Calls `f` for every mapped part of `range`; gives whether there was a hole.
+    fn each(
+        &mut self,
+        range: VaRange,
+        mut f: impl FnMut(&mut Self, &Part) -> Result<(), Errno>,
+    ) -> Result<bool, Errno> {
+        let (mut at, mut hole) = (range.start(), false);
+        while let Some(rest) = VaRange::between(at, range.end()) {
+            let Some(part) = self.part(rest) else { return Ok(true) };
+            hole |= part.range.start() > at;
+            f(self, &part)?;
+            at = part.range.end();
+        }
+        Ok(hole)
+    }
+
+    /// As [`Calls::each`]; the first hole ends it with ENOMEM.
+    fn each_solid(
+        &mut self,
+        range: VaRange,
+        mut f: impl FnMut(&mut Self, &Part) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let mut at = range.start();
+        while let Some(rest) = VaRange::between(at, range.end()) {
+            let part = self.part(rest).filter(|p| p.range.start() == at).ok_or(ENOMEM)?;
+            f(self, &part)?;
+            at = part.range.end();
+        }
+        Ok(())
+    }
+
+    /// The parts of `range` that are Linux's.
+    fn foreign(&mut self, range: VaRange) -> Vec<VaRange> {
+        let mut found = Vec::new();
+        let walked = self.each(range, |_, part| {
+            if part.is_foreign() {
+                found.push(part.range);
+            }
+            Ok(())
+        });
+        debug_assert!(walked.is_ok(), "looking does not fail");
+        found
+    }
+
+    fn new_tag(&mut self) -> u64 {
+        self.s.last_tag += 1;
+        self.s.last_tag
+    }
+
+    fn answer(&mut self, call: &Call) -> Result<u64, Errno> {
+        let a = &call.args;
+        let done = |r: Result<(), Errno>| r.map(|()| 0);
+        match call.nr {
+            libc::SYS_mmap => self.sys_mmap(a),
+            libc::SYS_munmap => done(self.sys_munmap(a[0], a[1])),
+            libc::SYS_mprotect => done(self.sys_mprotect(a[0], a[1], a[2], None)),
+            libc::SYS_pkey_mprotect => {
+                let key = a[3] as i32;
+                done(self.sys_mprotect(a[0], a[1], a[2], (key != -1).then_some(a[3])))
+            }
+            libc::SYS_mremap => self.sys_mremap(a),
+            libc::SYS_brk => Ok(self.sys_brk(a[0])),
+            libc::SYS_madvise => done(self.sys_madvise(a[0], a[1], a[2] as i32)),
+            libc::SYS_msync => done(self.sys_msync(a[0], a[1], a[2])),
+            libc::SYS_mincore => done(self.sys_mincore(a[0], a[1], a[2])),
+            libc::SYS_mlock => done(self.sys_mlock(a[0], a[1], 0)),
+            libc::SYS_mlock2 => done(self.sys_mlock(a[0], a[1], a[2] as u32)),
+            libc::SYS_munlock => done(self.sys_munlock(a[0], a[1])),
+            libc::SYS_mlockall => done(self.sys_mlockall(a[0] as u32)),
+            libc::SYS_munlockall => done(self.sys_munlockall()),
+            libc::SYS_shmat => self.sys_shmat(a[0] as i32, a[1], a[2] as i32),
+            libc::SYS_shmdt => done(self.sys_shmdt(a[0])),
+            libc::SYS_remap_file_pages => Err(errno::EINVAL),
+            // Not there, as on a kernel without them: libraries fall back.
+            libc::SYS_userfaultfd | SYS_MSEAL => Err(ENOSYS),
+            _ => Err(ENOSYS),
+        }
+    }
+}
+
+/// Answers one memory call of the program.
+///
+/// => on a VM thread that serves no faults; nothing is locked
 pub(crate) fn memory_call(space: &VmSpace, call: &Call) -> Reply {
-    let a = call.args;
-    let r = match call.nr {
-        libc::SYS_mmap => {
-            let fd = if a[3] as i32 & libc::MAP_ANONYMOUS != 0 { None } else {
-                match super::files::program_fd(call.tid, a[4] as i32) { Ok(fd) => Some(fd), Err(_) => return Reply::Error(Errno(libc::EBADF)) }
-            };
-            map(space, a[0], a[1], a[2] as i32, a[3] as i32, fd.as_ref().map(|f| f.as_raw_fd()), a[5]).map(|v| v as i64)
-        }
-        libc::SYS_munmap => unmap(space, a[0], a[1]).map(|()| 0),
-        libc::SYS_mprotect | libc::SYS_pkey_mprotect => protect(space, a[0], a[1], a[2] as i32).map(|()| 0),
-        libc::SYS_brk => Ok(brk(space, a[0]) as i64),
-        libc::SYS_madvise => madvise(space, a[0], a[1], a[2] as i32).map(|()| 0),
-        libc::SYS_mremap => mremap(space, a).map(|v| v as i64),
-        libc::SYS_msync | libc::SYS_mlock | libc::SYS_munlock => Ok(0),
-        _ => Err(Errno(libc::ENOSYS)),
+    let result = match call.nr {
+        // Memory policies are about nodes, not contents; Linux knows the nodes.
+        libc::SYS_mbind => return Reply::Continue,
+        libc::SYS_process_madvise => match advise::target(call) {
+            Ok(advise::Target::Program) => Calls::begin(space, call.tid).sys_process_madvise(&call.args),
+            Ok(advise::Target::Other) => return Reply::Continue,
+            Err(errno) => Err(errno),
+        },
+        _ => Calls::begin(space, call.tid).answer(call),
     };
-    match r { Ok(v) => Reply::Value(v), Err(e) => Reply::Error(e) }
-}
-
-pub(crate) fn map(space: &VmSpace, addr: u64, len: u64, prot: i32, flags: i32, fd: Option<i32>, offset: u64) -> Result<u64, Errno> {
-    let may = &mut MaySleep::claim();
-    if len == 0 { return Err(Errno(libc::EINVAL)); }
-    let pages = len.div_ceil(4096);
-    let p = prot_of(prot);
-    let fixed = flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0;
-    let place = if flags & libc::MAP_FIXED_NOREPLACE != 0 { Place::At(Va::aligned(RawAddr(addr)).ok_or(Errno(libc::EINVAL))?) }
-        else if fixed { Place::Over(Va::aligned(RawAddr(addr)).ok_or(Errno(libc::EINVAL))?) }
-        else {
-            let (lo, hi) = if flags & libc::MAP_32BIT != 0 { (0x4000_0000, 0x8000_0000) } else { WINDOW };
-            Place::Any(Search { min: Va::containing(RawAddr(lo)), max: Va::containing(RawAddr(hi)), align: 1, order: Order::HighestFirst })
-        };
-    let find = |place, backing, a: &Attributes, may: &mut MaySleep| -> Result<Va, Errno> {
-        if !fixed && addr != 0 {
-            let hint = Va::containing(RawAddr(addr));
-            if let Ok(va) = space.map.find(Place::At(hint), pages, backing, a, may) { return Ok(va); }
-        }
-        space.map.find(place, pages, backing, a, may).map_err(|e| match e { FindError::Insert(e) => insert_errno(e), FindError::NoSpace => Errno(libc::ENOMEM), _ => Errno(libc::EINVAL) })
-    };
-    let mut a = Attributes::new(p);
-    let Some(fd) = fd else {
-        if flags & libc::MAP_SHARED != 0 { a.flags |= EntryFlags::USER1; }
-        return Ok(find(place, Backing::Anonymous, &a, may)?.get());
-    };
-    let private = flags & libc::MAP_TYPE == libc::MAP_PRIVATE;
-    if private && p.contains(Prot::W) {
-        // SAFETY: the descriptor is open in the VM's table for the call.
-        let own: OwnedFd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().map_err(|_| Errno(libc::EBADF))?;
-        let id = space.platform().add_file_pager(FilePager::read_only(own.into())).map_err(|_| Errno(libc::ENOMEM))?;
-        let made = space.vm.object_from_pager(pages, id, offset, false, may);
-        space.platform().pager_release(id);
-        let (o, at) = made.map_err(|_| Errno(libc::ENOMEM))?;
-        return match find(place, Backing::Private(o, at), &a, may) {
-            Ok(va) => Ok(va.get()),
-            Err(e) => { space.vm.object_deallocate(o, may); Err(e) }
-        };
+    match result {
+        Ok(value) => Reply::Value(value as i64),
+        Err(errno) => Reply::Error(errno),
     }
-    a.flags |= EntryFlags::NO_MERGE;
-    let va = find(place, Backing::Foreign(Pindex(offset >> 12)), &a, may)?;
-    // SAFETY: the map says that the range is the new entry's.
-    let got = unsafe { libc::mmap(va.get() as *mut _, len as usize, prot, (flags & !libc::MAP_FIXED_NOREPLACE) | libc::MAP_FIXED, fd, offset as i64) };
-    if got == libc::MAP_FAILED {
-        let e = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL);
-        let _ = space.map.delete(range(va.get(), len)?, may);
-        return Err(Errno(e));
-    }
-    Ok(va.get())
 }
 
-pub(crate) fn unmap(space: &VmSpace, addr: u64, len: u64) -> Result<(), Errno> {
-    space.map.delete(range(addr, len)?, &mut MaySleep::claim()).map_err(|_| Errno(libc::ENOMEM))
+/// `mmap` for the loader; `fd` is a descriptor of the VM's table.
+///
+/// # Errors
+/// Those of mmap(2).
+pub(crate) fn map(
+    space: &VmSpace,
+    addr: u64,
+    len: u64,
+    prot: i32,
+    flags: i32,
+    fd: Option<i32>,
+    offset: u64,
+) -> Result<u64, Errno> {
+    // SAFETY: the loader holds the descriptor open during the call.
+    let fd = fd.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) });
+    // SAFETY: the call has no preconditions.
+    let tid = unsafe { libc::gettid() };
+    Calls::begin(space, tid).mmap(addr, len, prot as u64, flags as u32, fd, offset)
 }
 
-pub(crate) fn protect(space: &VmSpace, addr: u64, len: u64, prot: i32) -> Result<(), Errno> {
-    if len == 0 { return Ok(()); }
-    space.map.protect(range(addr, len)?, &SetProt { prot: Some(prot_of(prot)), max: None, holes: Holes::Refuse }, &mut MaySleep::claim()).map_err(|_| Errno(libc::ENOMEM))
-}
-
-fn madvise(space: &VmSpace, addr: u64, len: u64, advice: i32) -> Result<(), Errno> {
-    if len == 0 { return Ok(()); }
-    if advice == libc::MADV_DONTNEED || advice == libc::MADV_FREE {
-        space.map.madvise(range(addr, len)?, machvm::map::Advise::DontNeed, &mut MaySleep::claim()).map_err(|_| Errno(libc::ENOMEM))?;
-    }
-    Ok(())
-}
-
-fn mremap(space: &VmSpace, a: [u64; 6]) -> Result<u64, Errno> {
-    let may = &mut MaySleep::claim();
-    let (old, old_len, new_len) = (a[0], (a[1] + 4095) & !4095, (a[2] + 4095) & !4095);
-    if new_len <= old_len { if new_len < old_len { unmap(space, old + new_len, old_len - new_len)?; } return Ok(old); }
-    let end = Va::containing(RawAddr(old + old_len));
-    if space.map.extend(end, (new_len - old_len) / 4096, may).is_ok() { return Ok(old); }
-    if a[3] & 1 == 0 { return Err(Errno(libc::ENOMEM)); }
-    Err(Errno(libc::ENOMEM))
-}
-
-fn brk(space: &VmSpace, want: u64) -> u64 {
-    let mut b = space.calls.brk.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let up = |x: u64| (x + 4095) & !4095;
-    if want < b.0 { return b.1; }
-    let (old, new) = (up(b.1), up(want));
-    let ok = if new > old { map(space, old, new - old, 3, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE, None, 0).is_ok() }
-        else if new < old { unmap(space, new, old - new).is_ok() } else { true };
-    if ok { b.1 = want; }
-    b.1
-}
-
-pub(crate) fn set_brk_start(space: &VmSpace, addr: u64) {
-    *space.calls.brk.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = (addr, addr);
-}
-
+/// Makes the main stack and gives its top. `limit`: RLIMIT_STACK in bytes.
+///
+/// # Errors
+/// ENOMEM.
 pub(crate) fn make_stack(space: &VmSpace, limit: u64, executable: bool) -> Result<u64, Errno> {
-    let len = limit.clamp(1 << 20, 1 << 30) & !4095;
-    let va = map(space, 0, len, if executable { 7 } else { 3 }, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None, 0)?;
-    Ok(va + len)
+    Calls::begin(space, 0).make_stack(limit, executable)
 }
 
-pub(crate) fn clear(space: &VmSpace) { space.map.clear(&mut MaySleep::claim()); }
+/// The heap begins at `addr`, rounded up to a page.
+pub(crate) fn set_brk_start(space: &VmSpace, addr: u64) {
+    let start = args::page_up(addr).unwrap_or(addr);
+    Calls::begin(space, 0).s.brk = (start, start);
+}
 
+/// `mprotect` for the loader.
+///
+/// # Errors
+/// Those of mprotect(2).
+pub(crate) fn protect(space: &VmSpace, addr: u64, len: u64, prot: i32) -> Result<(), Errno> {
+    Calls::begin(space, 0).sys_mprotect(addr, len, prot as u64, None)
+}
+
+/// `munmap` for the loader; an empty range is fine.
+///
+/// # Errors
+/// Those of munmap(2).
+pub(crate) fn unmap(space: &VmSpace, addr: u64, len: u64) -> Result<(), Errno> {
+    if len == 0 { Ok(()) } else { Calls::begin(space, 0).sys_munmap(addr, len) }
+}
+
+/// Removes everything (exec): mappings, the heap, what was locked for the future.
+pub(crate) fn clear(space: &VmSpace) {
+    Calls::begin(space, 0).clear();
+}
+
+/// Calls `f` for every piece of the address space, ascending.
 pub(crate) fn pieces(space: &VmSpace, f: &mut dyn FnMut(&Piece)) {
-    space.map.for_each_entry(|e| f(&Piece { start: e.range.start().get(), end: e.range.end().get(), prot: i32::from(e.attributes.prot.bits()),
-        kind: match e.kind { Kind::Object => PieceKind::Ours { dont_fork: false, wipe_on_fork: false, grows_down: false }, Kind::Foreign => PieceKind::Foreign, _ => PieceKind::Guard } }), &mut MaySleep::claim());
+    let mut c = Calls::begin(space, 0);
+    let mut entries = Vec::new();
+    c.map().for_each_entry(|info| entries.push(info), &mut c.may);
+    for info in entries {
+        let prot = args::prot_bits(info.attributes.prot);
+        for (range, mark) in c.s.marks.parts(info.range) {
+            let (start, end) = (range.start().get(), range.end().get());
+            f(&Piece { start, end, prot, kind: piece_kind(&info, mark) });
+        }
+    }
+}
+
+fn piece_kind(info: &EntryInfo, mark: Mark) -> PieceKind {
+    match info.kind {
+        Kind::Object => PieceKind::Ours {
+            dont_fork: mark.has(Mark::DONT_FORK),
+            wipe_on_fork: mark.has(Mark::WIPE_ON_FORK),
+            grows_down: info.flags.contains(EntryFlags::GROWS_DOWN),
+        },
+        Kind::Foreign => PieceKind::Foreign,
+        Kind::Guard | Kind::StackGap => PieceKind::Guard,
+    }
+}
+
+/// A limit of the process, in bytes.
+fn limit(resource: libc::__rlimit_resource_t) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the buffer is an rlimit.
+    match unsafe { libc::getrlimit(resource, &raw mut limit) } {
+        0 => limit.rlim_cur,
+        _ => u64::MAX,
+    }
+}
+
+/// Whether the thread that made the call has a capability.
+fn capable(tid: i32, capability: u32) -> bool {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let mut header = Header { version: VERSION_3, pid: tid };
+    // Effective, permitted, inheritable; twice.
+    let mut data = [0_u32; 6];
+    // SAFETY: the header and the data have the layout of version 3.
+    let r = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+    r == 0 && data[3 * (capability / 32) as usize] & (1 << (capability % 32)) != 0
+}
+
+/// The page that contains an address.
+fn va(addr: u64) -> Va {
+    Va::containing(machvm_hal::RawAddr(addr))
 }
