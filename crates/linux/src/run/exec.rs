@@ -49,7 +49,7 @@ static NO_ALTSTACK: [u64; 3] = [0, libc::SS_DISABLE as u64, 0];
 /// The caller gets execve's own errno, or EAGAIN, with a line on the program's
 /// standard error, when the threads cannot be stopped.
 pub fn on_execve(ctx: &Ctx, call: &Call) -> Reply {
-    match read_request(call).and_then(Request::prepare).and_then(|new| replace(ctx, call, new)) {
+    match read_request(ctx, call).and_then(Request::prepare).and_then(|new| replace(ctx, call, new)) {
         Ok(()) => Reply::Value(0),
         Err(errno) => Reply::Error(errno),
     }
@@ -62,14 +62,17 @@ struct Request {
     envp: Vec<Vec<u8>>,
 }
 
-fn read_request(call: &Call) -> Result<Request, Errno> {
+fn read_request(ctx: &Ctx, call: &Call) -> Result<Request, Errno> {
     let [a, b, c, d, e, _] = call.args;
     let (dir, path, argv, envp, flags) = match call.nr {
         libc::SYS_execve => (libc::AT_FDCWD, a, b, c, 0),
         _ => (a as i32, b, c, d, e as i32),
     };
     let path = read_string(path, LONGEST_PATH, libc::ENAMETOOLONG)?;
-    let source = find(call.tid, dir, path, flags)?;
+    let source = match is_own_link(ctx, &path) {
+        true => find_own(ctx, call.tid, path)?,
+        false => find(call.tid, dir, path, flags)?,
+    };
     let mut room = MOST_BYTES;
     Ok(Request { source, argv: read_strings(argv, &mut room)?, envp: read_strings(envp, &mut room)? })
 }
@@ -101,6 +104,23 @@ fn read_strings(vector: u64, room: &mut usize) -> Result<Vec<Vec<u8>>, Errno> {
             }
         }
     }
+}
+
+/// Whether `path` is the link that names the program itself.
+fn is_own_link(ctx: &Ctx, path: &[u8]) -> bool {
+    let name = path.strip_prefix(b"/proc/").and_then(|rest| rest.strip_suffix(b"/exe"));
+    name.is_some_and(|name| {
+        name == b"self" || name == b"thread-self" || name == ctx.pid.to_string().as_bytes()
+    })
+}
+
+/// The program itself, also where the kernel's link could not be changed and names
+/// `machvm`.
+fn find_own(ctx: &Ctx, tid: i32, path: Vec<u8>) -> Result<Source, Errno> {
+    let exe = ctx.exe.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let exe = CString::new(exe).map_err(|_| Errno(libc::ENOENT))?;
+    may_execute(libc::AT_FDCWD, &exe, 0)?;
+    Ok(Source { path, file: Some(open(libc::AT_FDCWD, &exe)?), tid })
 }
 
 /// Finds the file, and has the kernel say whether it may be executed.

@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Ctx;
 use super::files::{copy_out, tell_user};
 use super::keeper::{ThreadState, Tracer};
+use super::layout::ChildHeap;
 use super::space::{Call, Errno, Piece, PieceKind, Reply};
 use super::threads::{Kin, kin};
 
@@ -147,6 +148,10 @@ fn fork_stopped(ctx: &Ctx, call: &Call, tracer: &Tracer<'_>) -> Result<i32, Errn
         tell_user(&format!("the program cannot fork: {why}"));
         Errno(libc::EAGAIN)
     })?;
+    let heap = ChildHeap::new(ctx.space.heap()).ok_or_else(|| {
+        tell_user("the program cannot fork: /proc does not tell its layout");
+        Errno(libc::EAGAIN)
+    })?;
     let frame = Frame::new(&child_state(&wanted, state), altstack);
     let buffer = Buffer::new()?;
 
@@ -157,6 +162,7 @@ fn fork_stopped(ctx: &Ctx, call: &Call, tracer: &Tracer<'_>) -> Result<i32, Errn
         pieces: &pieces,
         buffer: &buffer,
         likeness: &likeness,
+        heap: &heap,
         frame: &frame,
         set_tid: wanted.has(libc::CLONE_CHILD_SETTID).then_some(wanted.child_tid),
         clear_tid: wanted.has(libc::CLONE_CHILD_CLEARTID).then_some(wanted.child_tid),

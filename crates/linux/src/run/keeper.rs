@@ -79,6 +79,7 @@ pub struct Keeper {
     socket: OwnedFd,
     pid: i32,
     shared: &'static Shared,
+    heirs: AtomicBool,
     /// One transaction at a time: the keeper serves in order.
     turn: Mutex<()>,
 }
@@ -102,10 +103,11 @@ enum Op {
     Call,
     End,
     Detach,
+    Leave,
 }
 
 impl Op {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Adopt,
         Self::Seize,
         Self::Wait,
@@ -116,6 +118,7 @@ impl Op {
         Self::Call,
         Self::End,
         Self::Detach,
+        Self::Leave,
     ];
 }
 
@@ -198,7 +201,13 @@ pub fn start(config: &KeeperConfig) -> io::Result<Keeper> {
             // that is right too.
             // SAFETY: arguments are numbers.
             unsafe { libc::prctl(libc::PR_SET_PTRACER, pid, 0, 0, 0) };
-            Ok(Keeper { socket: ours, pid: pid as i32, shared, turn: Mutex::new(()) })
+            Ok(Keeper {
+                socket: ours,
+                pid: pid as i32,
+                shared,
+                heirs: AtomicBool::new(false),
+                turn: Mutex::new(()),
+            })
         }
     }
 }
@@ -258,9 +267,29 @@ impl Keeper {
         self.shared.report.store((bytes.len() as u64) << 1 | next, Ordering::Release);
     }
 
-    /// The program ends by itself: the VM prints, the keeper does not.
+    /// A process is being made that inherits the filter (by vfork; a forked child of
+    /// ours does not): the keeper must outlive the program.
+    pub fn expect_heirs(&self) {
+        self.heirs.store(true, Ordering::Relaxed);
+    }
+
+    /// The program ends by itself: the VM prints, the keeper does not. Where nobody
+    /// inherited the filter the keeper ends here, and leaves no zombie to whoever
+    /// adopts orphans.
     pub fn exiting(&self) {
         self.shared.exiting.store(true, Ordering::Release);
+        if self.heirs.load(Ordering::Relaxed) {
+            return;
+        }
+        // A fork or execve under way needs the keeper; let it outlive us then.
+        let Ok(turn) = self.turn.try_lock() else { return };
+        let leave = Request { op: Op::Leave as u32, ..Request::default() };
+        // SAFETY: no status is asked for.
+        if self.send(&leave, None).is_ok() {
+            unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL) };
+        }
+        // Nobody begins another.
+        std::mem::forget(turn);
     }
 
     /// Begins a transaction with the keeper's ptrace service. Waits for the one under

@@ -101,6 +101,7 @@ impl Supervisor {
             libc::SYS_execve | libc::SYS_execveat | libc::SYS_fork => self.later(notif),
             libc::SYS_clone => self.on_clone(notif),
             libc::SYS_vfork => {
+                self.ctx.keeper.expect_heirs();
                 self.shared.store(true, Ordering::Relaxed);
                 Some(Reply::Continue)
             }

@@ -53,8 +53,6 @@ struct Threads {
     words: BTreeSet<u64>,
     /// Threads on their way out.
     leaving: Vec<Leaving>,
-    /// What the main thread said when it ended before the others.
-    main_status: Option<i32>,
 }
 
 struct Leaving {
@@ -62,8 +60,7 @@ struct Leaving {
     wired: Vec<u64>,
 }
 
-static THREADS: Mutex<Threads> =
-    Mutex::new(Threads { words: BTreeSet::new(), leaving: Vec::new(), main_status: None });
+static THREADS: Mutex<Threads> = Mutex::new(Threads { words: BTreeSet::new(), leaving: Vec::new() });
 
 /// An execve ends all threads but one; the last of them is not the program's end.
 static EXEC_UNDER_WAY: AtomicBool = AtomicBool::new(false);
@@ -93,6 +90,9 @@ pub(super) fn exec_ends(ctx: &Ctx) {
 pub fn on_clone(ctx: &Ctx, call: &Call) -> Reply {
     let [flags, _, _, child_tid, ..] = call.args;
     let wanted = (libc::CLONE_THREAD | libc::CLONE_CHILD_CLEARTID) as u64;
+    if flags & libc::CLONE_THREAD as u64 == 0 {
+        ctx.keeper.expect_heirs();
+    }
     let mut threads = threads();
     threads.sweep(ctx);
     if flags & wanted == wanted && threads.words.len() < WORDS_MAX {
@@ -115,15 +115,11 @@ pub fn on_exit(ctx: &Ctx, call: &Call) -> Reply {
     threads.sweep(ctx);
     let others = ctx.program_threads().into_iter().any(|tid| tid != call.tid && !threads.is_leaving(tid));
     if !others {
-        // Linux reports the main thread's status, whichever thread was last.
-        let status = threads.main_status.unwrap_or(status);
+        // Linux, too, reports the last thread's status (since 6.0).
         drop(threads);
         ctx.report();
         // SAFETY: ends this process; the program's last thread waits for this.
         unsafe { libc::_exit(status) };
-    }
-    if call.tid == ctx.pid {
-        threads.main_status = Some(status);
     }
     let mut wired: Vec<u64> = threads.last_stores(call.tid).into_iter().collect();
     wired.retain(|page| ctx.space.wire(*page).is_ok());

@@ -3,6 +3,7 @@
 //! It runs on the forker's stack, in a copy of the VM's memory made at a moment when
 //! other threads may have held any lock: no heap, no lock, nothing of the VM's state.
 
+use super::super::layout::ChildHeap;
 use super::super::ptrace::last_errno;
 use super::super::space::{Errno, Piece, PieceKind};
 use super::buffer::Buffer;
@@ -21,12 +22,17 @@ pub(super) struct Plan<'a> {
     pub(super) pieces: &'a [Piece],
     pub(super) buffer: &'a Buffer,
     pub(super) likeness: &'a Likeness,
+    pub(super) heap: &'a ChildHeap,
     pub(super) frame: &'a Frame,
     /// `CLONE_CHILD_SETTID`: the tid goes there.
     pub(super) set_tid: Option<u64>,
     /// `CLONE_CHILD_CLEARTID`.
     pub(super) clear_tid: Option<u64>,
 }
+
+// SAFETY: nothing in a plan belongs to a thread; the one raw pointer (the heap's
+// auxiliary vector) is null.
+unsafe impl Sync for Plan<'_> {}
 
 /// Becomes the program.
 ///
@@ -55,6 +61,10 @@ fn become_like(plan: &Plan<'_>, parent: i32) -> Result<(), Errno> {
         // no reference covers.
         unsafe { std::ptr::copy_nonoverlapping(page.as_ptr(), addr as *mut u8, page.len()) };
     });
+    if !plan.heap.apply() {
+        // The kernel's heap would be the VM's, and a grown one would not be there.
+        return Err(last_errno());
+    }
     plan.likeness.apply()?;
     set_tids(plan);
     for piece in plan.pieces {
