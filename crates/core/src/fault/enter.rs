@@ -15,6 +15,10 @@ use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
 
+/// Length of a fault cluster from which on its pages are taken for written when one
+/// is.
+const WRITE_AHEAD: u32 = 4;
+
 impl<'vm, P: Platform> Map<'vm, P> {
     /// => `page` is busy and belongs to `anon`, which is at `at`.
     pub(super) fn resident(
@@ -56,7 +60,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
         }
     }
 
-    /// Takes unmapped resident neighbours with the same rights busy; gives the
+    /// Takes resident neighbours with the same rights busy, unmapped ones or, where
+    /// writes follow one another, write-protected ones; gives the
     /// address of the first page and the length of the run.
     fn neighbours(
         &self,
@@ -68,17 +73,27 @@ impl<'vm, P: Platform> Map<'vm, P> {
     ) -> (Va, usize) {
         let vm = self.vm();
         let in_leaf = at.index % LEAF as u64;
+        // Where writes follow one another, the next pages are taken for written too: one
+        // fault instead of one for each page, at the price of their copies on swap.
+        let writes = at.access.contains(Prot::W) && at.entry.cluster.get() >= WRITE_AHEAD;
+        let as_if = if writes { Prot::W } else { Prot::R };
         let take = |index: u64| {
             let (Some(a), shared) = vm.tree_lookup(&object.tree, index) else { return None };
             let p = vm.anons.get(a).page()?;
             if vm.pages.get(p).is_mapped() {
-                return None;
+                let va = Va::from_page((at.va.page() + index) - at.index);
+                let here = || self.pmap().extract(va).filter(|(no, _)| *no == number(p));
+                if !writes || here().is_none_or(|(_, prot)| prot.contains(Prot::W)) {
+                    return None;
+                }
             }
             vm.anon_busy_page(a, p).ok()?;
             let shared = shared || vm.anons.get(a).is_shared();
             let ok = vm.is_natural(at, p, index)
-                && vm.rights(at.entry, object, a, p, shared, Prot::R) == rights
-                && !(rights.contains(Prot::W) && vm.anons.get(a).swap().is_some());
+                && vm.rights(at.entry, object, a, p, shared, as_if) == rights;
+            if ok && as_if.contains(Prot::W) {
+                vm.forget_copy(a, p);
+            }
             if !ok {
                 vm.page_unbusy(p);
             }
