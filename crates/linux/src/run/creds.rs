@@ -19,6 +19,10 @@ pub struct Creds {
     fsuid: u32,
     fsgid: u32,
     groups: Vec<u32>,
+    /// Effective capabilities, by bits.
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
 }
 
 impl Creds {
@@ -42,7 +46,22 @@ impl Creds {
         let [gid, egid, _, fsgid] = numbers("Gid:")?[..] else {
             return None;
         };
-        Some(Creds { uid, euid, gid, egid, fsuid, fsgid, groups: numbers("Groups:")? })
+        let bits = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        };
+        Some(Creds {
+            uid,
+            euid,
+            gid,
+            egid,
+            fsuid,
+            fsgid,
+            groups: numbers("Groups:")?,
+            effective: bits("CapEff:")?,
+            permitted: bits("CapPrm:")?,
+            inheritable: bits("CapInh:")?,
+        })
     }
 
     /// Runs `body` on this thread with the file access rights of this identity.
@@ -51,23 +70,38 @@ impl Creds {
         let Some(own) = own.ok().filter(|own| own != self) else {
             return body();
         };
-        self.assume_for_files();
+        self.assume_files();
+        // Leaving user 0 took the rights to override permissions; a program may have kept
+        // them on purpose.
+        own.set_effective(self.effective & own.permitted);
         let result = body();
-        own.assume_for_files();
+        // The rights that changing back needs come first.
+        own.set_effective(own.effective);
+        own.assume_files();
+        own.set_effective(own.effective);
         result
     }
 
     /// Changes this thread only: the raw calls do not tell other threads, as the C
     /// library's would.
-    fn assume_for_files(&self) {
+    fn assume_files(&self) {
         // SAFETY: the list has the length that is passed; the other calls take no memory.
         unsafe {
-            // Leaving fsuid 0 gives up the rights to override permissions, returning to it
-            // brings them back; the right to change groups stays throughout.
             libc::syscall(libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr());
             libc::syscall(libc::SYS_setfsgid, self.fsgid);
             libc::syscall(libc::SYS_setfsuid, self.fsuid);
         }
+    }
+
+    /// Makes `effective` this thread's effective capabilities; its others are `self`'s.
+    fn set_effective(&self, effective: u64) {
+        const VERSION_3: u32 = 0x2008_0522;
+        let header = [VERSION_3, 0];
+        let words =
+            |half: u32| [effective, self.permitted, self.inheritable].map(|set| (set >> (32 * half)) as u32);
+        let data = [words(0), words(1)];
+        // SAFETY: the header and the data have the layout of version 3.
+        unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
     }
 }
 
@@ -77,11 +111,12 @@ mod tests {
 
     #[test]
     fn a_status_is_read() {
-        let text = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nFDSize:\t64\nGroups:\t10 20 \nCapInh:\t0\n";
+        let text = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nFDSize:\t64\nGroups:\t10 20 \nCapInh:\t0\nCapPrm:\tff\nCapEff:\t0f\n";
         let creds = Creds::parse(text).unwrap();
         assert_eq!((creds.uid, creds.euid, creds.fsuid), (1, 2, 4));
         assert_eq!((creds.gid, creds.egid, creds.fsgid), (5, 6, 8));
         assert_eq!(creds.groups, [10, 20]);
+        assert_eq!((creds.effective, creds.permitted, creds.inheritable), (0xf, 0xff, 0));
         assert_eq!(Creds::parse("Uid:\t1\t2\n"), None);
     }
 
@@ -92,10 +127,11 @@ mod tests {
             return;
         }
         let own = Creds::of_thread(gettid()).unwrap();
-        let nobody = Creds { fsuid: 65534, fsgid: 65534, groups: vec![], ..own.clone() };
+        let nobody = Creds { fsuid: 65534, fsgid: 65534, groups: vec![], effective: 0, ..own.clone() };
         let open = || std::fs::File::open("/etc/shadow").is_ok();
         assert!(own.act(open));
         assert!(!nobody.act(open));
+        assert!(Creds { effective: own.effective, ..nobody.clone() }.act(open));
         assert!(open());
         assert_eq!(Creds::of_thread(gettid()).unwrap(), own);
     }

@@ -50,13 +50,14 @@ const OTHER_CALLS: &[i64] = &[
     libc::SYS_vfork,
     libc::SYS_execve,
     libc::SYS_execveat,
-    libc::SYS_readlink,
-    libc::SYS_readlinkat,
     libc::SYS_openat2,
     libc::SYS_io_uring_setup,
     libc::SYS_io_setup,
     SYS_MAP_SHADOW_STACK,
 ];
+
+/// Reported only where `/proc/self/exe` cannot be made to name the program.
+const LINK_CALLS: &[i64] = &[libc::SYS_readlink, libc::SYS_readlinkat];
 
 /// Bit 30 of the number: the x32 ABI.
 pub const X32_BIT: u32 = 0x4000_0000;
@@ -126,7 +127,7 @@ const CONDITIONAL: &[Conditional] = &[
 /// The program: foreign ABIs and listed calls are reported, all else is allowed. The
 /// kernel finds the calls that are allowed whatever their arguments are once, and
 /// runs no filter for them.
-fn program() -> Vec<Insn> {
+fn program(links: bool) -> Vec<Insn> {
     const REPORT: Insn = insn(RETURN, RET_USER_NOTIF, 0, 0);
     let mut code = vec![
         insn(LOAD_WORD, OFFSET_ARCH, 0, 0),
@@ -152,10 +153,11 @@ fn program() -> Vec<Insn> {
         code.push(REPORT);
         code.push(insn(LOAD_WORD, OFFSET_NR, 0, 0));
     }
-    let listed = MEMORY_CALLS.len() + OTHER_CALLS.len();
-    for (index, nr) in MEMORY_CALLS.iter().chain(OTHER_CALLS).enumerate() {
+    let link_calls = if links { LINK_CALLS } else { &[] };
+    let listed: Vec<i64> = [MEMORY_CALLS, OTHER_CALLS, link_calls].concat();
+    for (index, nr) in listed.iter().enumerate() {
         // Over the remaining comparisons and the "allow".
-        code.push(insn(JUMP_EQUAL, *nr as u32, (listed - index) as u8, 0));
+        code.push(insn(JUMP_EQUAL, *nr as u32, (listed.len() - index) as u8, 0));
     }
     code.push(insn(RETURN, RET_ALLOW, 0, 0));
     code.push(REPORT);
@@ -166,11 +168,10 @@ fn program() -> Vec<Insn> {
 pub struct Filter(Vec<Insn>);
 
 impl Filter {
-    /// Builds it.
+    /// Builds it. `links`: report the calls that read symbolic links, too.
     #[must_use]
-    #[allow(clippy::new_without_default, reason = "a default filter would suggest that there are others")]
-    pub fn new() -> Filter {
-        Filter(program())
+    pub fn new(links: bool) -> Filter {
+        Filter(program(links))
     }
 
     /// Installs it on this thread only; returns the listener, a descriptor of this
@@ -230,8 +231,8 @@ mod tests {
     use super::*;
 
     /// Runs classic BPF as the kernel does, for the instructions we use.
-    fn run(arch: u32, nr: u32, args: [u64; 6]) -> u32 {
-        let code = program();
+    fn run(links: bool, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
+        let code = program(links);
         let load = |offset: u32| match offset {
             OFFSET_NR => nr,
             OFFSET_ARCH => arch,
@@ -257,7 +258,7 @@ mod tests {
     }
 
     fn reported(nr: i64, args: [u64; 6]) -> bool {
-        run(ARCH_X86_64, nr as u32, args) == RET_USER_NOTIF
+        run(false, ARCH_X86_64, nr as u32, args) == RET_USER_NOTIF
     }
 
     #[test]
@@ -265,16 +266,18 @@ mod tests {
         for nr in 0..1000 {
             let listed = MEMORY_CALLS.contains(&nr) || OTHER_CALLS.contains(&nr);
             assert_eq!(reported(nr, [0; 6]), listed, "call {nr}");
+            let with_links = run(true, ARCH_X86_64, nr as u32, [0; 6]) == RET_USER_NOTIF;
+            assert_eq!(with_links, listed || LINK_CALLS.contains(&nr), "call {nr}");
         }
     }
 
     #[test]
     fn other_architectures_are_reported_whole() {
         for nr in 0..500 {
-            assert_eq!(run(0x4000_0003, nr, [0; 6]), RET_USER_NOTIF);
-            assert_eq!(run(ARCH_X86_64, nr | X32_BIT, [0; 6]), RET_USER_NOTIF);
+            assert_eq!(run(true, 0x4000_0003, nr, [0; 6]), RET_USER_NOTIF);
+            assert_eq!(run(true, ARCH_X86_64, nr | X32_BIT, [0; 6]), RET_USER_NOTIF);
         }
-        assert_eq!(run(ARCH_X86_64, u32::MAX, [0; 6]), RET_USER_NOTIF);
+        assert_eq!(run(true, ARCH_X86_64, u32::MAX, [0; 6]), RET_USER_NOTIF);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::context::{Ctx, SharedSpace, open_report};
 use super::error::RunError;
+use super::exe::leave_own_file;
 use super::files::{
     Found, close_if, find_program, give_up, open_descriptors, plug_standard_descriptors, program_fd,
 };
@@ -45,9 +46,16 @@ pub fn run(options: Options, program: &OsStr, args: &[OsString]) -> Result<Infal
     let Found::At(path) = find_program(program) else {
         return Err(RunError::NotFound(program.to_string_lossy().into_owned()));
     };
+    let native = options.native;
     let mut argv = vec![program.as_bytes().to_vec()];
     argv.extend(args.iter().map(|arg| arg.clone().into_vec()));
 
+    // The bounds of our heap are told to the kernel again with the program's layout:
+    // they must not move meanwhile.
+    // SAFETY: numbers.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX) };
+    // SAFETY: this is the process's only thread, by contract.
+    unsafe { leave_own_file() };
     let keeper = start_keeper(&KeeperConfig::new(&options))
         .map_err(|error| RunError::host("cannot start the keeper process", &error))?;
     let mask = block_signals();
@@ -68,9 +76,11 @@ pub fn run(options: Options, program: &OsStr, args: &[OsString]) -> Result<Infal
         handover: Arc::clone(&handover),
     };
     spawn_vm_thread("supervisor", move || setup.run()).map_err(no_threads)?;
-    let image = handover.take_image()?;
+    let (image, exe_named) = handover.take_image()?;
     let start = Box::leak(Box::new(StartArgs::new(&image, mask)));
-    let filter = Filter::new();
+    // Linux's own memory (a debugging aid) is not cleared at execve, so that a later
+    // program's file could not be named.
+    let filter = Filter::new(!exe_named || native);
     close_if(|fd| !inherited.contains(&fd));
     restore_dispositions();
 
@@ -128,9 +138,10 @@ impl Setup {
             .map_err(|error| RunError::Load(name.clone(), error))?;
         let space = make_space(&self.options)?;
         let image = prepared.map(&*space).map_err(|error| RunError::Load(name, error))?;
-        image.mm.apply();
+        let exe_named = image.mm.apply();
         Ok(Built {
             image,
+            exe_named,
             space,
             report_to,
             options: self.options,
@@ -144,6 +155,7 @@ impl Setup {
 /// A program in memory, not started.
 struct Built {
     image: Image,
+    exe_named: bool,
     space: SharedSpace,
     report_to: Option<std::fs::File>,
     options: Options,
@@ -155,7 +167,7 @@ struct Built {
 impl Built {
     fn serve(self, handover: &Handover) {
         let exe = self.image.exe_path.clone();
-        handover.give_image(Ok(self.image));
+        handover.give_image(Ok((self.image, self.exe_named)));
         let number = handover.take_listener();
         let served = program_fd(self.main_tid, number).and_then(|listener| {
             self.keeper.adopt(listener.as_fd())?;
@@ -196,7 +208,7 @@ struct Handover {
 enum Stage {
     #[default]
     Building,
-    Image(Box<Result<Image, RunError>>),
+    Image(Box<Result<(Image, bool), RunError>>),
     Waiting,
     Listener(i32),
     Serving,
@@ -219,11 +231,12 @@ impl Handover {
         }
     }
 
-    fn give_image(&self, image: Result<Image, RunError>) {
+    /// The program, and whether `/proc/self/exe` names it.
+    fn give_image(&self, image: Result<(Image, bool), RunError>) {
         self.put(Stage::Image(Box::new(image)));
     }
 
-    fn take_image(&self) -> Result<Image, RunError> {
+    fn take_image(&self) -> Result<(Image, bool), RunError> {
         *self.wait(|stage| match std::mem::replace(stage, Stage::Waiting) {
             Stage::Image(image) => Some(image),
             other => {

@@ -1,20 +1,18 @@
 //! Telling the kernel where the program's parts are, so that `/proc/PID/cmdline`,
 //! `environ`, `auxv` and `ps` show the program and not `machvm`.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
 use super::elf::Elf;
+use super::files::last_errno;
+use super::space::Errno;
 use super::stack::StackImage;
 
-const PR_SET_MM_START_CODE: u64 = 1;
-const PR_SET_MM_END_CODE: u64 = 2;
-const PR_SET_MM_START_DATA: u64 = 3;
-const PR_SET_MM_END_DATA: u64 = 4;
-const PR_SET_MM_START_STACK: u64 = 5;
-const PR_SET_MM_ARG_START: u64 = 8;
-const PR_SET_MM_ARG_END: u64 = 9;
-const PR_SET_MM_ENV_START: u64 = 10;
-const PR_SET_MM_ENV_END: u64 = 11;
-const PR_SET_MM_AUXV: u64 = 12;
 const PR_SET_MM_MAP: u64 = 14;
+/// The executable's name stays.
+const NO_EXE: u32 = u32::MAX;
 
 /// Where the program's parts are.
 #[derive(Clone, Debug)]
@@ -25,6 +23,7 @@ pub struct MmLayout {
     args: (u64, u64),
     env: (u64, u64),
     auxv: Vec<u64>,
+    exe: Arc<File>,
 }
 
 /// `struct prctl_mm_map`.
@@ -47,14 +46,50 @@ struct RawMap {
     exe_fd: u32,
 }
 
-fn set_mm(what: u64, addr: u64, len: u64) -> bool {
-    // SAFETY: PR_SET_MM checks its addresses; the only memory it reads is the vector
-    // and the map that callers pass with their true size.
-    unsafe { libc::prctl(libc::PR_SET_MM, what, addr, len, 0_u64) == 0 }
+impl RawMap {
+    /// What the kernel says now.
+    fn current() -> Option<RawMap> {
+        let stat = own_stat()?;
+        let field = |number: usize| stat.get(number - 3).copied();
+        // SAFETY: brk(0) only asks.
+        let brk = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
+        Some(RawMap {
+            start_code: field(26)?,
+            end_code: field(27)?,
+            start_data: field(45)?,
+            end_data: field(46)?,
+            start_brk: field(47)?,
+            brk,
+            start_stack: field(28)?,
+            arg_start: field(48)?,
+            arg_end: field(49)?,
+            env_start: field(50)?,
+            env_end: field(51)?,
+            auxv: std::ptr::null(),
+            auxv_size: 0,
+            exe_fd: NO_EXE,
+        })
+    }
+
+    fn set(&self) -> Result<(), Errno> {
+        let (addr, size) = (&raw const *self as u64, size_of::<RawMap>() as u64);
+        // SAFETY: the kernel checks the addresses; what it reads is this structure and the
+        // vector it names, which lives as long.
+        let done = unsafe { libc::prctl(libc::PR_SET_MM, PR_SET_MM_MAP, addr, size, 0_u64) } == 0;
+        if done { Ok(()) } else { Err(last_errno()) }
+    }
+}
+
+/// Whether the kernel would let this process name another file as its executable
+/// (CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN): it looks at that first, and only then at
+/// the descriptor.
+pub(super) fn may_name_exe() -> bool {
+    RawMap::current()
+        .is_some_and(|map| RawMap { exe_fd: i32::MAX as u32, ..map }.set() == Err(Errno(libc::EBADF)))
 }
 
 impl MmLayout {
-    pub(super) fn new(elf: &Elf, bias: u64, stack: &StackImage) -> MmLayout {
+    pub(super) fn new(elf: &Elf, bias: u64, stack: &StackImage, exe: File) -> MmLayout {
         let range = |executable: bool| {
             let mut range = (u64::MAX, 0);
             for segment in &elf.segments {
@@ -74,54 +109,38 @@ impl MmLayout {
             args: stack.args,
             env: stack.env,
             auxv: stack.auxv.clone(),
+            exe: Arc::new(exe),
         }
     }
 
     /// Tells the kernel; call it on a thread of the VM. The program runs as well
-    /// without it (no rights, no `/proc`), so failures are not reported.
-    pub fn apply(&self) {
-        let auxv_size = (self.auxv.len() * 8) as u64;
-        // One by one the kernel keeps its own heap bounds, which are the VM's and may
-        // move under us; this way needs CAP_SYS_RESOURCE.
-        if set_mm(PR_SET_MM_AUXV, self.auxv.as_ptr() as u64, auxv_size) {
-            set_mm(PR_SET_MM_START_STACK, self.stack, 0);
-            set_pair(PR_SET_MM_START_CODE, PR_SET_MM_END_CODE, self.code);
-            set_pair(PR_SET_MM_START_DATA, PR_SET_MM_END_DATA, self.data);
-            set_pair(PR_SET_MM_ENV_START, PR_SET_MM_ENV_END, self.env);
-            set_pair(PR_SET_MM_ARG_START, PR_SET_MM_ARG_END, self.args);
-            return;
-        }
-        let Some((start_brk, brk)) = own_heap() else {
-            return;
+    /// without it (no rights, no `/proc`), so failures are not reported, but for one:
+    /// `false` says that `/proc/self/exe` does not name the program.
+    pub fn apply(&self) -> bool {
+        let Some(current) = RawMap::current() else {
+            return false;
         };
         let map = RawMap {
             start_code: self.code.0,
             end_code: self.code.1,
             start_data: self.data.0,
             end_data: self.data.1,
-            start_brk,
-            brk,
             start_stack: self.stack,
             arg_start: self.args.0,
             arg_end: self.args.1,
             env_start: self.env.0,
             env_end: self.env.1,
             auxv: self.auxv.as_ptr(),
-            auxv_size: auxv_size as u32,
-            exe_fd: u32::MAX,
+            auxv_size: (self.auxv.len() * 8) as u32,
+            exe_fd: self.exe.as_raw_fd() as u32,
+            // The kernel's heap is the VM's.
+            ..current
         };
-        set_mm(PR_SET_MM_MAP, &raw const map as u64, size_of::<RawMap>() as u64);
-    }
-}
-
-/// The kernel insists on start <= end after each step, so the order depends on which
-/// way the pair moves; one of the two tries is the right one.
-fn set_pair(start: u64, end: u64, range: (u64, u64)) {
-    if set_mm(start, range.0, 0) {
-        set_mm(end, range.1, 0);
-    } else {
-        set_mm(end, range.1, 0);
-        set_mm(start, range.0, 0);
+        if map.set().is_ok() {
+            return true;
+        }
+        let _ = RawMap { exe_fd: NO_EXE, ..map }.set();
+        false
     }
 }
 
@@ -131,14 +150,6 @@ fn own_stat() -> Option<Vec<u64>> {
     // Field 2 is the name, which may contain anything; field 3 is a letter.
     let after_name = stat.rsplit_once(')')?.1;
     Some(after_name.split_ascii_whitespace().map(|word| word.parse().unwrap_or(0)).collect())
-}
-
-/// The bounds of the kernel's heap of this process, which is the VM's.
-fn own_heap() -> Option<(u64, u64)> {
-    let start = *own_stat()?.get(47 - 3)?;
-    // SAFETY: brk(0) only asks.
-    let end = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
-    Some((start, end))
 }
 
 /// The program's heap, for the kernel: in a forked child it is Linux that answers
@@ -153,30 +164,13 @@ impl ChildHeap {
     /// [`Space::heap`]: super::space::Space::heap
     #[must_use]
     pub fn new(heap: (u64, u64)) -> Option<ChildHeap> {
-        let stat = own_stat()?;
-        let field = |number: usize| stat.get(number - 3).copied();
-        Some(ChildHeap(RawMap {
-            start_code: field(26)?,
-            end_code: field(27)?,
-            start_data: field(45)?,
-            end_data: field(46)?,
-            start_brk: heap.0,
-            brk: heap.1,
-            start_stack: field(28)?,
-            arg_start: field(48)?,
-            arg_end: field(49)?,
-            env_start: field(50)?,
-            env_end: field(51)?,
-            auxv: std::ptr::null(),
-            auxv_size: 0,
-            exe_fd: u32::MAX,
-        }))
+        Some(ChildHeap(RawMap { start_brk: heap.0, brk: heap.1, ..RawMap::current()? }))
     }
 
     /// Tells the kernel, in the child. Takes no lock and no memory. `false`: the kernel
     /// refuses, and the child must not run on.
     #[must_use]
     pub fn apply(&self) -> bool {
-        set_mm(PR_SET_MM_MAP, &raw const self.0 as u64, size_of::<RawMap>() as u64)
+        self.0.set().is_ok()
     }
 }

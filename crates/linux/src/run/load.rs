@@ -187,7 +187,8 @@ impl Prepared {
         let stack = self.stack.build(top, &addresses, &self.creds);
         copy_out(stack.sp, &stack.bytes).map_err(LoadError::Stack)?;
         let exe_path = self.program.real_path();
-        Ok(Image { entry, sp: stack.sp, exe_path, comm: self.comm, mm: MmLayout::new(elf, bias, &stack) })
+        let mm = MmLayout::new(elf, bias, &stack, self.program.file);
+        Ok(Image { entry, sp: stack.sp, exe_path, comm: self.comm, mm })
     }
 }
 

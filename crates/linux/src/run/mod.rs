@@ -13,6 +13,7 @@ pub mod context;
 pub mod creds;
 pub mod elf;
 pub mod error;
+pub mod exe;
 pub mod exec;
 pub mod files;
 pub mod filter;

@@ -2,6 +2,7 @@
 //! process side from faults of the memory side.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::files::last_errno;
 use super::space::{Call, Errno, Piece, Reply, Space};
@@ -12,6 +13,8 @@ use super::space::{Call, Errno, Piece, Reply, Space};
 pub struct NativeSpace {
     brk_start: AtomicU64,
     brk: AtomicU64,
+    /// What the loader mapped and the program has not unmapped: start and end.
+    loaded: Mutex<Vec<(u64, u64)>>,
 }
 
 fn check(result: i64) -> Result<u64, Errno> {
@@ -19,6 +22,19 @@ fn check(result: i64) -> Result<u64, Errno> {
 }
 
 impl NativeSpace {
+    fn loaded(&self) -> MutexGuard<'_, Vec<(u64, u64)>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, start: u64, end: u64) {
+        let mut loaded = self.loaded();
+        let before = std::mem::take(&mut *loaded);
+        for (from, to) in before {
+            let rest = [(from, to.min(start)), (from.max(end), to)];
+            loaded.extend(rest.into_iter().filter(|(from, to)| from < to));
+        }
+    }
+
     fn brk(&self, want: u64) -> u64 {
         let (start, now) = (self.brk_start.load(Ordering::Relaxed), self.brk.load(Ordering::Relaxed));
         let up = |addr: u64| (addr + 4095) & !4095;
@@ -44,6 +60,11 @@ impl Space for NativeSpace {
     fn memory_call(&self, call: &Call) -> Reply {
         match call.nr {
             libc::SYS_brk => Reply::Value(self.brk(call.args[0]) as i64),
+            libc::SYS_munmap => {
+                let start = call.args[0];
+                self.forget(start, start.saturating_add(call.args[1].saturating_add(4095) & !4095));
+                Reply::Continue
+            }
             _ => Reply::Continue,
         }
     }
@@ -59,7 +80,12 @@ impl Space for NativeSpace {
     ) -> Result<u64, Errno> {
         // SAFETY: the loader maps where nothing of the VM is: at addresses Linux chose, or
         // over what it got so.
-        check(unsafe { libc::syscall(libc::SYS_mmap, addr, len, prot, flags, fd.unwrap_or(-1), offset) })
+        let got = check(unsafe {
+            libc::syscall(libc::SYS_mmap, addr, len, prot, flags, fd.unwrap_or(-1), offset)
+        })?;
+        self.forget(got, got + ((len + 4095) & !4095));
+        self.loaded().push((got, got + ((len + 4095) & !4095)));
+        Ok(got)
     }
 
     fn make_stack(&self, limit: u64, executable: bool) -> Result<u64, Errno> {
@@ -87,12 +113,18 @@ impl Space for NativeSpace {
         if len == 0 {
             return Ok(());
         }
+        self.forget(addr, addr + ((len + 4095) & !4095));
         // SAFETY: as for `map`.
         check(unsafe { libc::syscall(libc::SYS_munmap, addr, len) }).map(|_| ())
     }
 
-    // The old program's memory is not told from the VM's, so it stays.
-    fn clear(&self) {}
+    // What the old program mapped itself is not told from the VM's memory, so it stays.
+    fn clear(&self) {
+        for (start, end) in std::mem::take(&mut *self.loaded()) {
+            // SAFETY: the loader mapped this, and the program is gone.
+            unsafe { libc::syscall(libc::SYS_munmap, start, end - start) };
+        }
+    }
 
     fn pieces(&self, _f: &mut dyn FnMut(&Piece)) {}
 
