@@ -11,6 +11,11 @@ use std::time::{Duration, Instant};
 
 use common::{Job, build, machvm, scratch, signal};
 
+const SIGBUS: i32 = 7;
+const SIGKILL: i32 = 9;
+const SIGSEGV: i32 = 11;
+const SIGTERM: i32 = 15;
+
 /// The family, dynamic and static.
 fn families() -> &'static [String] {
     static FAMILIES: OnceLock<Vec<String>> = OnceLock::new();
@@ -28,7 +33,7 @@ fn family(arguments: &[&str]) -> common::Outcome {
         argv.extend(arguments);
         Job::new(&argv).same()
     };
-    families().iter().map(run).last().unwrap()
+    families().iter().map(run).next_back().unwrap()
 }
 
 fn family_says(arguments: &[&str], text: &str) {
@@ -220,7 +225,7 @@ fn a_debugger_that_traces_the_program_makes_fork_fail_and_not_hang() {
 
 #[test]
 fn statistics_come_also_after_death_by_a_signal() {
-    for number in [libc::SIGKILL, libc::SIGSEGV, libc::SIGBUS, libc::SIGTERM] {
+    for number in [SIGKILL, SIGSEGV, SIGBUS, SIGTERM] {
         let kill = format!(
             "import os, resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.kill(os.getpid(), {number})"
         );
@@ -246,7 +251,7 @@ fn children_outlive_the_program_and_go_on_working() {
         file.display()
     );
     let outcome = Job::new(&["/usr/bin/python3", "-c", &script]).machvm();
-    assert_eq!(outcome.status.signal(), Some(libc::SIGKILL));
+    assert_eq!(outcome.status.signal(), Some(SIGKILL));
     wait_for(&file);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "hi\n");
 }

@@ -449,7 +449,7 @@ static int mode_exec(const char *how) {
   setitimer(ITIMER_REAL, &far, 0);
   timer_t timer;
   struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
-  struct itimerspec soon = {{0, 0}, {0, 30000000}};
+  struct itimerspec soon = {{0, 0}, {0, 400000000}};
   CHECK(!timer_create(CLOCK_MONOTONIC, &event, &timer) && !timer_settime(timer, 0, &soon, 0));
   prctl(PR_SET_NAME, "old name");
   prctl(PR_SET_PDEATHSIG, 0);
@@ -484,7 +484,7 @@ static int mode_exec(const char *how) {
 }
 
 static int mode_after(int argc, char **argv) {
-  usleep(60000); // The old program's timer would strike now.
+  usleep(450000); // The old program's timer would strike now.
   for (int i = 0; i < argc; i++)
     printf("[%s]", i == 2 ? "pid" : argv[i]);
   printf(" pid %s\n", atoi(argv[2]) == getpid() && syscall(SYS_gettid) == getpid() ? "kept" : "changed");

@@ -284,8 +284,8 @@ impl Keeper {
         // A fork or execve under way needs the keeper; let it outlive us then.
         let Ok(turn) = self.turn.try_lock() else { return };
         let leave = Request { op: Op::Leave as u32, ..Request::default() };
-        // SAFETY: no status is asked for.
         if self.send(&leave, None).is_ok() {
+            // SAFETY: no status is asked for.
             unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL) };
         }
         // Nobody begins another.

@@ -225,8 +225,8 @@ impl Held {
         let mask = sigmask(tid)?;
         set_sigmask(tid, u64::MAX)?;
         set_regs(tid, &call_regs(&saved, nr, args))?;
-        self.to_syscall_stop(tid)?;
-        self.to_syscall_stop(tid)?;
+        self.run_to_syscall_stop(tid)?;
+        self.run_to_syscall_stop(tid)?;
         let value = regs(tid)?.rax as i64;
         set_regs(tid, &saved)?;
         set_sigmask(tid, mask)?;
@@ -244,7 +244,7 @@ impl Held {
         unsafe { ptrace(PTRACE_CONT, tid, 0, 0) }.map(|_| ())
     }
 
-    fn to_syscall_stop(&mut self, tid: i32) -> Result<(), Errno> {
+    fn run_to_syscall_stop(&mut self, tid: i32) -> Result<(), Errno> {
         loop {
             // SAFETY: SYSCALL takes a signal by value.
             unsafe { ptrace(PTRACE_SYSCALL, tid, 0, 0) }?;
