@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::elf::Elf;
 use super::files::last_errno;
@@ -20,8 +20,10 @@ pub struct MmLayout {
     code: (u64, u64),
     data: (u64, u64),
     stack: u64,
-    args: (u64, u64),
-    env: (u64, u64),
+    /// Argument strings, then environment strings.
+    strings: Vec<u8>,
+    /// How many bytes of them are arguments.
+    args_len: u64,
     auxv: Vec<u64>,
     exe: Arc<File>,
 }
@@ -106,8 +108,9 @@ impl MmLayout {
             code: or_whole(range(true)),
             data: or_whole(range(false)),
             stack: stack.sp,
-            args: stack.args,
-            env: stack.env,
+            strings: stack.bytes[(stack.args.0 - stack.sp) as usize..(stack.env.1 - stack.sp) as usize]
+                .to_vec(),
+            args_len: stack.args.1 - stack.args.0,
             auxv: stack.auxv.clone(),
             exe: Arc::new(exe),
         }
@@ -117,30 +120,69 @@ impl MmLayout {
     /// without it (no rights, no `/proc`), so failures are not reported, but for one:
     /// `false` says that `/proc/self/exe` does not name the program.
     pub fn apply(&self) -> bool {
-        let Some(current) = RawMap::current() else {
+        let (Some(current), Some(strings)) = (RawMap::current(), Strings::copy(&self.strings)) else {
             return false;
         };
+        let env_start = strings.start + self.args_len;
         let map = RawMap {
             start_code: self.code.0,
             end_code: self.code.1,
             start_data: self.data.0,
             end_data: self.data.1,
             start_stack: self.stack,
-            arg_start: self.args.0,
-            arg_end: self.args.1,
-            env_start: self.env.0,
-            env_end: self.env.1,
+            arg_start: strings.start,
+            arg_end: env_start,
+            env_start,
+            env_end: strings.start + strings.len,
             auxv: self.auxv.as_ptr(),
             auxv_size: (self.auxv.len() * 8) as u32,
             exe_fd: self.exe.as_raw_fd() as u32,
             // The kernel's heap is the VM's.
             ..current
         };
-        if map.set().is_ok() {
-            return true;
+        let exe_named = map.set().is_ok();
+        if exe_named || (RawMap { exe_fd: NO_EXE, ..map }).set().is_ok() {
+            strings.keep();
         }
-        let _ = RawMap { exe_fd: NO_EXE, ..map }.set();
-        false
+        exe_named
+    }
+}
+
+/// A copy of the strings for `/proc/PID/cmdline` and `environ`: the kernel reads them
+/// there from anonymous memory only, which the program's stack is not.
+struct Strings {
+    start: u64,
+    len: u64,
+}
+
+/// The copy that the kernel knows.
+static KEPT: Mutex<Option<Strings>> = Mutex::new(None);
+
+impl Strings {
+    fn copy(bytes: &[u8]) -> Option<Strings> {
+        let (rw, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, at least as long as what is copied into it.
+        unsafe {
+            let at = libc::mmap(std::ptr::null_mut(), bytes.len().max(1), rw, flags, -1, 0);
+            if at == libc::MAP_FAILED {
+                return None;
+            }
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), at.cast::<u8>(), bytes.len());
+            Some(Strings { start: at as u64, len: bytes.len() as u64 })
+        }
+    }
+
+    /// Lets go of the copy before.
+    fn keep(self) {
+        let before = KEPT.lock().unwrap_or_else(PoisonError::into_inner).replace(self);
+        drop(before);
+    }
+}
+
+impl Drop for Strings {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's alone, and the kernel was told of another.
+        unsafe { libc::munmap(self.start as *mut libc::c_void, self.len.max(1) as usize) };
     }
 }
 
