@@ -4,10 +4,15 @@ use machvm_arena::NoMemory;
 use machvm_hal::{Va, VaRange};
 
 use super::edit::Edit;
+use super::tree::Tree;
 use crate::platform::Platform;
 
 /// Entries that clipping both ends of a range may take.
 pub(super) const CLIPS: u32 = 2;
+
+/// In `wirer`, of the upper half of an entry that this operation has cut. No wiring
+/// has this number, and an entry in transition is not cut.
+const CLIPPED: u32 = u32::MAX;
 
 impl<P: Platform> Edit<'_, '_, P> {
     /// No entry reaches across `va` any more: `vm_map_clip_start` and `_clip_end` are
@@ -26,6 +31,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         let upper = self.spare.take().ok_or(NoMemory)?;
         let u = self.entry(upper);
         u.copy_from(e);
+        u.wirer.set(CLIPPED);
         u.start.set(va.get());
         u.end.set(e.end.get());
         u.offset.set(e.offset.get().wrapping_add(va.page() - e.start().page()));
@@ -37,10 +43,38 @@ impl<P: Platform> Edit<'_, '_, P> {
         Ok(())
     }
 
-    /// Clips at both ends of `range`. On failure the entries are as before, but for
-    /// where they are cut.
+    /// Clips at both ends of `range`; [`Edit::settle`] follows, on failure too.
     pub(super) fn clip_range(&mut self, range: VaRange) -> Result<(), NoMemory> {
         self.clip(range.start())?;
         self.clip(range.end())
+    }
+
+    /// Ends what clipping in and at `range` began: after a success the cuts stay (and
+    /// merge where the entries are still alike), after a failure they are undone, also
+    /// where entries are never merged otherwise.
+    pub(super) fn settle<T, E>(&mut self, range: VaRange, done: &Result<T, E>) {
+        self.settle_ends(range, done);
+        if done.is_ok() {
+            self.simplify_range(range);
+        }
+    }
+
+    /// As [`Edit::settle`], where the cuts stay because more is to follow.
+    pub(super) fn settle_ends<T, E>(&mut self, range: VaRange, done: &Result<T, E>) {
+        let slab = &self.map.vm.entries;
+        let mut at = self.inner.tree.at_or_above(slab, range.start());
+        while let Some(h) = at
+            && let e = self.entry(h)
+            && e.start() <= range.end()
+        {
+            at = Tree::next(slab, h);
+            if e.wirer.get() != CLIPPED {
+                continue;
+            }
+            e.wirer.set(0);
+            if let (Err(_), Some(low)) = (done, Tree::prev(slab, h)) {
+                self.join(low, h, low);
+            }
+        }
     }
 }

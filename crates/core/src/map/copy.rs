@@ -134,7 +134,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             self.edit_counted(range, need, may).map_err(|NoMemory| failed(dst, CopyWhy::NoMemory))?;
         let done = edit.check_copy(range, Prot::W).and_then(|()| {
             let done = edit.overwrite(range, &mut copy, may);
-            edit.simplify_range(range);
+            edit.settle(range, &done);
             done
         });
         edit.done(may);
@@ -204,10 +204,12 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
                 }
                 None => vm.object_copy(o, may),
             };
-            let (Ok(to), Some(new)) = (made, self.spare.take()) else {
-                if let Ok(to) = made {
-                    self.unused = Some(to);
-                }
+            let Ok(to) = made else {
+                done = Err((part.start(), CopyWhy::NoMemory));
+                break;
+            };
+            let Some(new) = self.spare.take() else {
+                self.unused = Some(to);
                 done = Err((part.start(), CopyWhy::NoMemory));
                 break;
             };
@@ -252,6 +254,8 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
             }
         }
         let Some(at) = refused else {
+            // A stack whose lowest part has other contents now cannot grow into them.
+            self.detach_gap(range.start(), may);
             self.bury_copy(copy);
             self.drop_contents(may);
             return Ok(());

@@ -1,5 +1,6 @@
 //! Removing ranges (M21, M22).
 
+use machvm_arena::NoMemory;
 use machvm_hal::{Gather, MaySleep, VaRange};
 
 use super::clip::CLIPS;
@@ -25,37 +26,27 @@ impl<P: Platform> Map<'_, P> {
         done.map_err(failed)
     }
 
-    /// Locks for the removal of `range`: nothing in it is in transition or wired.
+    /// Locks for the removal of `range`. Of the whole map it needs no memory: there is
+    /// nothing to clip.
     pub(super) fn edit_removable(
         &self,
         range: VaRange,
         entries: u32,
         may: &mut MaySleep,
-    ) -> Result<Edit<'_, '_, P>, machvm_arena::NoMemory> {
-        // The whole map needs no clips, and must be removable without memory.
+    ) -> Result<Edit<'_, '_, P>, NoMemory> {
         let entries = if range == self.bounds { entries - CLIPS } else { entries };
-        let mut spare = self.vm.entries.reserve(entries)?;
-        loop {
-            let edit = self.edit_range_with(range, spare, may);
-            if edit.wired(range).is_none() {
-                return Ok(edit);
-            }
-            // The reservation is kept, so this is the last step that can fail.
-            spare = edit.release(may);
-            self.unwire_all(range, may)?;
-        }
+        self.edit_range(range, entries, may)
     }
 }
 
 impl<P: Platform> Edit<'_, '_, P> {
     /// The locked part of [`Map::delete`].
-    fn delete(&mut self, range: VaRange, may: &mut MaySleep) -> Result<(), machvm_arena::NoMemory> {
-        if let Err(e) = self.clip_range(range) {
-            self.simplify_range(range);
-            return Err(e);
-        }
+    fn delete(&mut self, range: VaRange, may: &mut MaySleep) -> Result<(), NoMemory> {
+        let clipped = self.clip_range(range);
+        self.settle_ends(range, &clipped);
+        clipped?;
         self.remove_regions(range, may);
-        self.unlink_range(range);
+        self.unlink_range(range, may);
         self.drop_contents(may);
         Ok(())
     }
@@ -68,7 +59,8 @@ impl<P: Platform> Edit<'_, '_, P> {
     }
 
     /// Buries every entry in `range`, which is clipped.
-    pub(super) fn unlink_range(&mut self, range: VaRange) {
+    pub(super) fn unlink_range(&mut self, range: VaRange, may: &mut MaySleep) {
+        self.detach_gap(range.start(), may);
         let slab = &self.map.vm.entries;
         while let Some(h) = self.inner.tree.at_or_above(slab, range.start()) {
             if self.entry(h).start() >= range.end() {

@@ -6,6 +6,7 @@ use machvm_hal::{Event, Gather, Host, MaySleep, Pmap, Region, RegionError, Va, V
 
 use super::entry::{Entry, EntryFlags, Kind};
 use super::lock::Write;
+use super::stack::DETACHED;
 use super::tree::Tree;
 use super::{Map, MapInner};
 use crate::object::Object;
@@ -53,20 +54,11 @@ impl<'vm, P: Platform> Map<'vm, P> {
         entries: u32,
         may: &mut MaySleep,
     ) -> Result<Edit<'_, 'vm, P>, NoMemory> {
-        Ok(self.edit_range_with(range, self.vm.entries.reserve(entries)?, may))
-    }
-
-    /// As [`Map::edit_range`], with entries that are reserved already.
-    pub(super) fn edit_range_with(
-        &self,
-        range: VaRange,
-        spare: Spare<'vm, P>,
-        may: &mut MaySleep,
-    ) -> Edit<'_, 'vm, P> {
+        let spare = self.vm.entries.reserve(entries)?;
         loop {
             let inner = self.inner.write(self.vm.host(), may);
             match self.in_transition(&inner, range) {
-                None => return Edit { map: self, inner, spare, dead: Dead::default(), unused: None },
+                None => return Ok(Edit { map: self, inner, spare, dead: Dead::default(), unused: None }),
                 // Into the queue before the unlock (Z24).
                 Some(busy) => self.wait_transition(inner, busy),
             }
@@ -132,7 +124,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             (Kind::Object, Some(o)) => {
                 Some(Region { first: self.vm.object_natural(o, e.pindex(e.start())), prot: e.prot() })
             }
-            (Kind::StackGap, _) => {
+            (Kind::StackGap, _) if e.tag.get() != DETACHED => {
                 let (stack, pages) = self.stack_above(h)?;
                 let s = self.entry(stack);
                 let first = machvm_hal::Pindex(s.offset.get().checked_sub(pages)?);
@@ -203,11 +195,6 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         self.map.entry(h)
     }
 
-    /// The first entry in `range` that is wired.
-    pub(super) fn wired(&self, range: VaRange) -> Option<Handle<Entry>> {
-        self.map.overlapping(&self.inner, range).find(|h| self.entry(*h).wired.get() != 0)
-    }
-
     /// Links an entry whose fields are set.
     pub(super) fn link(&mut self, h: Handle<Entry>) {
         let e = self.entry(h);
@@ -248,7 +235,8 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         self.dead.head = Some(h);
     }
 
-    /// Drops what the dead entries mapped of objects that live on. A drop that finds
+    /// Unwires what the dead entries kept, and drops what they mapped of objects that
+    /// live on. A drop that finds
     /// no memory leaves contents that no entry covers: they go with the object.
     ///
     /// => nothing maps the ranges, and the invalidations are finished.
@@ -257,6 +245,11 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         let mut at = self.dead.head;
         while let Some(h) = at {
             let e = self.entry(h);
+            if e.wired.get() != 0
+                && let Some(o) = e.object.get()
+            {
+                vm.unwire_object(o, e.offset.get(), e.pages(), may);
+            }
             if let Some(o) = e.object.get()
                 && !vm.object_is_shared(o)
                 && !vm.object_is_private_sole(o)
@@ -271,12 +264,7 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
     ///
     /// => on return no lock is held.
     pub(super) fn done(self, may: &mut MaySleep) {
-        drop(self.release(may));
-    }
-
-    /// As [`Edit::done`]; gives the entries that were not used.
-    pub(super) fn release(self, may: &mut MaySleep) -> Spare<'vm, P> {
-        let Edit { map, inner, spare, dead, unused } = self;
+        let Edit { map, inner, spare: _, dead, unused } = self;
         let mut inner = inner;
         map.check_sometimes(&mut inner);
         drop(inner);
@@ -293,6 +281,5 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         if let Some(o) = unused {
             map.vm.object_deallocate(o, may);
         }
-        spare
     }
 }

@@ -47,9 +47,7 @@ impl<P: Platform> Edit<'_, '_, P> {
     ) -> Result<(), InsertError> {
         let clipped = self.clip_range(range).map_err(InsertError::no_memory(range.start()));
         let done = clipped.and_then(|()| self.replace_clipped(range, backing, a, may));
-        if done.is_err() {
-            self.simplify_range(range);
-        }
+        self.settle(range, &done);
         done
     }
 
@@ -79,7 +77,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             self.discard(backing, joint);
             return Err(e);
         }
-        self.unlink_range(range);
+        self.unlink_range(range, may);
         self.drop_contents(may);
         self.commit(range, joint, backing, a);
         Ok(())

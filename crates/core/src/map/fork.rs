@@ -5,6 +5,7 @@ use machvm_hal::{Gather, MaySleep, Pindex, Pmap, Prot};
 
 use super::edit::{Dead, Edit};
 use super::entry::{Entry, EntryFlags, Inherit, Kind};
+use super::stack::DETACHED;
 use super::tree::Tree;
 use super::{ForkError, Map};
 use crate::object::Object;
@@ -106,6 +107,9 @@ impl<P: Platform> Edit<'_, '_, P> {
             n.offset.set(at);
         }
         child.link(new);
+        if n.kind() == Kind::StackGap && child.map.region_of(new).is_none() {
+            n.tag.set(DETACHED);
+        }
         if child.map.region_enter(new).is_err() {
             child.unlink(new);
             child.bury(new);

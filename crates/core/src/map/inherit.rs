@@ -32,7 +32,7 @@ impl<P: Platform> Map<'_, P> {
                 }
             }
         }
-        edit.simplify_range(range);
+        edit.settle(range, &done);
         edit.done(may);
         done
     }

@@ -60,7 +60,7 @@ impl<P: Platform> Map<'_, P> {
                 let each = self.overlapping(&edit.inner, within).map(|h| self.entry(h));
                 each.filter(|e| e.counts()).for_each(|e| set_advice(e, advise));
             }
-            edit.simplify_range(within);
+            edit.settle(within, &clipped);
             clipped
         };
         edit.done(may);

@@ -6,6 +6,7 @@ use machvm_hal::{Gather, MaySleep, Pmap, Prot, RegionError, VaRange};
 use super::clip::CLIPS;
 use super::edit::Edit;
 use super::entry::{Entry, EntryFlags, Kind};
+use super::stack::DETACHED;
 use super::tree::Tree;
 use super::{Map, MapFlags, ProtectError};
 use crate::platform::Platform;
@@ -68,7 +69,7 @@ impl<P: Platform> Map<'_, P> {
         if done.is_ok() {
             done =
                 edit.clip_range(within).map_err(failed).and_then(|()| edit.apply_protect(within, set, may));
-            edit.simplify_range(within);
+            edit.settle(within, &done);
         }
         edit.done(may);
         done
@@ -157,7 +158,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         }
         let (pmap, pages) = (&self.map.pmap, self.map.vm.page_array());
         pmap.region_protect(pages, range, old, new, g)?;
-        if let Some(gap) = self.gap_below(h).and_then(|gap| self.entry(gap).range())
+        if let Some(gap) = self.gap_below(h)
             && let Err(e) = pmap.region_protect(pages, gap, old, new, g)
         {
             let back = pmap.region_protect(pages, range, new, old, g);
@@ -167,14 +168,21 @@ impl<P: Platform> Edit<'_, '_, P> {
         Ok(())
     }
 
-    /// The gap that the stack `h` may grow into.
-    fn gap_below(&self, h: Handle<Entry>) -> Option<Handle<Entry>> {
+    /// The gap, of one or more entries, that the stack `h` may grow into.
+    fn gap_below(&self, h: Handle<Entry>) -> Option<VaRange> {
         let e = self.entry(h);
         if !e.flags().contains(EntryFlags::GROWS_DOWN) {
             return None;
         }
-        let below = Tree::prev(&self.map.vm.entries, h)?;
-        let b = self.entry(below);
-        (b.kind() == Kind::StackGap && b.end() == e.start()).then_some(below)
+        let (mut at, mut start) = (h, e.start());
+        while let Some(below) = Tree::prev(&self.map.vm.entries, at)
+            && let b = self.entry(below)
+            && b.kind() == Kind::StackGap
+            && b.end() == start
+            && b.tag.get() != DETACHED
+        {
+            (at, start) = (below, b.start());
+        }
+        VaRange::between(start, e.start())
     }
 }

@@ -56,8 +56,8 @@ impl<P: Platform> Map<'_, P> {
         let mut done = edit.check_move(src, to, leave);
         if done.is_ok() {
             done = edit.clip_range(src).map_err(short).and_then(|()| edit.move_clipped(src, to, leave, may));
-            edit.simplify_range(src);
-            edit.simplify_range(to);
+            edit.settle(src, &done);
+            edit.settle(to, &done);
         }
         edit.done(may);
         done
@@ -81,6 +81,11 @@ impl<P: Platform> Map<'_, P> {
         edit.done(may);
         done
     }
+}
+
+/// Where an entry goes that moves up by `delta` bytes, modulo 2^64.
+fn moved_range(e: &Entry, delta: u64) -> Option<VaRange> {
+    VaRange::of_pages(Va::from_page(e.start.get().wrapping_add(delta) >> PAGE_SHIFT), e.pages())
 }
 
 impl<P: Platform> Edit<'_, '_, P> {
@@ -112,79 +117,96 @@ impl<P: Platform> Edit<'_, '_, P> {
         leave: Leave,
         may: &mut MaySleep,
     ) -> Result<(), MoveError> {
-        let map = self.map;
+        // First what can be refused, while the entries are still where they were.
         let delta = to.start().get().wrapping_sub(src.start().get());
-        let target = |e: &Entry| {
-            let page = Va::from_page(e.start.get().wrapping_add(delta) >> PAGE_SHIFT);
-            VaRange::of_pages(page, e.pages())
-        };
-        // The new regions first: they can be refused, and taking them back cannot.
-        let mut refused = None;
-        for h in map.overlapping(&self.inner, src) {
-            if let (Some(range), Some(region)) = (target(self.entry(h)), self.region_at(h))
-                && map.pmap.region_insert(range, region).is_err()
+        for h in self.map.overlapping(&self.inner, src) {
+            if let (Some(range), Some(region)) = (moved_range(self.entry(h), delta), self.region_at(h))
+                && self.map.pmap.region_insert(range, region).is_err()
             {
-                refused = Some(InsertError::Machine(range.start()));
-                break;
+                self.unregion(src, delta, range.start(), may);
+                return Err(MoveError::Insert(InsertError::Machine(range.start())));
             }
         }
-        let zeroes = match (refused, leave) {
-            (None, Leave::Zeroes) => self.make_zeroes(src),
-            (Some(e), _) => Err(e),
-            (None, Leave::Hole) => Ok(None),
-        };
-        let zeroes = match zeroes {
-            Ok(z) => z,
+        let zeroes = match self.replace_source(src, leave, may) {
+            Ok(zeroes) => zeroes,
             Err(e) => {
-                self.unregion(src, to, refused.map(|_| e), may);
+                self.unregion(src, delta, to.end(), may);
                 return Err(MoveError::Insert(e));
             }
         };
+        self.detach_gap(src.start(), may);
+        self.relink(src, delta, zeroes);
+        Ok(())
+    }
+
+    /// The machine gets the regions that stay at the source, instead of those that
+    /// were there. Gives their unlinked entries. On failure nothing changed.
+    fn replace_source(
+        &mut self,
+        src: VaRange,
+        leave: Leave,
+        may: &mut MaySleep,
+    ) -> Result<Option<Handle<Entry>>, InsertError> {
+        let zeroes = match leave {
+            Leave::Hole => None,
+            Leave::Zeroes => self.make_zeroes(src)?,
+        };
         self.unregion_moved(src, may);
-        // Unlink all, then link all: in between the bounds change.
-        let slab = &map.vm.entries;
+        let slab = &self.map.vm.entries;
+        let chain = || core::iter::successors(zeroes, |h| slab.get(*h).links.next.get());
+        let Some(refused) = chain().find(|h| self.map.region_enter(*h).is_err()) else { return Ok(zeroes) };
+        let at = self.entry(refused).start();
+        self.unregion_moved(src, may);
+        for h in self.map.overlapping(&self.inner, src).filter(|h| self.entry(*h).kind() == Kind::Object) {
+            let back = self.map.region_enter(h);
+            debug_assert!(back.is_ok(), "the machine does not take a region back");
+        }
+        self.bury_chain(zeroes);
+        Err(InsertError::Machine(at))
+    }
+
+    fn bury_chain(&mut self, mut head: Option<Handle<Entry>>) {
+        while let Some(h) = head {
+            head = self.entry(h).links.next.get();
+            self.bury(h);
+        }
+    }
+
+    /// Unlinks everything in `src`, then links it at its new place, and `zeroes`.
+    fn relink(&mut self, src: VaRange, delta: u64, zeroes: Option<Handle<Entry>>) {
+        let slab = &self.map.vm.entries;
         let mut moved = None;
-        while let Some(h) =
-            self.inner.tree.at_or_above(slab, src.start()).filter(|h| self.entry(*h).start() < src.end())
+        while let Some(h) = self.inner.tree.at_or_above(slab, src.start())
+            && self.entry(h).start() < src.end()
         {
             self.unlink(h);
             self.entry(h).links.next.set(moved);
             moved = Some(h);
         }
-        let mut left = zeroes;
         while let Some(h) = moved {
             let e = self.entry(h);
             moved = e.links.next.get();
-            if let Some(range) = target(e) {
+            if let Some(range) = moved_range(e, delta) {
                 e.start.set(range.start().get());
                 e.end.set(range.end().get());
             }
             self.forget_stack(h);
             self.link(h);
         }
+        let mut left = zeroes;
         while let Some(h) = left {
             left = self.entry(h).links.next.get();
             self.link(h);
-            let back = map.region_enter(h);
-            debug_assert!(back.is_ok(), "the machine does not take a region back");
         }
-        Ok(())
     }
 
-    /// Takes the new regions back, up to the one that was refused.
-    fn unregion(&mut self, src: VaRange, to: VaRange, refused: Option<InsertError>, may: &mut MaySleep) {
-        let end = match refused {
-            Some(InsertError::Machine(at)) => at,
-            _ => to.end(),
-        };
+    /// Takes back the new regions that lie below `end`.
+    fn unregion(&mut self, src: VaRange, delta: u64, end: Va, may: &mut MaySleep) {
         let mut g = Gather::new();
-        let delta = to.start().get().wrapping_sub(src.start().get());
         for h in self.map.overlapping(&self.inner, src) {
             let e = self.entry(h);
-            let at = Va::from_page(e.start.get().wrapping_add(delta) >> PAGE_SHIFT);
-            if at < end
-                && e.kind() == Kind::Object
-                && let Some(range) = VaRange::of_pages(at, e.pages())
+            if let (Kind::Object, Some(range)) = (e.kind(), moved_range(e, delta))
+                && range.start() < end
             {
                 self.map.pmap.region_remove(self.map.vm.page_array(), range, &mut g);
             }
@@ -235,10 +257,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             }
         }
         let Some(at) = failed else { return Ok(head) };
-        while let Some(h) = head {
-            head = self.entry(h).links.next.get();
-            self.bury(h);
-        }
+        self.bury_chain(head);
         Err(InsertError::NoMemory(at))
     }
 

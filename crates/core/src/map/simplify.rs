@@ -38,9 +38,14 @@ impl<P: Platform> Edit<'_, '_, P> {
     /// other's reference goes after the unlock.
     fn merge(&mut self, low: Handle<Entry>, high: Handle<Entry>, keep: Handle<Entry>) {
         let (l, h) = (self.entry(low), self.entry(high));
-        if !l.mergeable(h) {
-            return;
+        if l.mergeable(h) {
+            self.join(low, high, keep);
         }
+    }
+
+    /// Makes one of two neighbours with contiguous contents.
+    pub(super) fn join(&mut self, low: Handle<Entry>, high: Handle<Entry>, keep: Handle<Entry>) {
+        let (l, h) = (self.entry(low), self.entry(high));
         let (start, end) = (l.start(), h.end());
         let gone = if keep == low { high } else { low };
         self.unlink(gone);

@@ -7,8 +7,13 @@
 //! The gap is an entry, so nothing else is placed there (Z34). The stack's object has
 //! indices for all of it, so growing moves two bounds and needs no memory. The
 //! machine's region covers gap and stack from the start.
+//!
+//! A gap belongs to the stack it was made with. When the lowest part of the stack, or
+//! the upper part of the gap, goes away or gets other contents, what is left of the
+//! gap is detached for good (Z35): it stays a guard, and no stack that is later put
+//! on top of it grows into it.
 
-use machvm_hal::{MaySleep, PAGE_SHIFT, Pindex, Pmap, Region, Va, VaRange};
+use machvm_hal::{Gather, MaySleep, PAGE_SHIFT, Pindex, Pmap, Region, Va, VaRange};
 
 use super::edit::Edit;
 use super::entry::{Attributes, EntryFlags, Kind};
@@ -27,6 +32,9 @@ pub struct StackShape {
     /// Lowest part of the gap, where the stack never grows.
     pub guard: u64,
 }
+
+/// Guard size of a gap that is detached from its stack: all of it, for ever.
+pub(super) const DETACHED: u64 = u64::MAX;
 
 impl<P: Platform> Map<'_, P> {
     /// A stack at `place` (M18 `vm_map_stack`, MAP_STACK_GROWS_DOWN). Gives the lowest
@@ -151,6 +159,24 @@ impl<P: Platform> Edit<'_, '_, P> {
         Ok(())
     }
 
+    /// Detaches the gap that ends at `at`, if one does: the machine forgets it too.
+    pub(super) fn detach_gap(&mut self, at: Va, may: &mut MaySleep) {
+        let mut g = Gather::new();
+        let mut end = at;
+        while let Some(below) = end.page().checked_sub(1).map(Va::from_page)
+            && let Some(h) = self.map.lookup_entry(&self.inner, below)
+            && let e = self.entry(h)
+            && e.kind() == Kind::StackGap
+            && e.tag.get() != DETACHED
+            && let Some(range) = e.range()
+        {
+            e.tag.set(DETACHED);
+            self.map.pmap.region_remove(self.map.vm.page_array(), range, &mut g);
+            end = e.start();
+        }
+        self.map.vm.finish(g, may);
+    }
+
     /// The locked part of [`Map::growstack`]. Gives what must be wired.
     fn grow(&mut self, va: Va) -> Result<Option<VaRange>, GrowError> {
         let h = self.map.lookup_entry(&self.inner, va).ok_or(GrowError::NotMapped(va))?;
@@ -160,6 +186,9 @@ impl<P: Platform> Edit<'_, '_, P> {
         }
         let stack_h = self.touching_above(h).ok_or(GrowError::Detached(va))?;
         let stack = self.entry(stack_h);
+        if gap.tag.get() == DETACHED {
+            return Err(GrowError::Detached(va));
+        }
         if stack.kind() != Kind::Object || !stack.flags().contains(EntryFlags::GROWS_DOWN) {
             return Err(GrowError::Detached(va));
         }

@@ -6,7 +6,7 @@
 //! alone (Z29). A page is counted once for each entry that is wired at all; the
 //! entry counts its wirings.
 
-use machvm_arena::NoMemory;
+use machvm_arena::Handle;
 use machvm_hal::{Host, MaySleep, Pmap, Prot, Va, VaRange};
 
 use super::clip::CLIPS;
@@ -14,7 +14,9 @@ use super::edit::{Edit, transition_event};
 use super::entry::{Entry, EntryFlags, Kind};
 use super::protect::Holes;
 use super::{Map, WireError};
+use crate::object::Object;
 use crate::platform::Platform;
+use crate::vm::Vm;
 
 /// Who wires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,8 +34,6 @@ enum Change {
     Wire(Wiring),
     /// One wiring less.
     Unwire(Wiring),
-    /// No wiring at all.
-    Clear,
 }
 
 impl Change {
@@ -45,7 +45,7 @@ impl Change {
                 Change::Wire(Wiring::User) => !user,
                 Change::Wire(Wiring::System) => true,
                 Change::Unwire(Wiring::User) => user,
-                Change::Unwire(Wiring::System) | Change::Clear => e.wired.get() != 0,
+                Change::Unwire(Wiring::System) => e.wired.get() != 0,
             }
     }
     /// Wirings that `e` has afterwards.
@@ -53,7 +53,6 @@ impl Change {
         match self {
             Change::Wire(_) => e.wired.get() + 1,
             Change::Unwire(_) => e.wired.get().saturating_sub(1),
-            Change::Clear => 0,
         }
     }
 }
@@ -114,11 +113,6 @@ impl<P: Platform> Map<'_, P> {
         self.let_go(range, Change::Unwire(who), holes, may)
     }
 
-    /// Takes every wiring off `range`, for its removal.
-    pub(super) fn unwire_all(&self, range: VaRange, may: &mut MaySleep) -> Result<(), NoMemory> {
-        self.let_go(range, Change::Clear, Holes::Skip, may).map_err(|_| NoMemory)
-    }
-
     fn let_go(
         &self,
         range: VaRange,
@@ -128,7 +122,7 @@ impl<P: Platform> Map<'_, P> {
     ) -> Result<(), WireError> {
         let Some((within, number)) = self.begin(range, change, holes, may)? else { return Ok(()) };
         self.each_marked(within, number, may, &mut |part, wired, may| {
-            if change == Change::Clear || wired == 1 {
+            if wired == 1 {
                 part.iter().for_each(|va| self.unwire_page(va, may));
             }
             true
@@ -151,18 +145,14 @@ impl<P: Platform> Map<'_, P> {
             _ => return Err(WireError::Hole(range.start())),
         };
         let failed = |e| WireError::no_memory(range.start())(e);
-        // A whole map needs no clips, and must be removable without memory.
-        let entries = if within == self.bounds { 0 } else { CLIPS };
-        let mut edit = self.edit_range(within, entries, may).map_err(failed)?;
+        let mut edit = self.edit_range(within, CLIPS, may).map_err(failed)?;
         let mut done = edit.check_wire(within, change, holes);
         if done.is_ok() {
             done = edit.clip_range(within).map_err(failed);
-            if done.is_err() {
-                edit.simplify_range(within);
-            }
+            edit.settle_ends(within, &done);
         }
         if done.is_ok() {
-            edit.inner.wirings = edit.inner.wirings.wrapping_add(1).max(1);
+            edit.inner.wirings = edit.inner.wirings % (u32::MAX - 2) + 1;
             let number = edit.inner.wirings;
             let all = self.overlapping(&edit.inner, within).map(|h| self.entry(h));
             all.filter(|e| change.concerns(e) && !edit.skips(e, change)).for_each(|e| {
@@ -214,7 +204,7 @@ impl<P: Platform> Map<'_, P> {
                 e.wired.set(wired);
                 match change {
                     Change::Wire(Wiring::User) => e.insert_flags(EntryFlags::USER_WIRED),
-                    Change::Unwire(Wiring::User) | Change::Clear => e.remove_flags(EntryFlags::USER_WIRED),
+                    Change::Unwire(Wiring::User) => e.remove_flags(EntryFlags::USER_WIRED),
                     Change::Wire(Wiring::System) | Change::Unwire(Wiring::System) => {}
                 }
                 if let (0, Some(range)) = (wired, e.range()) {
@@ -266,5 +256,35 @@ impl<P: Platform> Edit<'_, '_, P> {
             }
         }
         Ok(())
+    }
+}
+
+impl<P: Platform> Vm<P> {
+    /// Takes one wiring off every resident page of the range of an object: what is left
+    /// to do when a wired entry is gone.
+    ///
+    /// => a map may be write locked: who has a page busy does not wait for a map.
+    pub(super) fn unwire_object(&self, o: Handle<Object>, first: u64, pages: u64, may: &mut MaySleep) {
+        let (mut next, end) = (first, first.saturating_add(pages));
+        while next < end {
+            let mut found = None;
+            let inner = self.objects.get(o).lock.read(self.host(), may);
+            self.tree_for_each(&inner.tree, next, end - next, &mut |i, a| {
+                found = self.anons.get(a).page().map(|p| (i, a, p));
+                found.is_none()
+            });
+            drop(inner);
+            let Some((i, a, p)) = found else { return };
+            match self.anon_busy_page(a, p) {
+                Ok(()) => {
+                    let page = self.pages.get(p);
+                    page.wired.set(page.wired.get().saturating_sub(1));
+                    self.page_unbusy(p);
+                    next = i + 1;
+                }
+                Err(Some(busy)) => self.wait_page(busy, may),
+                Err(None) => {}
+            }
+        }
     }
 }

@@ -23,14 +23,14 @@ use machvm_hal::{Pindex, Prot, VaRange};
 const STEP: u64 = 2;
 
 #[derive(Clone, Copy, Debug)]
-enum What {
+pub(super) enum What {
     Anon,
     Guard,
     Foreign,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Where {
+pub(super) enum Where {
     At(u64),
     Over(u64),
     Low(u64),
@@ -38,7 +38,7 @@ enum Where {
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Find(Where, u64, What, Attributes),
     Delete(u64, u64),
     Protect(u64, u64, SetProt),
@@ -101,7 +101,7 @@ fn set_prots() -> impl Strategy<Value = SetProt> {
     let prot = prop_oneof![8 => prots().prop_map(Some), 1 => Just(None)];
     (prot, max, holes).prop_map(|(prot, max, holes)| SetProt { prot, max, holes })
 }
-fn ops() -> impl Strategy<Value = Op> {
+pub(super) fn ops() -> impl Strategy<Value = Op> {
     let p = FIRST..LAST;
     let n = 1..10u64;
     let what = prop_oneof![8 => Just(What::Anon), 1 => Just(What::Guard), 1 => Just(What::Foreign)];
@@ -202,12 +202,21 @@ impl Oracle {
             self.pages.insert(p, Page { kind, a, wired: false, grows: false, file, value: 0 });
         }
     }
+    /// The gap below `s` is nobody's any more.
+    fn detach(&mut self, s: u64) {
+        for p in (FIRST..s).rev() {
+            match self.pages.get_mut(&p) {
+                Some(g) if g.kind == Kind::StackGap && g.a.tag != u64::MAX => g.a.tag = u64::MAX,
+                _ => return,
+            }
+        }
+    }
     fn clamp(s: u64, n: u64) -> core::ops::Range<u64> {
         s..(s + n).min(LAST)
     }
 }
 
-fn place(m: &Map<'_, World>, w: Where) -> Place {
+pub(super) fn place(m: &Map<'_, World>, w: Where) -> Place {
     match w {
         Where::At(s) => Place::At(va(s)),
         Where::Over(s) => Place::Over(va(s)),
@@ -235,6 +244,9 @@ fn apply(m: &Map<'_, World>, o: &mut Oracle, op: &Op) {
             assert_eq!(got, expected.map(va));
             if let Ok(s) = expected {
                 let a = if kind == Kind::Guard { Attributes { inherit: Inherit::Copy, ..a } } else { a };
+                if matches!(w, Where::Over(_)) {
+                    o.detach(s);
+                }
                 o.fill(s, n, kind, a);
                 if kind == Kind::Foreign {
                     m.pmap.own_mapping(range(s, s + n), a.prot);
@@ -243,6 +255,7 @@ fn apply(m: &Map<'_, World>, o: &mut Oracle, op: &Op) {
         }
         Op::Delete(s, n) => {
             m.delete(range(s, s + n), &mut may()).expect("memory");
+            o.detach(s);
             o.pages.retain(|p, _| !(s..s + n).contains(p));
         }
         Op::Protect(s, n, set) => protect(m, o, s, n, &set),
@@ -355,6 +368,9 @@ fn stack(m: &Map<'_, World>, o: &mut Oracle, w: Where, shape: StackShape, a: Att
     let expected = o.place(w, shape.pages, false, &a).map_err(StackError::Find);
     assert_eq!(got, expected.map(va));
     let Ok(s) = expected else { return };
+    if matches!(w, Where::Over(_)) {
+        o.detach(s);
+    }
     let initial = if shape.initial == 0 { STEP } else { shape.initial }.min(shape.pages - shape.guard);
     let gap = shape.pages - initial;
     o.fill(s, gap, Kind::StackGap, Attributes { tag: shape.guard << 12, ..a });
@@ -374,7 +390,8 @@ fn grow(m: &Map<'_, World>, o: &mut Oracle, p: u64) {
     };
     let start = gap.range.end().page();
     let lowest = gap.range.start().page() + (gap.attributes.tag >> 12);
-    let Some(&above) = o.pages.get(&start).filter(|s| s.kind == Kind::Object && s.grows) else {
+    let stack = o.pages.get(&start).filter(|s| s.kind == Kind::Object && s.grows);
+    let Some(&above) = stack.filter(|_| gap.attributes.tag != u64::MAX) else {
         assert_eq!(got, Err(GrowError::Detached(va(p))));
         return;
     };
@@ -397,6 +414,14 @@ fn fork(m: &Map<'_, World>, o: &mut Oracle, writes: &[(bool, u64, u64)]) {
         child.pages.insert(p, Page { wired: false, value, ..page });
         if page.kind == Kind::Foreign {
             c.pmap.own_mapping(range(p, p + 1), page.a.prot);
+        }
+    }
+    // A gap whose stack does not come along is nobody's.
+    for p in FIRST..LAST {
+        let gap = child.pages.get(&p).is_some_and(|g| g.kind == Kind::StackGap);
+        let stack = child.pages.get(&(p + 1));
+        if gap && !stack.is_some_and(|s| s.kind == Kind::StackGap || s.kind == Kind::Object && s.grows) {
+            child.detach(p + 1);
         }
     }
     compare(&c, &child);
@@ -437,6 +462,7 @@ fn move_range(m: &Map<'_, World>, o: &mut Oracle, s: u64, n: u64, d: u64, leave:
     if expected.is_err() {
         return;
     }
+    o.detach(s);
     for i in 0..n {
         let page = o.pages.remove(&(s + i)).expect("mapped");
         o.pages.insert(d + i, Page { grows: false, ..page });
@@ -514,6 +540,7 @@ fn copy(m: &Map<'_, World>, o: &mut Oracle, s: u64, n: u64, d: u64) {
     let expected = copy_error(o, s, n, Side::Source).and_then(|()| copy_error(o, d, n, Side::Destination));
     assert_eq!(got, expected);
     if expected.is_ok() {
+        o.detach(d);
         let values: Vec<_> = o.pages.range(s..s + n).map(|(_, p)| p.value).collect();
         o.pages.range_mut(d..d + n).zip(values).for_each(|((_, p), v)| p.value = v);
     }

@@ -92,6 +92,11 @@ pub(super) struct Machine {
     modified: HashMap<PageNo, bool>,
 }
 
+/// Locked, also after a panic of a test: what follows it may be shrinking.
+fn locked(m: &Mutex<Machine>) -> std::sync::MutexGuard<'_, Machine> {
+    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// The platform.
 pub(super) struct World {
     host: TestHost,
@@ -114,7 +119,7 @@ impl World {
         TestPmap { id, machine: Arc::clone(&self.machine), fuse: self.fuse }
     }
     pub(super) fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
-        self.machine.lock().expect("machine")
+        locked(&self.machine)
     }
 }
 
@@ -221,7 +226,7 @@ impl TestPmap {
     }
     /// For a mapping of the machine's own, as its owner would make it.
     pub(super) fn own_mapping(&self, range: VaRange, prot: Prot) {
-        let mut m = self.machine.lock().expect("machine");
+        let mut m = locked(&self.machine);
         range.iter().for_each(|va| {
             m.regions.insert((self.id, va.page()), (Pfn(0), prot));
         });
@@ -231,7 +236,7 @@ impl TestPmap {
 impl TestPmap {
     /// The owner of a mapping of the machine's own takes it away.
     pub(super) fn forget_mapping(&self, range: VaRange) {
-        let mut m = self.machine.lock().expect("machine");
+        let mut m = locked(&self.machine);
         range.iter().for_each(|va| {
             m.regions.remove(&(self.id, va.page()));
         });
@@ -249,7 +254,7 @@ impl Pmap for TestPmap {
         _: EnterFlags,
         _: &mut Gather,
     ) -> Result<(), EnterError> {
-        let mut m = self.machine.lock().expect("machine");
+        let mut m = locked(&self.machine);
         for (i, &page) in run.iter().enumerate() {
             let va = va.add(i as u64);
             let pfn = pages.pfn(page);
@@ -266,7 +271,7 @@ impl Pmap for TestPmap {
         Ok(())
     }
     fn remove<A: PageArray>(&self, _: &A, range: VaRange, _: &mut Gather) {
-        let mut m = self.machine.lock().expect("machine");
+        let mut m = locked(&self.machine);
         let keys: Vec<_> = m.mapped.range(self.keys(range)).map(|(k, _)| *k).collect();
         keys.iter().for_each(|k| {
             m.mapped.remove(k);
@@ -276,22 +281,22 @@ impl Pmap for TestPmap {
         if prot.is_empty() {
             return self.remove(pages, range, g);
         }
-        let mut m = self.machine.lock().expect("machine");
+        let mut m = locked(&self.machine);
         m.mapped.range_mut(self.keys(range)).for_each(|(_, t)| t.prot &= prot.hardware());
     }
     fn unwire(&self, _: VaRange) {}
     fn extract(&self, va: Va) -> Option<(PageNo, Prot)> {
-        let m = self.machine.lock().expect("machine");
+        let m = locked(&self.machine);
         m.mapped.get(&(self.id, va.page())).map(|t| (t.page, t.prot))
     }
     fn resident_count(&self) -> u64 {
-        self.machine.lock().expect("machine").mapped.keys().filter(|k| k.0 == self.id).count() as u64
+        locked(&self.machine).mapped.keys().filter(|k| k.0 == self.id).count() as u64
     }
     fn region_insert(&self, range: VaRange, region: Region) -> Result<(), RegionError> {
         if !self.fuse.admit() {
             return Err(RegionError);
         }
-        let mut m = self.machine.lock().expect("machine");
+        let mut m = locked(&self.machine);
         assert!(m.mapped.range(self.keys(range)).next().is_none(), "{range:?} is mapped");
         assert!(m.regions.range(self.keys(range)).next().is_none(), "{range:?} has a region");
         for (i, va) in range.iter().enumerate() {
@@ -301,7 +306,7 @@ impl Pmap for TestPmap {
     }
     fn region_remove<A: PageArray>(&self, pages: &A, range: VaRange, g: &mut Gather) {
         self.remove(pages, range, g);
-        let mut m = self.machine.lock().expect("machine");
+        let mut m = locked(&self.machine);
         let keys: Vec<_> = m.regions.range(self.keys(range)).map(|(k, _)| *k).collect();
         keys.iter().for_each(|k| {
             m.regions.remove(k);
@@ -319,7 +324,7 @@ impl Pmap for TestPmap {
             return Err(RegionError);
         }
         {
-            let mut m = self.machine.lock().expect("machine");
+            let mut m = locked(&self.machine);
             for va in range.iter() {
                 let r = m.regions.get_mut(&(self.id, va.page())).expect("a region to protect");
                 assert_eq!(r.1, old, "old protection at {va:?}");
