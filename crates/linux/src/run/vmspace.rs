@@ -146,6 +146,10 @@ impl Space for VmSpace {
         calls::set_brk_start(self, addr);
     }
 
+    fn heap(&self) -> (u64, u64) {
+        calls::heap(self)
+    }
+
     fn protect(&self, addr: u64, len: u64, prot: i32) -> Result<(), Errno> {
         let _inside = self.gate.enter();
         calls::protect(self, addr, len, prot)

@@ -8,7 +8,7 @@ use machvm_hal::{Prot, VaRange};
 use super::errno::{self, EACCES, EFAULT, EINVAL, ENOMEM, EPERM};
 use super::marks::Mark;
 use super::{Calls, Part, SHARED, args, capable, linux};
-use crate::run::files::{copy_in, program_fd, zero_out};
+use crate::run::files::{copy_in, program_fd};
 use crate::run::space::{Call, Errno};
 
 const MADV_NORMAL: i32 = 0;
@@ -81,8 +81,7 @@ impl Calls<'_> {
             return linux::advise(part.range, advice);
         }
         let prot = part.info.attributes.prot;
-        let allowed = if access == Prot::W { prot.contains(Prot::W) } else { prot.contains(Prot::R) };
-        if !allowed && !(access == Prot::R && prot.hardware().contains(Prot::R)) {
+        if !prot.contains(access) {
             return Err(EINVAL);
         }
         part.range.iter().try_for_each(|va| {
@@ -119,7 +118,9 @@ impl Calls<'_> {
             MADV_DONTNEED_LOCKED => Err(EINVAL),
             MADV_FREE if !part.is_anonymous() => Err(EINVAL),
             MADV_FREE => self.advise_map(part.range, Advise::Free),
-            MADV_REMOVE => self.remove_contents(part),
+            // Private anonymous memory has no file; a private mapping may not punch one.
+            MADV_REMOVE if part.is_anonymous() => Err(EINVAL),
+            MADV_REMOVE => Err(EACCES),
             MADV_MERGEABLE | MADV_UNMERGEABLE | MADV_HUGEPAGE | MADV_NOHUGEPAGE => linux::hint(advice),
             MADV_WILLNEED | MADV_COLD | MADV_PAGEOUT => Ok(()),
             _ => Err(EINVAL),
@@ -128,18 +129,6 @@ impl Calls<'_> {
 
     fn advise_map(&mut self, range: VaRange, advise: Advise) -> Result<(), Errno> {
         self.map().madvise(range, advise, &mut self.may).map(|_| ()).map_err(errno::advise)
-    }
-
-    /// Contents of shared anonymous memory go, for everybody who maps it.
-    fn remove_contents(&mut self, part: &Part) -> Result<(), Errno> {
-        if !part.is_shared() {
-            // Private anonymous memory has no file; a private mapping may not punch one.
-            return Err(if part.is_anonymous() { EINVAL } else { EACCES });
-        }
-        if !part.info.attributes.prot.contains(Prot::W) {
-            return Err(EACCES);
-        }
-        zero_out(part.range.start().get(), part.range.bytes())
     }
 
     fn advise_fork(&mut self, part: &Part, advice: i32) -> Result<(), Errno> {

@@ -74,15 +74,23 @@ fn call(nr: libc::c_long, args: [u64; 5]) -> Result<u64, Errno> {
     if r < 0 { Err(Errno(sys::errno())) } else { Ok(r as u64) }
 }
 
-/// Moves, grows or shrinks a mapping of Linux's into `to`, where nothing is.
+/// Takes a range in which our map has nothing: refused where Linux has something all
+/// the same (the VM itself). What is mapped there next replaces this.
+pub(super) fn claim(range: VaRange) -> Result<(), Errno> {
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u32;
+    map_at(range, libc::PROT_NONE, flags, None, 0)
+}
+
+/// Moves a mapping of Linux's to `to`, which is claimed.
 pub(super) fn remap(from: VaRange, to: VaRange) -> Result<(), Errno> {
     const MOVE: u64 = super::args::MREMAP_MAYMOVE | super::args::MREMAP_FIXED;
     let (at, len) = (from.start().get(), from.bytes());
     call(libc::SYS_mremap, [at, len, to.bytes(), MOVE, to.start().get()]).map(|_| ())
 }
 
-/// A mapping of Linux's at `to` of the memory that `from` begins with (mremap with
-/// size zero), or, with DONTUNMAP, its move that leaves an empty mapping.
+/// A mapping of Linux's at `to`, which is claimed, of the memory that `from` begins
+/// with (mremap with size zero), or, with DONTUNMAP, its move that leaves an empty
+/// mapping.
 pub(super) fn remap_keeping(at: u64, old: u64, to: VaRange, flags: u64) -> Result<(), Errno> {
     let flags = flags | super::args::MREMAP_MAYMOVE | super::args::MREMAP_FIXED;
     call(libc::SYS_mremap, [at, old, to.bytes(), flags, to.start().get()]).map(|_| ())

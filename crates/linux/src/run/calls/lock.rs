@@ -50,7 +50,14 @@ impl Calls<'_> {
             if part.is_foreign() {
                 return linux::lock(part.range, false).map_err(|e| if e == EAGAIN { e } else { ENOMEM });
             }
-            if part.info.attributes.prot == Prot::NONE { Err(ENOMEM) } else { c.wire(part.range) }
+            match part.info.attributes.prot {
+                Prot::NONE => Err(ENOMEM),
+                // The map does not wire what cannot be read; Linux brings it in.
+                Prot::W => {
+                    part.range.iter().try_for_each(|va| c.space.fault(va, Prot::W).map_err(|_| ENOMEM))
+                }
+                _ => c.wire(part.range),
+            }
         })
     }
 

@@ -24,6 +24,11 @@ const STACK_ROOM: u64 = 8 << 20;
 /// Linux keeps this much between a stack and what is below it.
 const STACK_GUARD: u64 = 256 * PAGE_SIZE;
 
+/// A private file mapping may be made this many times as long, by mremap.
+const ROOM_TO_GROW: u64 = 4;
+/// Or at least this long, in pages.
+const SMALLEST_ROOM: u64 = 1024;
+
 /// A mapping about to be made.
 struct New {
     place: Geometry,
@@ -71,7 +76,12 @@ impl Calls<'_> {
         self.check_lock(&place, flags)?;
         let new = New { place, flags, unit, prot: args::rights(prot), offset: offset_now };
         let range = match (fd, kind) {
-            (None, _) if huge => self.map_foreign(&new, None, flags & args::MAP_TYPE == args::MAP_SHARED)?,
+            (None, _) if huge || flags & args::MAP_TYPE == args::MAP_SHARED => {
+                // Children of a fork share it, and those run on Linux's memory.
+                let kind = Anonymous::check(flags)?;
+                self.check_size(place.len, true, flags)?;
+                self.map_foreign(&new, None, kind == Anonymous::Shared)?
+            }
             (None, _) => self.map_anonymous(&new, Anonymous::check(flags)?)?,
             (Some(fd), kind) => self.map_file(&new, fd, kind)?,
         };
@@ -107,32 +117,16 @@ impl Calls<'_> {
     }
 
     fn map_anonymous(&mut self, new: &New, kind: Anonymous) -> Result<VaRange, Errno> {
-        let counts = kind == Anonymous::Shared || new.prot.contains(Prot::W);
-        self.check_size(new.place.len, counts && kind != Anonymous::Droppable, new.flags)?;
+        let counts = new.prot.contains(Prot::W) && kind != Anonymous::Droppable;
+        self.check_size(new.place.len, counts, new.flags)?;
         if new.flags & MAP_GROWSDOWN != 0 {
             return self.map_stack(new);
         }
-        if kind != Anonymous::Shared {
-            let range = self.insert(new, Backing::Anonymous, &Attributes::new(new.prot))?;
-            if kind == Anonymous::Droppable {
-                self.s.marks.change(range, Mark::DROPPABLE | Mark::WIPE_ON_FORK, 0);
-            }
-            return Ok(range);
+        let range = self.insert(new, Backing::Anonymous, &Attributes::new(new.prot))?;
+        if kind == Anonymous::Droppable {
+            self.s.marks.change(range, Mark::DROPPABLE | Mark::WIPE_ON_FORK, 0);
         }
-        let vm = self.space.vm;
-        let (object, at) = vm.object_allocate(new.place.pages()).map_err(|_| ENOMEM)?;
-        let a = Attributes {
-            inherit: Inherit::Share,
-            flags: SHARED,
-            // One past the last index: the memory does not grow beyond its first size.
-            tag: at.0 + new.place.pages(),
-            ..Attributes::new(new.prot)
-        };
-        let made = self.insert(new, Backing::Shared(object, at), &a);
-        if made.is_err() {
-            vm.object_deallocate(object, &mut self.may);
-        }
-        made
+        Ok(range)
     }
 
     /// A stack: it may grow into what is free below it.
@@ -141,9 +135,9 @@ impl Calls<'_> {
         let room = STACK_ROOM.min(limit(libc::RLIMIT_STACK)).saturating_sub(new.place.len) / PAGE_SIZE;
         let a = Attributes::new(new.prot);
         if let Some(range) = new.place.exact() {
-            self.give_way(range)?;
-            if new.place.place == Where::Fixed {
-                self.map().delete(range, &mut self.may).map_err(errno::delete)?;
+            match new.place.place {
+                Where::Fixed => self.remove(range)?,
+                _ => self.clear_gaps(range)?,
             }
         }
         let places = self.places(&new.place, new.flags, PAGE_SIZE);
@@ -183,10 +177,9 @@ impl Calls<'_> {
 
     fn map_file(&mut self, new: &New, fd: BorrowedFd<'_>, kind: Option<FileKind>) -> Result<VaRange, Errno> {
         let shared = args::file_type(new.flags)?;
-        if kind == Some(FileKind::Zero) {
+        if kind == Some(FileKind::Zero) && !shared {
             linux::would_map(new.place.len, args::prot_bits(new.prot), new.flags, Some(fd), new.offset)?;
-            let kind = if shared { Anonymous::Shared } else { Anonymous::Private };
-            return self.map_anonymous(new, kind);
+            return self.map_anonymous(new, Anonymous::Private);
         }
         self.check_size(new.place.len, !shared && new.prot.contains(Prot::W), new.flags)?;
         let ours = kind == Some(FileKind::Regular) && !shared && new.prot.contains(Prot::W);
@@ -212,10 +205,12 @@ impl Calls<'_> {
     ) -> Result<R, Errno> {
         let (vm, platform) = (self.space.vm, self.space.platform());
         let pager = platform.add_file_pager(FilePager::read_only(File::from(file))).map_err(|_| ENOMEM)?;
-        let made = vm.object_from_pager(pages, pager, offset, false, &mut self.may);
+        // mremap may make the mapping longer.
+        let most = pages.saturating_mul(ROOM_TO_GROW).max(SMALLEST_ROOM);
+        let made = vm.object_from_pager(most, pager, offset, false, &mut self.may);
         platform.pager_release(pager);
         let (object, at) = made.map_err(|_| ENOMEM)?;
-        let a = Attributes { flags: FILE, tag: at.0 + pages, ..Attributes::new(Prot::NONE) };
+        let a = Attributes { flags: FILE, tag: at.0 + most, ..Attributes::new(Prot::NONE) };
         let done = f(self, Backing::Private(object, at), &a);
         if done.is_err() {
             vm.object_deallocate(object, &mut self.may);
@@ -223,12 +218,17 @@ impl Calls<'_> {
         done
     }
 
-    /// A mapping of Linux's, at a place of our choice.
+    /// A mapping of Linux's, at a place of our choice. Linux maps first: what it has at
+    /// the place and we do not know (the VM itself) makes it refuse.
     fn map_foreign(&mut self, new: &New, fd: Option<BorrowedFd<'_>>, shared: bool) -> Result<VaRange, Errno> {
         let prot = args::prot_bits(new.prot);
-        if new.place.place == Where::Fixed {
+        if let (Where::Fixed, Some(range)) = (new.place.place, new.place.exact()) {
             // What is there must survive a refusal.
             linux::would_map(new.place.len, prot, new.flags, fd, new.offset)?;
+            self.remove(range)?;
+        }
+        if let Some(range) = new.place.exact() {
+            self.clear_gaps(range)?;
         }
         let regular = fd.is_some_and(|fd| linux::file_kind(fd) == FileKind::Regular);
         let sharing = if shared { SHARED } else { EntryFlags::empty() };
@@ -239,17 +239,63 @@ impl Calls<'_> {
             tag: self.new_tag(),
             ..Attributes::new(new.prot)
         };
-        let range = self.insert(new, Backing::Foreign(Pindex(new.offset / PAGE_SIZE)), &a)?;
         let locked = if self.s.future & Mark::LOCKED != 0 { MAP_LOCKED } else { 0 };
-        let made = linux::map_at(range, prot, new.flags | locked, fd, new.offset);
-        if let Err(e) = made {
-            self.drop_entries(range);
-            return Err(if e == EEXIST { ENOMEM } else { e });
+        let mut last = ENOMEM;
+        for place in self.places(&new.place, new.flags, new.unit) {
+            let range = match self.resolve(place, new.place.pages()) {
+                Ok(range) => range,
+                Err(e) => {
+                    last = e;
+                    continue;
+                }
+            };
+            match linux::map_at(range, prot, new.flags | locked, fd, new.offset) {
+                Ok(()) => return self.enter_foreign(range, new.offset, &a),
+                Err(EEXIST) => last = EEXIST,
+                Err(e) => return Err(e),
+            }
         }
-        Ok(range)
+        Err(if last == EEXIST && new.place.place != Where::NoReplace { ENOMEM } else { last })
     }
 
-    /// Takes entries out that were just put in.
+    /// The range that a place means now.
+    pub(super) fn resolve(&mut self, place: Place, pages: u64) -> Result<VaRange, Errno> {
+        match place {
+            Place::At(at) | Place::Over(at) => {
+                let range = VaRange::of_pages(at, pages).ok_or(ENOMEM)?;
+                if self.is_free(range) { Ok(range) } else { Err(EEXIST) }
+            }
+            Place::Any(search) => {
+                let at = self.map().findspace(&search, pages, &mut self.may).map_err(errno::find)?;
+                VaRange::of_pages(at, pages).ok_or(ENOMEM)
+            }
+        }
+    }
+
+    /// Is there no entry in `range`?
+    pub(super) fn is_free(&mut self, range: VaRange) -> bool {
+        let next = self.map().entry_from(range.start(), &mut self.may);
+        next.is_none_or(|info| info.range.start() >= range.end())
+    }
+
+    /// The entry of a mapping that Linux has just made; without it the mapping goes.
+    pub(super) fn enter_foreign(
+        &mut self,
+        range: VaRange,
+        offset: u64,
+        a: &Attributes,
+    ) -> Result<VaRange, Errno> {
+        let backing = Backing::Foreign(Pindex(offset / PAGE_SIZE));
+        match self.map().insert(range, backing, a, &mut self.may) {
+            Ok(()) => Ok(range),
+            Err(e) => {
+                linux::unmap(range);
+                Err(errno::insert(e))
+            }
+        }
+    }
+
+    /// Takes entries out, and with them what the machine maps for them.
     pub(super) fn drop_entries(&mut self, range: VaRange) {
         let gone = self.map().delete(range, &mut self.may);
         debug_assert!(gone.is_ok(), "a whole entry goes without memory");
@@ -259,7 +305,6 @@ impl Calls<'_> {
     pub(super) fn give_way(&mut self, range: VaRange) -> Result<(), Errno> {
         for part in self.foreign(range) {
             self.map().delete(part, &mut self.may).map_err(errno::delete)?;
-            linux::unmap(part);
         }
         Ok(())
     }

@@ -12,6 +12,9 @@
 //! lock of the map is held while program memory or Linux's mappings are touched, and
 //! faults never take the lock of the calls, so a call may wait for a page.
 //!
+//! Linux's own: everything shared (children of a fork run on Linux's memory), devices,
+//! read-only and executable file mappings.
+//!
 //! Entry flags: USER1 shared, USER2 backed by a file, USER3 a private mapping of a
 //! regular file that is Linux's (it becomes ours when it becomes writable).
 
@@ -256,6 +259,11 @@ pub(crate) fn make_stack(space: &VmSpace, limit: u64, executable: bool) -> Resul
 pub(crate) fn set_brk_start(space: &VmSpace, addr: u64) {
     let start = args::page_up(addr).unwrap_or(addr);
     Calls::begin(space, 0).s.brk = (start, start);
+}
+
+/// The heap: its start and its end now.
+pub(crate) fn heap(space: &VmSpace) -> (u64, u64) {
+    Calls::begin(space, 0).s.brk
 }
 
 /// `mprotect` for the loader.

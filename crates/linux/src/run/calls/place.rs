@@ -22,7 +22,7 @@ impl Calls<'_> {
             let mut random = [0; 8];
             // SAFETY: the buffer has the length. A failure leaves no slide.
             unsafe { libc::getrandom(random.as_mut_ptr().cast(), random.len(), 0) };
-            u64::from_ne_bytes(random) % SLIDE & !(PAGE_SIZE - 1)
+            u64::from_ne_bytes(random) % SLIDE / PAGE_SIZE * PAGE_SIZE
         })
     }
 

@@ -58,19 +58,14 @@ impl Calls<'_> {
         } else if prot.contains(Prot::W) && old.flags.contains(CONVERTIBLE) {
             self.convert(part, prot)?;
         } else {
+            // First alone, for its error number.
             linux::protect(part.range, args::prot_bits(prot))?;
-            self.reenter(part, &Attributes { prot, ..old })?;
+            self.map().protect(part.range, &SetProt::prot(prot), &mut self.may).map_err(errno::protect)?;
         }
         if self.s.marks.bytes_in(part.range, Mark::LOCKED) != 0 && prot.contains(Prot::W) {
             self.wire_marked(part.range);
         }
         Ok(())
-    }
-
-    /// Gives a part of a foreign entry other attributes.
-    pub(super) fn reenter(&mut self, part: &Part, a: &Attributes) -> Result<(), Errno> {
-        let backing = Backing::Foreign(part.info.pindex(part.range.start()));
-        self.map().fixed(part.range, backing, a, &mut self.may).map_err(errno::insert)
     }
 
     /// A private file mapping that was Linux's because it could not be written becomes

@@ -1,13 +1,13 @@
 //! mremap.
 
-use machvm::map::{Attributes, Backing, FindError, InsertError, Leave, MoveError, Place};
+use machvm::map::{Attributes, Holes, InsertError, Leave, MoveError, Wiring};
 use machvm_hal::{PAGE_SIZE, Va, VaRange};
 
 use super::args::{MREMAP_DONTUNMAP, Remap};
-use super::errno::{self, EAGAIN, EFAULT, EINVAL, ENOMEM};
+use super::errno::{self, EAGAIN, EEXIST, EFAULT, EINVAL, ENOMEM};
 use super::marks::Mark;
 use super::mmap::CAP_IPC_LOCK;
-use super::{Calls, FILE, Part, capable, limit, linux};
+use super::{Calls, Part, capable, limit, linux};
 use crate::run::space::Errno;
 
 impl Calls<'_> {
@@ -90,26 +90,25 @@ impl Calls<'_> {
         if added.end() > self.map().max() {
             return Err(ENOMEM);
         }
-        let grown = self.map().extend(old.end(), added.pages(), &mut self.may);
-        grown.map_err(|_| ENOMEM)?;
-        if first.is_foreign()
-            && let Err(e) = self.grow_foreign(old, added)
-        {
-            self.drop_entries(added);
-            return Err(e);
+        if !self.is_free(added) {
+            return Err(ENOMEM);
+        }
+        if first.is_foreign() {
+            // The last page of it: Linux may have the entry in several pieces.
+            let last = VaRange::page(old.end().sub(1));
+            linux::extend(last, (1 + added.pages()) * PAGE_SIZE)?;
+        }
+        if self.map().extend(old.end(), added.pages(), &mut self.may).is_err() {
+            if first.is_foreign() {
+                linux::unmap(added);
+            }
+            return Err(ENOMEM);
         }
         let mark = self.s.marks.at(old.start());
         self.s.marks.clear(added);
         self.s.marks.change(added, mark.0, 0);
         self.wire_marked(added);
         Ok(())
-    }
-
-    /// Linux grows a mapping of its own: the last piece of it, which may be shorter
-    /// than the entry.
-    fn grow_foreign(&mut self, old: VaRange, added: VaRange) -> Result<(), Errno> {
-        let last = VaRange::page(old.end().sub(1));
-        linux::extend(last, (1 + added.pages()) * PAGE_SIZE)
     }
 
     /// Where a range of this size goes.
@@ -146,14 +145,22 @@ impl Calls<'_> {
     /// Moves entries, Linux's mappings and marks to where nothing is.
     fn shift(&mut self, from: VaRange, to: Va) -> Result<(), Errno> {
         let foreign = self.foreign(from);
+        let place = |part: &VaRange| {
+            let at = to.add(part.start().page() - from.start().page());
+            VaRange::of_pages(at, part.pages()).ok_or(EINVAL)
+        };
+        for (i, part) in foreign.iter().enumerate() {
+            if let Err(e) = place(part).and_then(linux::claim) {
+                foreign[..i].iter().filter_map(|p| place(p).ok()).for_each(linux::unmap);
+                return Err(if e == EEXIST { ENOMEM } else { e });
+            }
+        }
         self.map().move_range(from, to, Leave::Hole, &mut self.may).map_err(|e| match e {
             MoveError::Insert(InsertError::Occupied(_)) => ENOMEM,
             e => errno::moved(e),
         })?;
         for part in foreign {
-            let at = to.add(part.start().page() - from.start().page());
-            let target = VaRange::of_pages(at, part.pages()).ok_or(EINVAL)?;
-            linux::remap(part, target)?;
+            linux::remap(part, place(&part)?)?;
         }
         self.s.marks.copy(from, to);
         self.s.marks.clear(from);
@@ -170,73 +177,37 @@ impl Calls<'_> {
             return Err(ENOMEM);
         }
         let pages = r.new / PAGE_SIZE;
-        let at = first.info.pindex(r.addr).0;
-        if !first.is_foreign() && at.saturating_add(pages) > first.info.attributes.tag {
-            return Err(ENOMEM);
-        }
         let to = self.target(r, pages)?;
         self.share(first, r.addr, to, pages, 0)?;
         Ok(to.get())
     }
 
-    /// Maps the shared memory at `from` at `to` as well.
+    /// Maps what is Linux's at `from` at `to` as well.
     fn share(&mut self, part: &Part, from: Va, to: Va, pages: u64, flags: u64) -> Result<(), Errno> {
         let range = VaRange::of_pages(to, pages).ok_or(ENOMEM)?;
-        let at = part.info.pindex(from);
-        let mut a = part.info.attributes;
-        let backing = match part.info.object {
-            Some(object) => {
-                self.space.vm.object_reference(object);
-                Backing::Shared(object, at)
-            }
-            None => {
-                a.tag = self.new_tag();
-                Backing::Foreign(at)
-            }
-        };
-        let made = self.insert_at(range, backing, &a);
-        if let (Err(_), Some(object)) = (made, part.info.object) {
-            self.space.vm.object_deallocate(object, &mut self.may);
+        let offset = part.info.pindex(from).0 * PAGE_SIZE;
+        let a = Attributes { tag: self.new_tag(), ..part.info.attributes };
+        linux::claim(range).map_err(|e| if e == EEXIST { ENOMEM } else { e })?;
+        let old = if flags & MREMAP_DONTUNMAP != 0 { range.bytes() } else { 0 };
+        if let Err(e) = linux::remap_keeping(from.get(), old, range, flags) {
+            linux::unmap(range);
+            return Err(e);
         }
-        made?;
-        if part.is_foreign() {
-            let old = if flags & MREMAP_DONTUNMAP != 0 { range.bytes() } else { 0 };
-            if let Err(e) = linux::remap_keeping(from.get(), old, range, flags) {
-                self.drop_entries(range);
-                return Err(e);
-            }
-        }
+        self.enter_foreign(range, offset, &a)?;
         let mark = self.s.marks.at(from);
         self.s.marks.clear(range);
         self.s.marks.change(range, mark.0, 0);
-        self.wire_marked(range);
         Ok(())
-    }
-
-    fn insert_at(&mut self, range: VaRange, backing: Backing, a: &Attributes) -> Result<(), Errno> {
-        let place = Place::At(range.start());
-        let made = self.map().find(place, range.pages(), backing, a, &mut self.may);
-        made.map(|_| ()).map_err(|e| match e {
-            FindError::Insert(InsertError::Occupied(_)) => ENOMEM,
-            e => errno::find(e),
-        })
     }
 
     /// MREMAP_DONTUNMAP: the pages move, an empty mapping stays.
     fn move_keeping(&mut self, r: &Remap, old: VaRange, first: &Part) -> Result<u64, Errno> {
-        if !first.is_foreign() && !first.is_shared() && first.info.attributes.flags.contains(FILE) {
+        if !first.is_foreign() && !first.is_anonymous() {
             // As Linux before 5.13.
             return Err(EINVAL);
         }
-        if first.is_shared() && first.range.intersect(old) != Some(VaRange::page(r.addr)) {
-            // The part was looked up for one page only.
-            let whole = self.part(old).ok_or(EFAULT)?;
-            if whole.range != old {
-                return Err(EFAULT);
-            }
-        }
         let to = self.target(r, old.pages())?;
-        if first.is_foreign() || first.is_shared() {
+        if first.is_foreign() {
             self.share(first, r.addr, to, old.pages(), MREMAP_DONTUNMAP)?;
         } else {
             let moved = self.map().move_range(old, to, Leave::Zeroes, &mut self.may);
@@ -244,8 +215,7 @@ impl Calls<'_> {
             self.s.marks.copy(old, to);
         }
         self.s.marks.change(old, 0, Mark::LOCKED | Mark::ON_FAULT);
-        let unwired =
-            self.map().unwire(old, machvm::map::Wiring::User, machvm::map::Holes::Skip, &mut self.may);
+        let unwired = self.map().unwire(old, Wiring::User, Holes::Skip, &mut self.may);
         debug_assert!(unwired.is_ok(), "unwiring what is there does not fail");
         Ok(to.get())
     }

@@ -1,11 +1,11 @@
 //! SysV shared memory: mappings of Linux's at addresses of our choice.
 
-use machvm::map::{Attributes, Backing, FindError, Inherit, InsertError, Place};
-use machvm_hal::{PAGE_MASK, PAGE_SIZE, Pindex, Prot, Va, VaRange};
+use machvm::map::{Attributes, Inherit, Place};
+use machvm_hal::{PAGE_MASK, PAGE_SIZE, Prot, Va, VaRange};
 
 use super::args;
-use super::errno::{self, EINVAL, ENOMEM};
-use super::{Calls, FILE, SHARED, linux};
+use super::errno::{self, EEXIST, EINVAL, ENOMEM};
+use super::{Calls, FILE, SHARED};
 use crate::run::space::Errno;
 use crate::sys;
 
@@ -54,16 +54,11 @@ impl Calls<'_> {
         }
         let tag = self.new_tag();
         let a = Attributes { inherit: Inherit::Share, flags: SHARED | FILE, tag, ..Attributes::new(prot) };
-        let made = self.map().find(place, pages, Backing::Foreign(Pindex(0)), &a, &mut self.may);
-        let start = made.map_err(|e| match e {
-            FindError::Insert(InsertError::Occupied(_)) => EINVAL,
-            e => errno::find(e),
-        })?;
-        let range = VaRange::of_pages(start, pages).ok_or(ENOMEM)?;
-        if let Err(e) = attach(id, start.get(), flags & !SHM_REMAP) {
-            self.drop_entries(range);
-            return Err(e);
-        }
+        let range = self.resolve(place, pages).map_err(|e| if e == EEXIST { EINVAL } else { e })?;
+        let start = range.start();
+        // Linux refuses where something of its own is.
+        attach(id, start.get(), flags & !SHM_REMAP)?;
+        self.enter_foreign(range, 0, &a)?;
         self.s.marks.clear(range);
         self.s.segments.insert(start.get(), (size, tag));
         Ok(start.get())
@@ -86,7 +81,6 @@ impl Calls<'_> {
         }
         for part in parts {
             self.map().delete(part, &mut self.may).map_err(errno::delete)?;
-            linux::unmap(part);
             self.s.marks.clear(part);
         }
         Ok(())

@@ -3,7 +3,7 @@
 use machvm::map::Kind;
 use machvm_hal::VaRange;
 
-use super::{Calls, args, errno, linux};
+use super::{Calls, args, errno};
 use crate::run::space::Errno;
 
 impl Calls<'_> {
@@ -14,9 +14,7 @@ impl Calls<'_> {
 
     /// Removes whatever is in `range`.
     pub(super) fn remove(&mut self, range: VaRange) -> Result<(), Errno> {
-        let foreign = self.foreign(range);
         self.map().delete(range, &mut self.may).map_err(errno::delete)?;
-        foreign.into_iter().for_each(linux::unmap);
         self.s.marks.clear(range);
         self.after_removal(range);
         Ok(())
@@ -50,10 +48,7 @@ impl Calls<'_> {
     }
 
     pub(super) fn clear(&mut self) {
-        let all = VaRange::between(self.map().min(), self.map().max());
-        let foreign = all.map(|all| self.foreign(all)).unwrap_or_default();
         self.map().clear(&mut self.may);
-        foreign.into_iter().for_each(linux::unmap);
         let (slide, last_tag) = (self.s.slide, self.s.last_tag);
         *self.s = super::Serial { slide, last_tag, ..super::Serial::default() };
     }
