@@ -4,9 +4,12 @@
 
 pub mod chunk;
 pub mod host;
+mod library;
 pub mod phys;
 pub mod platform;
 pub mod pmap;
 pub mod run;
 mod sys;
 pub mod uffd;
+
+pub use library::{Config, Error, Inherit, Prot, Region, Statistics, Stats, Swap, Task, Vm};

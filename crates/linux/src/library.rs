@@ -1,0 +1,247 @@
+//! The VM as a library: any number of systems and tasks in one process.
+//!
+//! ```
+//! use machvm_linux::{Config, Prot, Vm};
+//!
+//! # fn main() -> Result<(), machvm_linux::Error> {
+//! let vm = Vm::new(Config { memory: Some(16 << 20), ..Config::default() })?;
+//! let task = vm.task()?;
+//! let addr = task.allocate(64 << 20)?; // four times as much as there is
+//! let p = task.as_ptr(addr).cast::<u64>();
+//! // SAFETY: 64 MiB of the task's memory, which lives until the end of the function.
+//! unsafe {
+//!     for i in 0..(64 << 20) / 4096 {
+//!         p.add(i * 512).write(i as u64); // a store like any other
+//!     }
+//!     assert_eq!(p.add(512 * 77).read(), 77);
+//! }
+//! assert!(vm.statistics()?.core.frames_peak <= 4096);
+//!
+//! let child = task.fork()?; // copy-on-write
+//! task.write(addr, b"parent")?;
+//! let mut word = [1; 8];
+//! child.read(addr, &mut word)?;
+//! assert_eq!(word, [0; 8]);
+//!
+//! task.protect(addr, 4096, Prot::R)?;
+//! assert!(task.write(addr, b"no").is_err());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Physical memory is a memfd, of which at most the limit is resident; what does not
+//! fit is compressed in a pool beside it, which takes memory of its own. A fault is a
+//! SIGBUS in the thread that faulted and is served there, without privileges. The
+//! handlers for SIGBUS and SIGSEGV are installed with the first [`Vm`] and stay; what
+//! is not ours goes to the handlers that were there before. A program that installs
+//! its own does so before, or passes on what it does not know.
+
+mod copy;
+mod error;
+mod platform;
+mod quiet;
+mod signal;
+mod stack;
+mod table;
+mod task;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use machvm_hal::{MaySleep, PAGE_SIZE};
+use machvm_pagers::PoolStats;
+
+pub use error::Error;
+pub use machvm::Stats;
+pub use machvm::map::Inherit;
+pub use machvm_hal::Prot;
+pub use task::{Region, Task};
+
+pub use crate::run::Swap;
+
+use platform::Hosted;
+use quiet::Quiet;
+use table::GRANULE;
+
+/// The least limit: below it one fault's cluster and the reserve would fill it.
+const LEAST_MEMORY: u64 = 256 << 10;
+/// The largest window: half of user space.
+const LARGEST_WINDOW: u64 = 1 << 46;
+/// "Without a limit": more frames than any machine has.
+const UNLIMITED: u64 = u64::MAX >> 13;
+
+/// What a [`Vm`] is to be like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Bytes of memory that all tasks together may have resident; at least 256 KiB.
+    /// `None`: as much as Linux gives.
+    pub memory: Option<u64>,
+    /// Where pages go when memory is short.
+    pub swap: Swap,
+    /// Bytes of addresses that each task gets, rounded up to 1 GiB. They cost nothing, but
+    /// the process has only 128 TiB.
+    pub window: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { memory: None, swap: Swap::Lz4 { max: None }, window: 64 << 30 }
+    }
+}
+
+/// A virtual memory system: physical memory, and the tasks that share it. Clones are
+/// the same system, which ends with the last of them and of its tasks.
+#[derive(Clone)]
+pub struct Vm(Arc<Shared>);
+
+impl core::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Vm({:?})", self.0.vm.platform().pool().map(|p| p.stats().pages))
+    }
+}
+
+/// A reading of the counters; see [`Vm::statistics`].
+#[derive(Clone, Copy, Debug)]
+pub struct Statistics {
+    /// The core's.
+    pub core: Stats,
+    /// Frames of the memfd that are resident, as Linux counts them.
+    pub frames: u64,
+    /// The compressed pool's, if there is one.
+    pub pool: Option<PoolStats>,
+    /// Mappings (VMAs) of the process that regions use, at most.
+    pub vmas: u64,
+}
+
+/// What a [`Vm`] and its tasks have in common.
+struct Shared {
+    vm: Arc<machvm::Vm<Hosted>>,
+    window: u64,
+    generation: u32,
+    stop: Arc<AtomicBool>,
+    daemon: Option<JoinHandle<()>>,
+}
+
+impl Shared {
+    fn enter(&self) -> Result<Quiet, Error> {
+        if self.generation == quiet::generation() { Ok(Quiet::new()) } else { Err(Error::Forked) }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.generation != quiet::generation() {
+            // The frames, the mappings and the thread are the parent's.
+            core::mem::forget(Arc::clone(&self.vm));
+            core::mem::forget(self.daemon.take());
+            return;
+        }
+        let Some(daemon) = self.daemon.take() else { return };
+        self.stop.store(true, Ordering::SeqCst);
+        while !daemon.is_finished() {
+            machvm::Platform::memory_low(self.vm.platform());
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        let ended = daemon.join();
+        debug_assert!(ended.is_ok(), "the page daemon panicked");
+    }
+}
+
+/// The page daemon: frees ahead of the faults.
+fn daemon(vm: &machvm::Vm<Hosted>, stop: &AtomicBool) {
+    let mut may = MaySleep::claim();
+    while !stop.load(Ordering::SeqCst) {
+        vm.platform().wait_memory_low(&mut may);
+        while !stop.load(Ordering::SeqCst) && vm.pageout_to_target(&mut may) != 0 {}
+    }
+}
+
+impl Vm {
+    /// Makes a system. The first one installs the signal handlers.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`]; [`Error::Setup`], which says what Linux lacks and what
+    /// to do; [`Error::Io`].
+    pub fn new(config: Config) -> Result<Vm, Error> {
+        let frames = match config.memory {
+            None => UNLIMITED,
+            Some(bytes) if bytes < LEAST_MEMORY => {
+                return Err(Error::InvalidArgument("less than 256 KiB of memory"));
+            }
+            Some(bytes) => bytes / PAGE_SIZE,
+        };
+        if config.window == 0 || config.window > LARGEST_WINDOW {
+            return Err(Error::InvalidArgument("a window of 0 or of more than 64 TiB"));
+        }
+        let swap = match config.swap {
+            Swap::None => None,
+            Swap::Lz4 { max } => Some(max),
+        };
+        quiet::watch_forks();
+        signal::install().map_err(Error::Io)?;
+        let _quiet = Quiet::new();
+        let vm = machvm::Vm::new(Hosted::new(frames, swap)?).map_err(|_| Error::ResourceShortage)?;
+        let (vm, stop) = (Arc::new(vm), Arc::new(AtomicBool::new(false)));
+        let daemon = config.memory.map(|_| Self::start_daemon(&vm, &stop)).transpose().map_err(Error::Io)?;
+        let window = config.window.next_multiple_of(GRANULE);
+        Ok(Vm(Arc::new(Shared { vm, window, generation: quiet::generation(), stop, daemon })))
+    }
+
+    /// => signals are blocked, and so they are in the thread.
+    fn start_daemon(vm: &Arc<machvm::Vm<Hosted>>, stop: &Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+        let (vm, stop) = (Arc::clone(vm), Arc::clone(stop));
+        std::thread::Builder::new().name("machvm-pageout".into()).spawn(move || daemon(&vm, &stop))
+    }
+
+    /// A new task, with nothing in it.
+    ///
+    /// # Errors
+    /// [`Error::Setup`]: the process has no room for another window (see
+    /// [`Config::window`]), or no memory for tables.
+    pub fn task(&self) -> Result<Task, Error> {
+        Task::new(&self.0)
+    }
+
+    /// Gives the calling thread a stack that the fault handler can work on. Every
+    /// operation does it, and so does a thread's first fault; a thread that must not
+    /// spend the 10 microseconds then calls this first.
+    pub fn attach_thread(&self) {
+        quiet::attach();
+    }
+
+    /// Pages out until `pages` frames more are free, as far as possible; gives how many
+    /// were freed.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn page_out(&self, pages: u64) -> Result<u64, Error> {
+        let _quiet = self.0.enter()?;
+        Ok(self.0.vm.pageout(pages, &mut MaySleep::claim()))
+    }
+
+    /// Counters of everything.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: Linux does not say how much of the memfd is resident.
+    pub fn statistics(&self) -> Result<Statistics, Error> {
+        let _quiet = self.0.enter()?;
+        let platform = self.0.vm.platform();
+        Ok(Statistics {
+            core: self.0.vm.statistics(),
+            frames: machvm::Platform::mem(platform).resident_frames().map_err(Error::Io)?,
+            pool: platform.pool().map(machvm_pagers::Pool::stats),
+            vmas: machvm::Platform::pmap_page(platform).vmas().0,
+        })
+    }
+
+    /// Structures of the core that are in use, for leak checks: frames, anons, leaves,
+    /// inner nodes, objects, entries.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn live(&self) -> [u64; 6] {
+        self.0.vm.live()
+    }
+}

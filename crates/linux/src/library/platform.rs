@@ -1,0 +1,217 @@
+//! Linux as the platform of the library.
+//!
+//! As [`Linux`], with two differences: a task's addresses count from the start of its
+//! own window (so a parent and its child have the same ones), and the compressed
+//! pool takes its memory from the kernel, since page-out may run in a signal handler.
+
+use machvm::{PagerId, Platform};
+use machvm_hal::{
+    EnterError, EnterFlags, Gather, MaySleep, PAGE_SIZE, PageArray, PageNo, Pager, Pmap, Prot, Region,
+    RegionError, Swap, Va, VaRange,
+};
+use machvm_pagers::{Pool, RegionSource};
+
+use crate::chunk::LinuxChunks;
+use crate::host::LinuxHost;
+use crate::phys::LinuxMem;
+use crate::platform::{FlushedByLinux, Linux, SetupError};
+use crate::pmap::{Config, LinuxPmap, LinuxPv, PmapError, Window};
+use crate::sys;
+use crate::uffd::Mode;
+
+use super::table::GRANULE;
+
+/// Pages in a granule of the table of windows.
+const GRANULE_PAGES: u64 = GRANULE / PAGE_SIZE;
+
+/// See the module text.
+pub(super) struct Hosted {
+    linux: Linux,
+    pool: Option<Pool<Mapped>>,
+}
+
+impl Hosted {
+    /// `frames` pages may be resident; `swap`: pages go to a pool, of at most so many
+    /// bytes.
+    pub(super) fn new(frames: u64, swap: Option<Option<u64>>) -> Result<Self, SetupError> {
+        let config = Config { mode: Mode::Signal, nonblocking: true, dont_fork: true };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Hosted {
+            linux: Linux::new(frames, None, config)?,
+            pool: swap.map(|max| Pool::with_source(Mapped, max, threads)),
+        })
+    }
+    pub(super) fn pool(&self) -> Option<&Pool<Mapped>> {
+        self.pool.as_ref()
+    }
+    pub(super) fn wait_memory_low(&self, may: &mut MaySleep) {
+        self.linux.wait_memory_low(may);
+    }
+    /// The pmap of a task with `pages` pages of addresses.
+    pub(super) fn pmap(&self, pages: u64) -> Result<TaskPmap, PmapError> {
+        // One granule more, so that an aligned window of this size is inside.
+        let reserve = pages.checked_add(GRANULE_PAGES).ok_or(PmapError::Reserve(libc::ENOMEM))?;
+        let pmap = self.linux.pv().pmap(Window::Reserve(reserve))?;
+        let base = pmap.window().start().page().next_multiple_of(GRANULE_PAGES);
+        Ok(TaskPmap { pmap, base })
+    }
+}
+
+impl Platform for Hosted {
+    type Host = LinuxHost;
+    type Mem = LinuxMem;
+    type Pmap = TaskPmap;
+    type PmapPage = LinuxPv;
+    type Flush = FlushedByLinux;
+    type Chunks = LinuxChunks;
+
+    fn host(&self) -> &LinuxHost {
+        self.linux.host()
+    }
+    fn mem(&self) -> &LinuxMem {
+        self.linux.mem()
+    }
+    fn pmap_page(&self) -> &LinuxPv {
+        self.linux.pv()
+    }
+    fn flush(&self) -> &FlushedByLinux {
+        self.linux.flush()
+    }
+    fn chunks(&self) -> LinuxChunks {
+        LinuxChunks
+    }
+    fn swap(&self) -> Option<&dyn Swap> {
+        self.pool.as_ref().map(|p| p as &dyn Swap)
+    }
+    fn pager(&self, id: PagerId) -> Option<&dyn Pager> {
+        self.linux.pager(id)
+    }
+    fn pager_used(&self, id: PagerId) {
+        self.linux.pager_used(id);
+    }
+    fn pager_unused(&self, id: PagerId) {
+        self.linux.pager_unused(id);
+    }
+    fn memory_low(&self) {
+        self.linux.memory_low();
+    }
+}
+
+/// A pmap whose address 0 is page `base` of the process.
+pub(super) struct TaskPmap {
+    pmap: LinuxPmap,
+    base: u64,
+}
+
+impl TaskPmap {
+    /// The process's address of the task's address 0.
+    pub(super) fn base(&self) -> u64 {
+        self.base * PAGE_SIZE
+    }
+    fn there(&self, va: Va) -> Va {
+        va.add(self.base)
+    }
+    fn range_there(&self, r: VaRange) -> VaRange {
+        // A task's range lies in its window, so the sum lies in user space.
+        VaRange::of_pages(self.there(r.start()), r.pages()).unwrap_or(r)
+    }
+    fn here(&self, e: EnterError) -> EnterError {
+        match e {
+            EnterError::Foreign(va) => EnterError::Foreign(va.sub(self.base)),
+            EnterError::Displaced(va) => EnterError::Displaced(va.sub(self.base)),
+            EnterError::NoMemory => e,
+        }
+    }
+}
+
+impl Pmap for TaskPmap {
+    fn enter<A: PageArray>(
+        &self,
+        pages: &A,
+        va: Va,
+        run: &[PageNo],
+        prot: Prot,
+        access: Prot,
+        flags: EnterFlags,
+        gather: &mut Gather,
+    ) -> Result<(), EnterError> {
+        let done = self.pmap.enter(pages, self.there(va), run, prot, access, flags, gather);
+        done.map_err(|e| self.here(e))
+    }
+    fn remove<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather) {
+        self.pmap.remove(pages, self.range_there(range), gather);
+    }
+    fn protect<A: PageArray>(&self, pages: &A, range: VaRange, prot: Prot, gather: &mut Gather) {
+        self.pmap.protect(pages, self.range_there(range), prot, gather);
+    }
+    fn unwire(&self, range: VaRange) {
+        self.pmap.unwire(self.range_there(range));
+    }
+    fn extract(&self, va: Va) -> Option<(PageNo, Prot)> {
+        self.pmap.extract(self.there(va))
+    }
+    fn resident_count(&self) -> u64 {
+        self.pmap.resident_count()
+    }
+    fn region_insert(&self, range: VaRange, region: Region) -> Result<(), RegionError> {
+        self.pmap.region_insert(self.range_there(range), region)
+    }
+    fn region_remove<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather) {
+        self.pmap.region_remove(pages, self.range_there(range), gather);
+    }
+    fn region_protect<A: PageArray>(
+        &self,
+        pages: &A,
+        range: VaRange,
+        old: Prot,
+        new: Prot,
+        gather: &mut Gather,
+    ) -> Result<(), RegionError> {
+        self.pmap.region_protect(pages, self.range_there(range), old, new, gather)
+    }
+}
+
+/// Memory for the pool straight from the kernel: may be taken in a signal handler.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mapped;
+
+/// One mapping of [`Mapped`].
+#[derive(Debug)]
+pub(super) struct MappedRegion {
+    at: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: the mapping belongs to the value alone, like a Box.
+unsafe impl Send for MappedRegion {}
+
+impl RegionSource for Mapped {
+    type Region = MappedRegion;
+
+    fn take(&self, bytes: usize) -> Option<MappedRegion> {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: not MAP_FIXED.
+        let at = unsafe { sys::mmap(0, bytes as u64, prot, flags, -1, 0) }.ok()?;
+        Some(MappedRegion { at: core::ptr::with_exposed_provenance_mut(at as usize), bytes })
+    }
+}
+
+impl AsRef<[u8]> for MappedRegion {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: a mapping of this size, zeroed by the kernel, ours until dropped.
+        unsafe { core::slice::from_raw_parts(self.at, self.bytes) }
+    }
+}
+impl AsMut<[u8]> for MappedRegion {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { core::slice::from_raw_parts_mut(self.at, self.bytes) }
+    }
+}
+impl Drop for MappedRegion {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; the borrows ended with the value.
+        let _ = unsafe { sys::munmap(self.at.expose_provenance() as u64, self.bytes as u64) };
+    }
+}

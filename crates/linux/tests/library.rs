@@ -1,0 +1,58 @@
+//! The library: real loads and stores on memory of the VM.
+
+mod library {
+    mod basic;
+    mod cow;
+    mod memory;
+    mod signals;
+}
+
+use machvm_linux::{Config, Task, Vm};
+
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
+
+/// A system without a limit, whose tasks have 1 GiB of addresses.
+pub fn vm() -> Vm {
+    Vm::new(Config { window: 1 << 30, ..Config::default() }).expect("a VM")
+}
+
+/// A system with `memory` bytes.
+pub fn small_vm(memory: u64) -> Vm {
+    Vm::new(Config { memory: Some(memory), window: 1 << 30, ..Config::default() }).expect("a VM")
+}
+
+/// The word at `addr`, through a pointer.
+pub fn load(task: &Task, addr: usize) -> u64 {
+    // SAFETY: readable memory of the task, as the test arranged.
+    unsafe { task.as_ptr(addr).cast::<u64>().read_volatile() }
+}
+
+/// Sets the word at `addr`, through a pointer.
+pub fn store(task: &Task, addr: usize, value: u64) {
+    // SAFETY: writable memory of the task, as the test arranged.
+    unsafe { task.as_ptr(addr).cast::<u64>().write_volatile(value) };
+}
+
+/// A random sequence; the tests print its seed.
+pub struct Rng(u64);
+
+impl Rng {
+    /// From `MACHVM_SEED`, or `seed`.
+    pub fn new(seed: u64) -> Self {
+        let seed = std::env::var("MACHVM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(seed);
+        println!("MACHVM_SEED={seed}");
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
+    }
+    /// One below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+}
