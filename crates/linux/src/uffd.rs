@@ -4,6 +4,7 @@
 //! lag behind the kernel by years (`CONTINUE_MODE_WP` is of Linux 6.4, `POISON` of
 //! 6.6).
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -194,6 +195,25 @@ pub struct Fault {
     pub tid: u32,
 }
 
+/// What [`WATCHED`] is when nothing is, or when it was woken.
+const NOT_WATCHED: u64 = u64::MAX;
+
+thread_local! {
+    /// The page whose waiters this thread is about to serve.
+    static WATCHED: Cell<u64> = const { Cell::new(NOT_WATCHED) };
+}
+
+/// From here on this thread notes whether an operation of its own wakes who waits for
+/// the page at `va`; [`watched_waits`] tells.
+pub fn watch(va: Va) {
+    WATCHED.set(va.get());
+}
+
+/// Nothing since [`watch`] woke who waits for the page: [`Uffd::wake`] must.
+pub fn watched_waits() -> bool {
+    WATCHED.replace(NOT_WATCHED) != NOT_WATCHED
+}
+
 /// A userfaultfd of this process.
 #[derive(Debug)]
 pub struct Uffd {
@@ -306,15 +326,16 @@ impl Uffd {
         unsafe { sys::ioctl(self.raw(), UFFDIO_UNREGISTER, &mut arg) }.map(drop)
     }
 
-    /// Maps the pages that the memfd has, skips those that are mapped. Wakes nobody.
-    /// `wp`: write-protected. Returns how many were mapped already.
+    /// Maps the pages that the memfd has, skips those that are mapped. In
+    /// [`Mode::Blocking`] it wakes who waits for the pages it maps. `wp`:
+    /// write-protected. Returns how many were mapped already.
     ///
     /// => the range lies in one VMA.
     ///
     /// # Errors
     /// The number of pages done, and [`Refusal`] for the next.
     pub fn continue_range(&self, range: VaRange, wp: bool) -> Result<u64, (u64, Refusal)> {
-        let mode = CONTINUE_DONTWAKE | if wp { CONTINUE_WP } else { 0 };
+        let mode = self.dont_wake(CONTINUE_DONTWAKE) | if wp { CONTINUE_WP } else { 0 };
         let (mut done, mut there) = (0u64, 0u64);
         while done < range.bytes() {
             let rest = Range { start: range.start().get() + done, len: range.bytes() - done };
@@ -322,9 +343,16 @@ impl Uffd {
             // SAFETY: 1: its structure; 2: only absent pages change, to those that
             // the mapping's own file has there.
             match unsafe { sys::ioctl(self.raw(), UFFDIO_CONTINUE, &mut arg) } {
-                Ok(_) => break,
+                Ok(_) => {
+                    self.woke(rest.start, rest.len);
+                    break;
+                }
                 // Stopped at a mapped page, or (nothing done) a fork is under way.
-                Err(libc::EAGAIN | libc::EINTR) => done += u64::try_from(arg.done).unwrap_or(0),
+                Err(libc::EAGAIN | libc::EINTR) => {
+                    let part = u64::try_from(arg.done).unwrap_or(0);
+                    self.woke(rest.start, part);
+                    done += part;
+                }
                 Err(libc::EEXIST) => {
                     done += PAGE_SIZE;
                     there += 1;
@@ -342,7 +370,8 @@ impl Uffd {
         Ok(there)
     }
 
-    /// Protects mapped pages against writing, or no longer. Wakes nobody.
+    /// Protects mapped pages against writing, or no longer. In [`Mode::Blocking`],
+    /// unprotecting wakes who waits for the pages.
     ///
     /// => `on`: every page of the range is mapped, else page tables are built for
     /// nothing.
@@ -350,14 +379,29 @@ impl Uffd {
     /// # Errors
     /// The `errno`: ENOENT no mapping of ours is there.
     pub fn write_protect(&self, range: VaRange, on: bool) -> Result<(), i32> {
-        let mode = if on { WRITEPROTECT_WP } else { WRITEPROTECT_DONTWAKE };
+        let mode = if on { WRITEPROTECT_WP } else { self.dont_wake(WRITEPROTECT_DONTWAKE) };
         loop {
             let mut arg = WriteProtectArg { range: raw_range(range), mode };
             // SAFETY: 1: its structure; 2: contents stay.
             match unsafe { sys::ioctl(self.raw(), UFFDIO_WRITEPROTECT, &mut arg) } {
                 Err(libc::EAGAIN | libc::EINTR) => {}
-                r => return r.map(drop),
+                r => {
+                    if r.is_ok() && !on {
+                        self.woke(arg.range.start, arg.range.len);
+                    }
+                    return r.map(drop);
+                }
             }
+        }
+    }
+
+    fn dont_wake(&self, flag: u64) -> u64 {
+        if self.mode == Mode::Signal { flag } else { 0 }
+    }
+
+    fn woke(&self, start: u64, len: u64) {
+        if WATCHED.get().wrapping_sub(start) < len {
+            WATCHED.set(NOT_WATCHED);
         }
     }
 

@@ -79,6 +79,7 @@ pub(super) fn serve(space: &VmSpace) {
 fn serve_one(space: &VmSpace, m: &uffd::Fault, may: &mut MaySleep) {
     let va = Va::containing(RawAddr(m.address));
     let access = if m.write || m.protected { Prot::W } else { Prot::R };
+    uffd::watch(va);
     let result = {
         let _inside = space.enter();
         space.map.fault(&Fault { addr: RawAddr(m.address), access }, may)
@@ -87,7 +88,10 @@ fn serve_one(space: &VmSpace, m: &uffd::Fault, may: &mut MaySleep) {
         space.faults.denied.fetch_add(1, Relaxed);
         deny(space, e);
     }
-    space.map.pmap().wake(VaRange::page(va));
+    // Mapping the page woke the thread, unless it was there already or is denied.
+    if uffd::watched_waits() {
+        space.map.pmap().wake(VaRange::page(va));
+    }
 }
 
 /// A waiting thread cannot be sent a signal; it is made to run into one.
