@@ -58,6 +58,14 @@ impl Injector {
         self.points.store(0, SeqCst);
         self.fired.swap(0, SeqCst)
     }
+    /// Nothing fails until [`Injector::resume`] is given the result.
+    pub fn pause(&self) -> u32 {
+        self.points.swap(0, SeqCst)
+    }
+    /// Ends a pause.
+    pub fn resume(&self, points: u32) {
+        self.points.store(points, SeqCst);
+    }
     /// Does this one fail?
     pub fn fails(&self, p: Point) -> bool {
         if self.points.load(SeqCst) & p as u32 == 0 {

@@ -1,0 +1,416 @@
+//! Fail at k (issue 2, 5): each public operation is carried out with its k-th request
+//! of each kind refused, k rising until none is. A failure leaves everything as it
+//! was; a success is a success. The list of operations comes from the sources.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use machvm::fault::Fault;
+use machvm::map::{
+    Advice, Advise, Attributes, Backing, EntryInfo, Holes, Inherit, Leave, Place, SetProt, StackShape, Wiring,
+};
+use machvm::{PagerId, Vm};
+use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, Va, VaRange};
+use machvm_model::{Config, Machine, Point, Task, check_quiet};
+
+const BASE: u64 = 0x1000 - 20;
+
+fn may() -> MaySleep {
+    MaySleep::claim()
+}
+fn va(page: u64) -> Va {
+    Va::from_page(BASE + page)
+}
+fn at(page: u64) -> u64 {
+    va(page).get()
+}
+fn pages(first: u64, end: u64) -> VaRange {
+    VaRange::between(va(first), va(end)).expect("not empty")
+}
+
+/// Two tasks that share what they have not written, with memory of every kind.
+struct World<'vm> {
+    vm: &'vm Vm<Machine>,
+    a: Task<'vm>,
+    b: Task<'vm>,
+    file: PagerId,
+    /// Objects and copies that operations make.
+    children: Vec<Task<'vm>>,
+}
+
+/// Readable pages end here.
+const END: u64 = 300;
+
+impl<'vm> World<'vm> {
+    fn new(vm: &'vm Vm<Machine>) -> Self {
+        let a = Task::new(vm);
+        let rw = Attributes::new(Prot::RW);
+        let put = |r, backing, at: &Attributes| a.map.insert(r, backing, at, &mut may()).expect("insert");
+        put(pages(0, 30), Backing::Anonymous, &rw);
+        put(pages(30, 40), Backing::Anonymous, &Attributes { tag: 5, ..Attributes::new(Prot::ALL) });
+        put(pages(60, 70), Backing::Guard, &rw);
+        let data: Vec<u8> = (0..40 * PAGE_SIZE).map(|i| (i / 100) as u8).collect();
+        let (file, _) = vm.platform().add_pager(data);
+        let (o, at0) = vm.object_from_pager(20, file, 0, false, &mut may()).expect("object");
+        put(pages(70, 90), Backing::Private(o, at0), &rw);
+        let (o, at0) = vm.object_from_pager(10, file, 20 * PAGE_SIZE, true, &mut may()).expect("object");
+        put(pages(100, 110), Backing::Shared(o, at0), &Attributes { inherit: Inherit::Share, ..rw });
+        let shape = StackShape { pages: 64, initial: 4, guard: 2 };
+        a.map.stack(Place::At(va(200)), shape, &rw, &mut may()).expect("stack");
+        for p in (0..26).chain(30..36).chain(75..80).chain(100..105).chain(262..264) {
+            a.store_word(at(p), p + 1).expect("store");
+        }
+        a.map.wire(pages(10, 12), Wiring::System, Holes::Refuse, &mut may()).expect("wire");
+        let b = Task { map: a.map.fork(vm.platform().pmap(), &mut may()).expect("fork") };
+        (2..5).for_each(|p| a.store_word(at(p), p + 1000).expect("store"));
+        (4..7).for_each(|p| b.store_word(at(p), p + 2000).expect("store"));
+        vm.pageout(12, &mut may());
+        World { vm, a, b, file, children: Vec::new() }
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = &Task<'vm>> {
+        [&self.a, &self.b].into_iter().chain(&self.children)
+    }
+
+    /// What must not change: entries, regions, and every readable page.
+    fn state(&self) -> State {
+        check_quiet(self.vm, self.tasks());
+        let live = self.vm.live();
+        let one = |t: &Task<'_>| {
+            let mut entries = Vec::new();
+            t.map.for_each_entry(|e| entries.push(EntryInfo { object: None, ..e }), &mut may());
+            let contents = (0..END)
+                .map(|p| {
+                    let readable = entries.iter().any(|e| {
+                        e.range.contains(va(p)) && e.attributes.prot.contains(Prot::R)
+                    });
+                    let mut page = [0; PAGE_SIZE as usize];
+                    let ok = readable && t.map.peek(va(p), &mut page, &mut may()).is_ok();
+                    ok.then(|| page.iter().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(*b))))
+                })
+                .collect();
+            let regions: Vec<_> = t.map.pmap().regions().into_iter().map(|(v, n, _, p)| (v, n, p)).collect();
+            TaskState { entries, contents, regions: join(regions) }
+        };
+        let tasks = self.tasks().map(one).collect();
+        State { tasks, structures: [live[4], live[5]] }
+    }
+}
+
+/// How the machine cuts regions does not matter.
+fn join(mut list: Vec<(u64, u64, Prot)>) -> Vec<(u64, u64, Prot)> {
+    list.dedup_by(|next, r| {
+        let touches = r.0 + r.1 == next.0 && r.2 == next.2;
+        if touches {
+            r.1 += next.1;
+        }
+        touches
+    });
+    list
+}
+
+#[derive(PartialEq)]
+struct TaskState {
+    entries: Vec<EntryInfo>,
+    contents: Vec<Option<u64>>,
+    regions: Vec<(u64, u64, Prot)>,
+}
+#[derive(PartialEq)]
+struct State {
+    tasks: Vec<TaskState>,
+    /// Objects and entries in use.
+    structures: [u64; 2],
+}
+
+impl State {
+    fn expect(&self, want: &State, what: &str) {
+        for (i, (x, y)) in self.tasks.iter().zip(&want.tasks).enumerate() {
+            assert_eq!(x.entries, y.entries, "{what}: entries of task {i}");
+            assert_eq!(x.regions, y.regions, "{what}: regions of task {i}");
+            for (p, (c, d)) in x.contents.iter().zip(&y.contents).enumerate() {
+                assert_eq!(c, d, "{what}: page {p} of task {i}");
+            }
+        }
+        assert_eq!(self.tasks.len(), want.tasks.len(), "{what}: tasks");
+        assert_eq!(self.structures, want.structures, "{what}: objects and entries in use");
+    }
+}
+
+type Run = fn(&mut World<'_>) -> Result<(), String>;
+
+fn said<T, E: std::fmt::Debug>(r: Result<T, E>) -> Result<(), String> {
+    r.map(|_| ()).map_err(|e| format!("{e:?}"))
+}
+fn fault(t: &Task<'_>, page: u64, access: Prot) -> Result<(), String> {
+    said(t.map.fault(&Fault { addr: RawAddr(at(page)), access }, &mut may()))
+}
+
+/// Every operation that can fail, by the name of its function.
+const OPS: &[(&str, Run)] = &[
+    ("insert", |w| {
+        said(w.a.map.insert(pages(42, 50), Backing::Anonymous, &Attributes::new(Prot::RW), &mut may()))
+    }),
+    // Between two, joining neither.
+    ("insert", |w| said(w.a.map.insert(pages(40, 60), Backing::Guard, &Attributes::new(Prot::RW), &mut may()))),
+    ("fixed", |w| {
+        said(w.a.map.fixed(pages(25, 75), Backing::Anonymous, &Attributes::new(Prot::RW), &mut may()))
+    }),
+    ("find", |w| {
+        let search = w.a.map.search();
+        said(w.a.map.find(Place::Any(search), 7, Backing::Anonymous, &Attributes::new(Prot::R), &mut may()))
+    }),
+    ("find", |w| {
+        let a = Attributes::new(Prot::RW);
+        said(w.a.map.find(Place::Over(va(8)), 70, Backing::Anonymous, &a, &mut may()))
+    }),
+    ("delete", |w| said(w.a.map.delete(pages(5, 20), &mut may()))),
+    ("delete", |w| said(w.a.map.delete(pages(15, 105), &mut may()))),
+    ("protect", |w| said(w.a.map.protect(pages(5, 35), &SetProt::prot(Prot::R), &mut may()))),
+    ("protect", |w| said(w.a.map.protect(pages(33, 80), &SetProt::prot(Prot::RW), &mut may()))),
+    ("inherit", |w| said(w.a.map.inherit(pages(5, 35), Inherit::None, &mut may()))),
+    ("madvise", |w| {
+        let a = Advise::Access(Advice::Random);
+        said(w.a.map.madvise(pages(5, 35), a, &mut may()))
+    }),
+    ("madvise", |w| said(w.a.map.madvise(pages(1, 5), Advise::DontNeed, &mut may()))),
+    ("madvise", |w| said(w.b.map.madvise(pages(13, 26), Advise::DontNeed, &mut may()))),
+    ("fork", |w| {
+        let map = w.a.map.fork(w.vm.platform().pmap(), &mut may());
+        said(map.map(|map| w.children.push(Task { map })))
+    }),
+    ("copyin", |w| said(w.a.map.copyin(pages(0, 40), &mut may()))),
+    ("overwrite", |w| {
+        let inject = w.vm.platform().inject();
+        let held = inject.pause();
+        let copy = w.a.map.copyin(pages(0, 20), &mut may()).expect("copyin");
+        inject.resume(held);
+        said(w.b.map.overwrite(va(14), copy, &mut may()))
+    }),
+    ("copy_range", |w| said(w.a.map.copy_range(pages(0, 9), &w.b.map, va(71), &mut may()))),
+    ("move_range", |w| said(w.a.map.move_range(pages(5, 35), va(120), Leave::Hole, &mut may()))),
+    ("move_range", |w| said(w.b.map.move_range(pages(5, 35), va(120), Leave::Zeroes, &mut may()))),
+    ("extend", |w| said(w.a.map.extend(va(90), 4, &mut may()))),
+    ("extend", |w| said(w.a.map.extend(va(110), 4, &mut may()))),
+    ("stack", |w| {
+        let shape = StackShape { pages: 20, initial: 0, guard: 1 };
+        said(w.a.map.stack(Place::Any(w.a.map.search()), shape, &Attributes::new(Prot::RW), &mut may()))
+    }),
+    ("growstack", |w| said(w.a.map.growstack(va(230), &mut may()))),
+    ("wire", |w| said(w.a.map.wire(pages(5, 35), Wiring::User, Holes::Refuse, &mut may()))),
+    ("unwire", |w| said(w.a.map.unwire(pages(10, 11), Wiring::System, Holes::Refuse, &mut may()))),
+    ("sync", |w| said(w.a.map.sync(pages(100, 110), true, &mut may()))),
+    ("sync_entry", |w| said(w.a.map.sync_entry(va(103), false, &mut may()))),
+    ("simplify", |w| {
+        w.a.map.simplify(va(5), &mut may());
+        Ok(())
+    }),
+    ("peek", |w| {
+        let mut page = [0; PAGE_SIZE as usize];
+        (0..90).filter(|p| *p < 40 || *p >= 70).try_for_each(|p| said(w.a.map.peek(va(p), &mut page, &mut may())))
+    }),
+    // Zero, zero in a stack that must grow, copy-on-write, the last sharer, swap, file.
+    ("fault", |w| fault(&w.a, 28, Prot::W)),
+    ("fault", |w| fault(&w.a, 240, Prot::W)),
+    ("fault", |w| fault(&w.a, 20, Prot::W)),
+    ("fault", |w| fault(&w.b, 20, Prot::R)),
+    ("fault", |w| fault(&w.b, 21, Prot::W)),
+    ("fault", |w| (0..26).try_for_each(|p| fault(&w.b, p, Prot::R))),
+    ("fault", |w| (70..90).try_for_each(|p| fault(&w.a, p, Prot::R))),
+    ("fault", |w| (70..90).try_for_each(|p| fault(&w.b, p, Prot::W))),
+    ("fault", |w| (100..110).try_for_each(|p| fault(&w.b, p, Prot::W))),
+    ("wire_page", |w| {
+        let done = w.a.map.wire_page(va(27), &mut may());
+        if done.is_ok() {
+            w.a.map.unwire_page(va(27), &mut may());
+        }
+        said(done)
+    }),
+    ("wire_range", |w| {
+        let done = w.a.map.wire_range(pages(0, 30), &mut may());
+        if done.is_ok() {
+            pages(0, 30).iter().for_each(|va| w.a.map.unwire_page(va, &mut may()));
+        }
+        said(done)
+    }),
+    ("object_allocate", |w| {
+        let o = w.vm.object_allocate(10).map_err(|e| format!("{e:?}"))?;
+        w.vm.object_deallocate(o.0, &mut may());
+        Ok(())
+    }),
+    ("object_from_pager", |w| {
+        let o = w.vm.object_from_pager(10, w.file, 0, true, &mut may()).map_err(|e| format!("{e:?}"))?;
+        w.vm.object_deallocate(o.0, &mut may());
+        Ok(())
+    }),
+    ("pageout", |w| {
+        w.vm.pageout(40, &mut may());
+        Ok(())
+    }),
+    ("clear", |w| {
+        w.b.map.clear(&mut may());
+        Ok(())
+    }),
+    ("vm_fault_prefault", |w| {
+        w.b.map.vm_fault_prefault(va(20), 8, 8);
+        Ok(())
+    }),
+];
+
+/// Asks for nothing that could be refused: questions, locks, settings.
+const CANNOT_FAIL: &[&str] = &[
+    // of maps
+    "new", "limits", "set_limits", "flags", "modflags", "size", "entry_count", "lock", "lock_read", "trylock",
+    "trylock_read", "lock_upgrade", "lock_downgrade", "timestamp", "lookup", "check", "check_protection",
+    "search", "findspace", "for_each_entry", "entry_from", "vm", "pmap", "min", "max", "prot", "pindex",
+    "pages", "is_resident", "next_populated", "unwire_page",
+    // of the fault: fault() is these in a loop
+    "fault_wait", "fault_step",
+    // of the system: new() takes no memory but in the dense placement, see below
+    "platform", "host", "mem", "page_array", "statistics", "live", "walk", "check_pages", "va",
+    "object_reference", "object_deallocate", "memory_is_low", "pageout_to_target",
+];
+
+/// Names of the public functions of the operations' sources.
+fn public_functions() -> BTreeSet<String> {
+    let core = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src");
+    let mut names = BTreeSet::new();
+    let mut dirs = vec![core];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).expect("the core's sources") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                if path.file_name().is_some_and(|n| n != "tests") {
+                    dirs.push(path);
+                }
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).expect("source");
+                let body = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(&text);
+                for line in body.lines().map(str::trim_start) {
+                    let rest = ["pub fn ", "pub const fn "].iter().find_map(|p| line.strip_prefix(p));
+                    if let Some(name) = rest.and_then(|r| r.split(['(', '<']).next()) {
+                        names.insert(name.to_string());
+                    }
+                }
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn every_public_function_is_listed() {
+    let found = public_functions();
+    let known: BTreeSet<String> =
+        OPS.iter().map(|(n, _)| *n).chain(CANNOT_FAIL.iter().copied()).map(String::from).collect();
+    let missing: Vec<_> = found.difference(&known).collect();
+    let stale: Vec<_> = known.difference(&found).collect();
+    assert!(missing.is_empty(), "not tested for failure: {missing:?}");
+    assert!(stale.is_empty(), "no such function: {stale:?}");
+    assert!(found.len() > 60, "the sources were not read: {found:?}");
+}
+
+const ONE_SHOT: [(&str, u32); 12] = [
+    ("any", u32::MAX),
+    ("object", Point::Object as u32),
+    ("extent", Point::Extent as u32),
+    ("zero", Point::Zero as u32),
+    ("prepare", Point::Prepare as u32),
+    ("enter", Point::Enter as u32),
+    ("region", Point::Region as u32),
+    ("region protect", Point::RegionProtect as u32),
+    ("swap put", Point::SwapPut as u32),
+    ("swap get", Point::SwapGet as u32),
+    ("page in", Point::PageIn as u32),
+    ("page out", Point::PageOut as u32),
+];
+
+/// One operation with its k-th request refused. Gives how many were refused.
+fn one(sparse: bool, name: &str, run: Run, points: (&str, u32), k: u64, lasting: bool, want: &[State; 2]) -> u64 {
+    let what = format!("{name} sparse {sparse} {} k {k} lasting {lasting}", points.0);
+    let vm = vm(sparse);
+    let mut w = World::new(&vm);
+    let inject = vm.platform().inject();
+    inject.arm(points.1, k, lasting);
+    let done = catch_unwind(AssertUnwindSafe(|| run(&mut w)));
+    let fired = inject.disarm();
+    let done = done.unwrap_or_else(|_| panic!("{what}: panic"));
+    let state = w.state();
+    match &done {
+        Ok(()) => state.expect(&want[1], &format!("{what}: succeeded")),
+        Err(e) => {
+            assert!(fired != 0, "{what}: failed by itself: {e}");
+            // A fault that grew a stack has done that much.
+            let grown = name == "fault" && state.tasks[0].entries == want[1].tasks[0].entries;
+            state.expect(&want[usize::from(grown)], &format!("{what}: failed with {e}"));
+            // And now it works.
+            let again = run(&mut w);
+            assert_eq!(again, Ok(()), "{what}: after it failed with {e}");
+            w.state().expect(&want[1], &format!("{what}: succeeded after it failed with {e}"));
+        }
+    }
+    drop(w);
+    check_quiet(&vm, []);
+    assert_eq!(vm.live(), [0; 6], "{what}: left over");
+    assert_eq!(vm.platform().pager_users(), 0, "{what}: users of the pager");
+    assert_eq!(vm.platform().mem_swap().map(|s| s.kept()), Some(0), "{what}: swap");
+    fired
+}
+
+fn vm(sparse: bool) -> Vm<Machine> {
+    Vm::new(Machine::new(Config { sparse, frames: 400, ..Config::default() })).expect("memory")
+}
+
+fn fail_at_k(sparse: bool) {
+    let mut tried = 0;
+    for (name, run) in OPS {
+        let start = std::time::Instant::now();
+        let first = tried;
+        let vm = vm(sparse);
+        let mut w = World::new(&vm);
+        let before = w.state();
+        drop(w);
+        w = World::new(&vm);
+        assert_eq!(run(&mut w), Ok(()), "{name} must work when nothing is refused");
+        let want = [before, w.state()];
+        drop(w);
+        for points in ONE_SHOT {
+            for k in 1.. {
+                tried += 1;
+                if one(sparse, name, *run, points, k, false, &want) == 0 {
+                    break;
+                }
+                assert!(k < 2000, "{name} never gets by");
+            }
+        }
+        // For good: what asks again must end all the same.
+        for p in [Point::Object, Point::Extent, Point::Zero, Point::Prepare, Point::Enter, Point::SwapPut, Point::SwapGet] {
+            for k in [1, 2, 5] {
+                tried += 1;
+                one(sparse, name, *run, ("from then on", p as u32), k, true, &want);
+            }
+        }
+        println!("{name}: {} runs, {:?}", tried - first, start.elapsed());
+    }
+    println!("{tried} runs of {} operations", OPS.len());
+}
+
+#[test]
+fn fail_at_k_sparse() {
+    fail_at_k(true);
+}
+#[test]
+fn fail_at_k_dense() {
+    fail_at_k(false);
+}
+
+/// A system whose platform has no memory at all, or runs out while it is made.
+#[test]
+fn no_memory_for_the_system_itself() {
+    for sparse in [true, false] {
+        for k in [1, 2, 100] {
+            let m = Machine::new(Config { sparse, frames: 200, ..Config::default() });
+            m.inject().arm(Point::Object as u32, k, true);
+            assert_eq!(Vm::new(m).is_ok(), sparse, "dense makes its pages at once");
+        }
+    }
+}
