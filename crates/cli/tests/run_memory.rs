@@ -43,7 +43,8 @@ fn paged(argv: &[&str]) -> Paged {
     static SERIAL: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let n = SERIAL.fetch_add(1, Ordering::Relaxed);
     let stats: PathBuf = scratch("paged").join(format!("stats-{n}"));
-    let mut all: Vec<OsString> = vec![machvm(), "run".into(), "--memory".into(), format!("{LIMIT_MIB}M").into()];
+    let mut all: Vec<OsString> =
+        vec![machvm(), "run".into(), "--memory".into(), format!("{LIMIT_MIB}M").into()];
     all.extend(["--swap".into(), "lz4".into(), format!("--stats={}", stats.display()).into(), "--".into()]);
     all.extend(argv.iter().map(OsString::from));
     let child = Command::new(&all[0])
@@ -125,7 +126,8 @@ fn sort_sorts_300_mb_in_64_mib() {
     let native = sort.replace("OUT", "native");
     assert!(Job::new(&["/bin/sh", "-c", &native]).native().status.success());
     let ours = paged(&["/bin/sh", "-c", &sort.replace("OUT", "ours")]);
-    let sum = |name: &str| Job::new(&["sha256sum".to_owned(), dir.join(name).display().to_string()]).native().out();
+    let sum =
+        |name: &str| Job::new(&["sha256sum".to_owned(), dir.join(name).display().to_string()]).native().out();
     let (a, b) = (sum("native"), sum("ours"));
     assert_eq!(a.split_whitespace().next(), b.split_whitespace().next());
     within_the_limit(&ours);
@@ -157,7 +159,8 @@ fn a_program_that_needs_more_than_there_is_is_ended_with_a_message() {
     assert!(ours.err().contains("out of memory"), "{ours:?}");
     assert!(ours.err().contains("--memory"), "{ours:?}");
     // Incompressible data, and a pool that cannot hold it.
-    let job = Job::new(&["/usr/bin/python3", "-c", "import os; x = [os.urandom(1 << 20) for _ in range(128)]"]);
+    let job =
+        Job::new(&["/usr/bin/python3", "-c", "import os; x = [os.urandom(1 << 20) for _ in range(128)]"]);
     let ours = job.under(&["--memory", "32M", "--swap", "lz4:16M"]);
     assert_eq!(common::signal(&ours), Some(9), "{ours:?}");
     assert!(ours.err().contains("out of memory"), "{ours:?}");

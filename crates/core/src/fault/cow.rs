@@ -57,11 +57,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
             return starved(Step::Again);
         }
         let push = natural && vm.frames.is_sparse();
-        let taken = if push {
-            vm.stray_take()
-        } else {
-            vm.page_take(vm.objects.get(at.object).natural(at.index))
-        };
+        let taken =
+            if push { vm.stray_take() } else { vm.page_take(vm.objects.get(at.object).natural(at.index)) };
         let Some(q) = taken else {
             return starved(Step::Wait(WaitFor::Memory));
         };

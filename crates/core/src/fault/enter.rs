@@ -89,8 +89,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
             vm.anon_busy_page(a, p).ok()?;
             let shared = shared || vm.anons.get(a).is_shared();
-            let ok = vm.is_natural(at, p, index)
-                && vm.rights(at.entry, object, a, p, shared, as_if) == rights;
+            let ok =
+                vm.is_natural(at, p, index) && vm.rights(at.entry, object, a, p, shared, as_if) == rights;
             if ok && as_if.contains(Prot::W) {
                 vm.forget_copy(a, p);
             }
@@ -168,17 +168,14 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 && d <= backward
                 && va.page() >= entry.start().page() + d
                 && self.prefault_one(entry, oh, va.sub(d), rights);
-            up = up && d <= forward && va.page() + d < entry.end().page() && self.prefault_one(entry, oh, va.add(d), rights);
+            up = up
+                && d <= forward
+                && va.page() + d < entry.end().page()
+                && self.prefault_one(entry, oh, va.add(d), rights);
         }
     }
 
-    fn prefault_one(
-        &self,
-        entry: &Entry,
-        oh: Handle<crate::object::Object>,
-        va: Va,
-        rights: Prot,
-    ) -> bool {
+    fn prefault_one(&self, entry: &Entry, oh: Handle<crate::object::Object>, va: Va, rights: Prot) -> bool {
         let vm = self.vm();
         let Some(object) = vm.objects.get(oh).lock.try_write(vm.plat.host()) else { return false };
         let at = Place { va, entry, object: oh, index: entry.pindex(va).0, access: Prot::R };
@@ -192,15 +189,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
         }
         let ok = vm.is_natural(&at, p, at.index) && {
             let mut g = Gather::new();
-            let r = self.pmap().enter(
-                &vm.pages,
-                va,
-                &[number(p)],
-                rights,
-                Prot::R,
-                EnterFlags::PREFAULT,
-                &mut g,
-            );
+            let r =
+                self.pmap().enter(&vm.pages, va, &[number(p)], rights, Prot::R, EnterFlags::PREFAULT, &mut g);
             vm.finish(g, &mut MaySleep::claim());
             r.is_ok()
         };
@@ -212,8 +202,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
 impl<P: Platform> Vm<P> {
     /// Is the page at the frame that the object's place is tied to?
     pub(crate) fn is_natural(&self, at: &Place<'_>, page: Handle<Page>, index: u64) -> bool {
-        !self.frames.is_sparse()
-            || self.pages.get(page).pfn() == self.objects.get(at.object).natural(index)
+        !self.frames.is_sparse() || self.pages.get(page).pfn() == self.objects.get(at.object).natural(index)
     }
 
     /// What the page may be mapped with: the entry's rights, without write while the

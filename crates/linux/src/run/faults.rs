@@ -10,7 +10,7 @@
 use std::fs;
 use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU64, AtomicU32};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Instant;
 
 use machvm::FaultError;
@@ -102,7 +102,9 @@ fn deny(space: &VmSpace, e: FaultError) {
         FaultError::NoMapping(_) | FaultError::Protection(_) | FaultError::Foreign(_) => {}
         FaultError::Beyond(va) | FaultError::PagerIo(va) | FaultError::PagerGone(va) => {
             if space.platform().pv().uffd().poison(VaRange::page(va)).is_err() {
-                tell_user(&format!("machvm: the page at {va:?} cannot be read, and this kernel cannot raise SIGBUS for it (UFFDIO_POISON, Linux 6.6): the program is ended\n"));
+                tell_user(&format!(
+                    "machvm: the page at {va:?} cannot be read, and this kernel cannot raise SIGBUS for it (UFFDIO_POISON, Linux 6.6): the program is ended\n"
+                ));
                 space.kill();
             }
         }

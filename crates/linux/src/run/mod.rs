@@ -33,12 +33,12 @@ pub mod supervisor;
 pub mod threads;
 pub mod vmthread;
 
-mod launch;
-pub mod vmspace;
-mod report;
-mod gate;
-mod faults;
 mod calls;
+mod faults;
+mod gate;
+mod launch;
+mod report;
+pub mod vmspace;
 
 pub use context::Ctx;
 pub use error::RunError;

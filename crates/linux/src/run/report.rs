@@ -21,7 +21,8 @@ pub(super) fn stats(space: &VmSpace) -> String {
     let mut line = |n: u64, what: &str| {
         let _ = writeln!(t, "{n:>14} {what}");
     };
-    let (reads, writes, protected) = (f.reads.load(Relaxed), f.writes.load(Relaxed), f.protected.load(Relaxed));
+    let (reads, writes, protected) =
+        (f.reads.load(Relaxed), f.writes.load(Relaxed), f.protected.load(Relaxed));
     line(reads + writes + protected, "page faults");
     line(reads, "  by reads of absent pages");
     line(writes, "  by writes to absent pages");

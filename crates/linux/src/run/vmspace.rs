@@ -101,7 +101,7 @@ impl VmSpace {
 
     /// The program needs a page and there is none to be had.
     pub(super) fn out_of_memory(&self, va: Va) {
-        let limit = self.vm.statistics().frame_limit * PAGE_SIZE >> 10;
+        let limit = (self.vm.statistics().frame_limit * PAGE_SIZE) >> 10;
         tell_user(&format!(
             "machvm: out of memory: the program needs the page at {va:?}, its {limit} KiB are in use and \
              nothing more can be paged out (raise --memory{}); it is killed\n",
