@@ -99,6 +99,9 @@ impl Object {
 /// mapped later join it without a new object.
 const MIN_CAPACITY: u64 = 1 << 18;
 
+/// Rounds of making room for one drop of a range.
+const STRAY_TRIES: u32 = 1000;
+
 impl<P: Platform> Vm<P> {
     /// A new anonymous object with one reference, and the index for its creator's
     /// first page: there is room to grow on both sides.
@@ -113,7 +116,7 @@ impl<P: Platform> Vm<P> {
             .ok_or(NoMemory)?
             .max(MIN_CAPACITY);
         let h = self.object_make(capacity)?;
-        Ok((h, Pindex((capacity - pages) / 2 & !(LEAF as u64 - 1))))
+        Ok((h, Pindex(((capacity - pages) / 2) & !(LEAF as u64 - 1))))
     }
 
     /// A new object whose page index 0 is byte `offset` of the pager's data.
@@ -139,6 +142,35 @@ impl<P: Platform> Vm<P> {
         object.lock.write(self.plat.host(), may).source = Some(Source { pager, base: offset });
         self.plat.pager_used(pager);
         Ok((h, Pindex(0)))
+    }
+
+    /// What a private mapping goes on with behind its last page: `pages` of the same
+    /// pager's data from index `at` on, with a reference. The object itself when nobody
+    /// else can have contents there, another one otherwise: what was cut off the mapping
+    /// and lives elsewhere keeps its indices. `None`: the object has no pager.
+    ///
+    /// => the map is write locked.
+    ///
+    /// # Errors
+    /// [`NoMemory`]; nothing changed.
+    pub(crate) fn object_behind(
+        &self,
+        h: Handle<Object>,
+        at: Pindex,
+        pages: u64,
+        may: &mut MaySleep,
+    ) -> Result<Option<(Handle<Object>, Pindex)>, NoMemory> {
+        let object = self.objects.get(h);
+        let Some(Source { pager, base }) = object.lock.read(self.plat.host(), may).source else {
+            return Ok(None);
+        };
+        let inside = at.0.checked_add(pages).is_some_and(|end| end <= object.capacity.get());
+        if inside && self.object_is_private_sole(h) {
+            self.object_reference(h);
+            return Ok(Some((h, at)));
+        }
+        let offset = base.wrapping_add(at.0 << machvm_hal::PAGE_SHIFT);
+        self.object_from_pager(pages, pager, offset, false, may).map(Some)
     }
 
     fn object_make(&self, capacity: u64) -> Result<Handle<Object>, NoMemory> {
@@ -276,7 +308,11 @@ impl<P: Platform> Vm<P> {
     ///
     /// # Errors
     /// [`NoMemory`]; nothing changed.
-    pub(crate) fn object_copy(&self, h: Handle<Object>, may: &mut MaySleep) -> Result<Handle<Object>, NoMemory> {
+    pub(crate) fn object_copy(
+        &self,
+        h: Handle<Object>,
+        may: &mut MaySleep,
+    ) -> Result<Handle<Object>, NoMemory> {
         let object = self.objects.get(h);
         let copy = self.object_make(object.capacity.get())?;
         let to = self.objects.get(copy);
@@ -345,7 +381,7 @@ impl<P: Platform> Vm<P> {
             return Ok(());
         }
         let end = first.0.saturating_add(pages);
-        let mut next = first.0;
+        let (mut next, mut tries) = (first.0, 0);
         while next < end {
             let mut found = None;
             {
@@ -366,11 +402,15 @@ impl<P: Platform> Vm<P> {
                         self.page_unbusy(p);
                         Ok(())
                     };
-                    if r.is_err() && !self.make_room(may) {
-                        return Err(NoMemory);
-                    }
                     if r.is_ok() {
                         next = i + 1;
+                        continue;
+                    }
+                    // Other threads may take the room that was made; or there are
+                    // frames, but no structures or numbers for them.
+                    tries += 1;
+                    if tries > STRAY_TRIES || !self.make_room(may) {
+                        return Err(NoMemory);
                     }
                 }
                 Err(Some(busy)) => self.wait_page(busy, may),
