@@ -272,18 +272,24 @@ impl<P: Platform> Edit<'_, '_, P> {
         }
         let a = e.attributes();
         let next = Pindex(e.offset.get() + e.pages());
-        let continued = e.object.get().filter(|o| vm.object_is_shared(*o) || vm.object_has_pager(*o, may));
+        let short = |NoMemory| MoveError::Insert(InsertError::NoMemory(range.start()));
+        // With a reference, which the new entry gets.
+        let continued = match e.object.get() {
+            Some(o) if vm.object_is_shared(o) => {
+                vm.object_reference(o);
+                Some((o, next))
+            }
+            Some(o) => vm.object_behind(o, next, range.pages(), may).map_err(short)?,
+            None => None,
+        };
         let backing = match (e.kind(), continued) {
-            (Kind::Object, Some(o)) => Backing::Private(o, next),
+            (Kind::Object, Some((o, at))) => Backing::Private(o, at),
             (Kind::Object, None) => Backing::Anonymous,
             (Kind::Foreign, _) => Backing::Foreign(next),
             (Kind::Guard | Kind::StackGap, _) => return Err(hole),
         };
-        if let Some(o) = continued {
-            vm.object_reference(o);
-        }
         let done = self.insert(range, backing, &a, may);
-        if let (Err(_), Some(o)) = (done, continued) {
+        if let (Err(_), Some((o, _))) = (done, continued) {
             // Let go after the unlock.
             self.unused = Some(o);
         }

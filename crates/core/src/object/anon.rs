@@ -157,7 +157,11 @@ impl<P: Platform> Vm<P> {
 
     /// Takes the anon's page busy. `Err(Some(p))`: p is busy elsewhere; `Err(None)`:
     /// the page changed, look again.
-    pub(crate) fn anon_busy_page(&self, h: Handle<Anon>, p: Handle<Page>) -> Result<(), Option<Handle<Page>>> {
+    pub(crate) fn anon_busy_page(
+        &self,
+        h: Handle<Anon>,
+        p: Handle<Page>,
+    ) -> Result<(), Option<Handle<Page>>> {
         let page = self.pages.get(p);
         if !page.busy.try_lock() {
             return Err(Some(p));

@@ -24,11 +24,6 @@ const STACK_ROOM: u64 = 8 << 20;
 /// Linux keeps this much between a stack and what is below it.
 const STACK_GUARD: u64 = 256 * PAGE_SIZE;
 
-/// A private file mapping may be made this many times as long, by mremap.
-const ROOM_TO_GROW: u64 = 4;
-/// Or at least this long, in pages.
-const SMALLEST_ROOM: u64 = 1024;
-
 /// A mapping about to be made.
 struct New {
     place: Geometry,
@@ -205,12 +200,10 @@ impl Calls<'_> {
     ) -> Result<R, Errno> {
         let (vm, platform) = (self.space.vm, self.space.platform());
         let pager = platform.add_file_pager(FilePager::read_only(File::from(file))).map_err(|_| ENOMEM)?;
-        // mremap may make the mapping longer.
-        let most = pages.saturating_mul(ROOM_TO_GROW).max(SMALLEST_ROOM);
-        let made = vm.object_from_pager(most, pager, offset, false, &mut self.may);
+        let made = vm.object_from_pager(pages, pager, offset, false, &mut self.may);
         platform.pager_release(pager);
         let (object, at) = made.map_err(|_| ENOMEM)?;
-        let a = Attributes { flags: FILE, tag: at.0 + most, ..Attributes::new(Prot::NONE) };
+        let a = Attributes { flags: FILE, ..Attributes::new(Prot::NONE) };
         let done = f(self, Backing::Private(object, at), &a);
         if done.is_err() {
             vm.object_deallocate(object, &mut self.may);

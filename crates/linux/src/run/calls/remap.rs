@@ -23,7 +23,7 @@ impl Calls<'_> {
         }
         self.check_one(old, &first)?;
         if r.new > r.old {
-            self.check_growth(&first, old, r.new - r.old)?;
+            self.check_growth(old, r.new - r.old)?;
         }
         if r.to.is_none() && !r.dont_unmap {
             if r.new == r.old {
@@ -48,7 +48,7 @@ impl Calls<'_> {
         .map_err(|_| EFAULT)
     }
 
-    fn check_growth(&mut self, first: &Part, old: VaRange, more: u64) -> Result<(), Errno> {
+    fn check_growth(&mut self, old: VaRange, more: u64) -> Result<(), Errno> {
         if self.s.marks.at(old.start()).has(Mark::LOCKED) && !capable(self.tid, CAP_IPC_LOCK) {
             let locked = self.s.marks.bytes(Mark::LOCKED).saturating_add(more);
             if locked > limit(libc::RLIMIT_MEMLOCK) {
@@ -57,13 +57,6 @@ impl Calls<'_> {
         }
         let size = self.map().size(&mut self.may);
         if size.saturating_add(more) > limit(libc::RLIMIT_AS) {
-            return Err(ENOMEM);
-        }
-        // Objects that are not extended by new ones end somewhere (see mmap).
-        let ends = !first.is_foreign() && !first.is_anonymous();
-        let last = self.part(VaRange::page(old.end().sub(1))).ok_or(EFAULT)?;
-        let end = last.info.pindex(old.end().sub(1)).0 + 1;
-        if ends && end.saturating_add(more / PAGE_SIZE) > last.info.attributes.tag {
             return Err(ENOMEM);
         }
         Ok(())
