@@ -30,7 +30,7 @@ impl<P: Platform> Map<'_, P> {
                 Kind::Foreign => sure(object.is_none(), "foreign entry with an object")?,
                 Kind::Guard | Kind::StackGap => {
                     sure(object.is_none() && e.wired.get() == 0, "guard with an object or wired")?;
-                    sure(e.max() == Prot::NONE, "guard with rights")?;
+                    sure(e.max() == Prot::NONE && e.offset.get() == 0, "guard with rights or an offset")?;
                 }
             }
             let user = e.flags().contains(EntryFlags::USER_WIRED);

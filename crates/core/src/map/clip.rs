@@ -34,7 +34,9 @@ impl<P: Platform> Edit<'_, '_, P> {
         u.wirer.set(CLIPPED);
         u.start.set(va.get());
         u.end.set(e.end.get());
-        u.offset.set(e.offset.get().wrapping_add(va.page() - e.start().page()));
+        if e.counts() {
+            u.offset.set(e.offset.get().wrapping_add(va.page() - e.start().page()));
+        }
         if let Some(o) = e.object.get() {
             vm.object_reference(o);
         }

@@ -220,7 +220,9 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         let e = self.entry(h);
         let old = e.end.get() - e.start.get();
         let shift = (start.get().wrapping_sub(e.start.get()) as i64) >> 12;
-        e.offset.set(e.offset.get().wrapping_add_signed(shift));
+        if e.counts() {
+            e.offset.set(e.offset.get().wrapping_add_signed(shift));
+        }
         self.inner.tree.resize(&self.map.vm.entries, h, start, end);
         if e.counts() {
             self.inner.size = self.inner.size - old + (end.get() - start.get());

@@ -149,7 +149,8 @@ pub struct Entry {
     pub(crate) start: Field64,
     /// One past the last byte. \[m\]
     pub(crate) end: Field64,
-    /// Page index in the object of the first page. \[m\]
+    /// Page index in the object, or a foreign entry's file, of the first page; of a
+    /// guard 0. \[m\]
     pub(crate) offset: Field64,
     /// The object; one reference is the entry's. \[m\]
     pub(crate) object: HandleField<Object>,

@@ -178,7 +178,8 @@ impl<P: Platform> Map<'_, P> {
     }
 }
 
-fn check_search(s: &Search, pages: u64) -> Result<(), FindError> {
+/// What can be wrong with a search by itself.
+pub(super) fn check_search(s: &Search, pages: u64) -> Result<(), FindError> {
     if pages == 0 || pages > u64::MAX >> PAGE_SHIFT {
         return Err(FindError::BadSize);
     }

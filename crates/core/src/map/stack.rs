@@ -17,7 +17,7 @@ use machvm_hal::{Gather, MaySleep, PAGE_SHIFT, Pindex, Pmap, Region, Va, VaRange
 
 use super::edit::Edit;
 use super::entry::{Attributes, EntryFlags, Kind};
-use super::find::Place;
+use super::find::{Place, check_search};
 use super::insert::Backing;
 use super::{FindError, GrowError, InsertError, Map, StackError};
 use crate::platform::Platform;
@@ -56,6 +56,9 @@ impl<P: Platform> Map<'_, P> {
             return Err(StackError::BadGuard);
         }
         let find = |e| StackError::Find(e);
+        if let Place::Any(s) = place {
+            check_search(&s, shape.pages).map_err(find)?;
+        }
         let refused = |e| find(FindError::Insert(e));
         let at = match place {
             Place::At(va) | Place::Over(va) => Some(VaRange::of_pages(va, shape.pages)),

@@ -41,7 +41,7 @@ fn state(m: &Map<'_, World>) -> State {
 }
 
 /// Carries the operation out. `false`: it failed.
-fn exec(m: &Map<'_, World>, op: &Op) -> bool {
+pub(super) fn exec(m: &Map<'_, World>, op: &Op) -> bool {
     let at = |w: Where| match place(m, w) {
         // A stack removes what is there before it can fail, and says so.
         Place::Over(va) => Place::At(va),
@@ -125,6 +125,6 @@ fn refusals_happen() {
     let a = super::rw();
     let find = Op::Find(Where::At(20), 10, What::Anon, a);
     // An entry, an object, its extent, its region; then the cut.
-    assert_eq!(run(&[find.clone()]), 4);
+    assert_eq!(run(core::slice::from_ref(&find)), 4);
     assert_eq!(run(&[find, Op::Delete(22, 2)]), 6);
 }

@@ -5,6 +5,7 @@ extern crate std;
 mod fail;
 mod oracle;
 mod rows;
+mod threads;
 mod tree;
 mod world;
 
