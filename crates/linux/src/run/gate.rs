@@ -6,11 +6,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 #[derive(Default)]
 struct State {
     inside: u32,
+    /// Threads that want to close it.
+    closing: u32,
     closed: bool,
 }
 
 /// Counts who is inside. It closes only when nobody is: somebody inside may wait for
-/// a page fault, which another thread must go in to serve.
+/// a page fault, which another thread must go in to serve. So while somebody wants to
+/// close it, threads still go in as long as anybody is inside, and no longer.
 #[derive(Default)]
 pub(super) struct Gate {
     state: Mutex<State>,
@@ -28,7 +31,7 @@ impl Gate {
     /// Goes in, when it is open.
     pub(super) fn enter(&self) -> Inside<'_> {
         let mut s = self.state();
-        while s.closed {
+        while s.closed || (s.closing != 0 && s.inside == 0) {
             s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
         }
         s.inside += 1;
@@ -38,9 +41,11 @@ impl Gate {
     /// Waits for a moment when nobody is inside, and closes it.
     pub(super) fn close(&self) {
         let mut s = self.state();
+        s.closing += 1;
         while s.inside != 0 || s.closed {
             s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
         }
+        s.closing -= 1;
         s.closed = true;
     }
 
