@@ -41,6 +41,8 @@ pub struct Injector {
     /// All later ones fail too.
     lasting: AtomicBool,
     fired: AtomicU64,
+    /// Chances so far, by the bit of the point.
+    chances: [AtomicU64; 11],
 }
 
 impl Injector {
@@ -58,6 +60,10 @@ impl Injector {
         self.points.store(0, SeqCst);
         self.fired.swap(0, SeqCst)
     }
+    /// How often it could have failed so far: the count of such requests.
+    pub fn chances(&self, p: Point) -> u64 {
+        self.chances[(p as u32).trailing_zeros() as usize].load(SeqCst)
+    }
     /// Nothing fails until [`Injector::resume`] is given the result.
     pub fn pause(&self) -> u32 {
         self.points.swap(0, SeqCst)
@@ -68,6 +74,7 @@ impl Injector {
     }
     /// Does this one fail?
     pub fn fails(&self, p: Point) -> bool {
+        self.chances[(p as u32).trailing_zeros() as usize].fetch_add(1, SeqCst);
         if self.points.load(SeqCst) & p as u32 == 0 {
             return false;
         }

@@ -81,9 +81,9 @@ impl<'vm> World<'vm> {
             t.map.for_each_entry(|e| entries.push(EntryInfo { object: None, ..e }), &mut may());
             let contents = (0..END)
                 .map(|p| {
-                    let readable = entries.iter().any(|e| {
-                        e.range.contains(va(p)) && e.attributes.prot.contains(Prot::R)
-                    });
+                    let readable = entries
+                        .iter()
+                        .any(|e| e.range.contains(va(p)) && e.attributes.prot.contains(Prot::R));
                     let mut page = [0; PAGE_SIZE as usize];
                     let ok = readable && t.map.peek(va(p), &mut page, &mut may()).is_ok();
                     ok.then(|| page.iter().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(*b))))
@@ -151,7 +151,9 @@ const OPS: &[(&str, Run)] = &[
         said(w.a.map.insert(pages(42, 50), Backing::Anonymous, &Attributes::new(Prot::RW), &mut may()))
     }),
     // Between two, joining neither.
-    ("insert", |w| said(w.a.map.insert(pages(40, 60), Backing::Guard, &Attributes::new(Prot::RW), &mut may()))),
+    ("insert", |w| {
+        said(w.a.map.insert(pages(40, 60), Backing::Guard, &Attributes::new(Prot::RW), &mut may()))
+    }),
     ("fixed", |w| {
         said(w.a.map.fixed(pages(25, 75), Backing::Anonymous, &Attributes::new(Prot::RW), &mut may()))
     }),
@@ -206,7 +208,9 @@ const OPS: &[(&str, Run)] = &[
     }),
     ("peek", |w| {
         let mut page = [0; PAGE_SIZE as usize];
-        (0..90).filter(|p| *p < 40 || *p >= 70).try_for_each(|p| said(w.a.map.peek(va(p), &mut page, &mut may())))
+        (0..90)
+            .filter(|p| *p < 40 || *p >= 70)
+            .try_for_each(|p| said(w.a.map.peek(va(p), &mut page, &mut may())))
     }),
     // Zero, zero in a stack that must grow, copy-on-write, the last sharer, swap, file.
     ("fault", |w| fault(&w.a, 28, Prot::W)),
@@ -259,15 +263,54 @@ const OPS: &[(&str, Run)] = &[
 /// Asks for nothing that could be refused: questions, locks, settings.
 const CANNOT_FAIL: &[&str] = &[
     // of maps
-    "new", "limits", "set_limits", "flags", "modflags", "size", "entry_count", "lock", "lock_read", "trylock",
-    "trylock_read", "lock_upgrade", "lock_downgrade", "timestamp", "lookup", "check", "check_protection",
-    "search", "findspace", "for_each_entry", "entry_from", "vm", "pmap", "min", "max", "prot", "pindex",
-    "pages", "is_resident", "next_populated", "unwire_page",
+    "new",
+    "limits",
+    "set_limits",
+    "flags",
+    "modflags",
+    "size",
+    "entry_count",
+    "lock",
+    "lock_read",
+    "trylock",
+    "trylock_read",
+    "lock_upgrade",
+    "lock_downgrade",
+    "timestamp",
+    "lookup",
+    "check",
+    "check_protection",
+    "search",
+    "findspace",
+    "for_each_entry",
+    "entry_from",
+    "vm",
+    "pmap",
+    "min",
+    "max",
+    "prot",
+    "pindex",
+    "pages",
+    "is_resident",
+    "next_populated",
+    "unwire_page",
     // of the fault: fault() is these in a loop
-    "fault_wait", "fault_step",
+    "fault_wait",
+    "fault_step",
     // of the system: new() takes no memory but in the dense placement, see below
-    "platform", "host", "mem", "page_array", "statistics", "live", "walk", "check_pages", "va",
-    "object_reference", "object_deallocate", "memory_is_low", "pageout_to_target",
+    "platform",
+    "host",
+    "mem",
+    "page_array",
+    "statistics",
+    "live",
+    "walk",
+    "check_pages",
+    "va",
+    "object_reference",
+    "object_deallocate",
+    "memory_is_low",
+    "pageout_to_target",
 ];
 
 /// Names of the public functions of the operations' sources.
@@ -325,7 +368,15 @@ const ONE_SHOT: [(&str, u32); 12] = [
 ];
 
 /// One operation with its k-th request refused. Gives how many were refused.
-fn one(sparse: bool, name: &str, run: Run, points: (&str, u32), k: u64, lasting: bool, want: &[State; 2]) -> u64 {
+fn one(
+    sparse: bool,
+    name: &str,
+    run: Run,
+    points: (&str, u32),
+    k: u64,
+    lasting: bool,
+    want: &[State; 2],
+) -> u64 {
     let what = format!("{name} sparse {sparse} {} k {k} lasting {lasting}", points.0);
     let vm = vm(sparse);
     let mut w = World::new(&vm);
@@ -383,7 +434,15 @@ fn fail_at_k(sparse: bool) {
             }
         }
         // For good: what asks again must end all the same.
-        for p in [Point::Object, Point::Extent, Point::Zero, Point::Prepare, Point::Enter, Point::SwapPut, Point::SwapGet] {
+        for p in [
+            Point::Object,
+            Point::Extent,
+            Point::Zero,
+            Point::Prepare,
+            Point::Enter,
+            Point::SwapPut,
+            Point::SwapGet,
+        ] {
             for k in [1, 2, 5] {
                 tried += 1;
                 one(sparse, name, *run, ("from then on", p as u32), k, true, &want);
