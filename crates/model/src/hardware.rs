@@ -8,6 +8,7 @@ use machvm_hal::{PAGE_SIZE, PageArray, PageNo, Pfn, Prot, RefMod, Va, VaRange};
 
 use crate::host::ModelHost;
 use crate::inject::Injector;
+use crate::machine::Config;
 use crate::rng::Rng;
 
 /// What never-written bytes of a frame hold: garbage, so that a missing zeroing shows.
@@ -44,6 +45,7 @@ pub(crate) struct Space {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) sparse: bool,
+    pub(crate) reference_bits: bool,
     /// Resident (sparse) or allocated and filled (dense) frames.
     pub(crate) frames: HashMap<u64, Frame>,
     /// Next unused frame number (sparse).
@@ -79,15 +81,10 @@ pub struct Hardware {
 }
 
 impl Hardware {
-    pub(crate) fn new(
-        host: Arc<ModelHost>,
-        inject: &'static Injector,
-        sparse: bool,
-        forget: u64,
-        seed: u64,
-    ) -> Self {
+    pub(crate) fn new(host: Arc<ModelHost>, inject: &'static Injector, c: Config) -> Self {
         let state = State {
-            sparse,
+            sparse: c.sparse,
+            reference_bits: c.reference_bits,
             frames: HashMap::new(),
             next_extent: 1 << 20,
             extents: HashMap::new(),
@@ -95,9 +92,9 @@ impl Hardware {
             mappings: HashMap::new(),
             stale: HashMap::new(),
             next_space: 1,
-            rng: Rng::new(seed),
+            rng: Rng::new(c.seed),
         };
-        Hardware { state: Mutex::new(state), host, inject, forget }
+        Hardware { state: Mutex::new(state), host, inject, forget: c.forget }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -168,7 +165,7 @@ impl State {
         // A CPU may have either in its TLB.
         let order = if self.rng.one_in(2) { [stale, live] } else { [live, stale] };
         let pte = order.into_iter().flatten().find(|p| p.prot.contains(need))?;
-        let mut bits = RefMod::REFERENCED;
+        let mut bits = if self.reference_bits { RefMod::REFERENCED } else { RefMod::empty() };
         if need.contains(Prot::W) {
             bits |= RefMod::MODIFIED;
         }

@@ -27,13 +27,16 @@ pub struct Config {
     pub swap: Option<usize>,
     /// One enter in so many makes the pmap forget a mapping; 0: never.
     pub forget: u64,
+    /// The MMU notes every access, else only the pmap notes what it is told of faults
+    /// (Linux). Modified is exact either way.
+    pub reference_bits: bool,
     /// Of everything the machine chooses.
     pub seed: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { sparse: true, frames: 256, swap: Some(1 << 20), forget: 0, seed: 1 }
+        Config { sparse: true, frames: 256, swap: Some(1 << 20), forget: 0, reference_bits: true, seed: 1 }
     }
 }
 
@@ -57,7 +60,7 @@ impl Machine {
     pub fn new(c: Config) -> Self {
         let inject: &'static Injector = Box::leak(Box::default());
         let host = Arc::new(ModelHost::new(c.seed));
-        let hw = Arc::new(Hardware::new(host.clone(), inject, c.sparse, c.forget, c.seed));
+        let hw = Arc::new(Hardware::new(host.clone(), inject, c));
         let placement = if c.sparse {
             Placement::Sparse { frames: u64::from(c.frames) }
         } else {

@@ -151,6 +151,9 @@ impl Pmap for ModelPmap {
                 gather.invalidate(self.space, VaRange::page(at));
                 return Err(EnterError::Displaced(at));
             }
+            if !flags.contains(EnterFlags::PREFAULT) {
+                pages.md(*page).bits.fetch_or(RefMod::REFERENCED.bits(), SeqCst);
+            }
         }
         Ok(())
     }

@@ -294,6 +294,7 @@ const CANNOT_FAIL: &[&str] = &[
     "is_resident",
     "next_populated",
     "unwire_page",
+    "swap_in",
     // of the fault: fault() is these in a loop
     "fault_wait",
     "fault_step",

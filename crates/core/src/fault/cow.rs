@@ -70,6 +70,18 @@ impl<'vm, P: Platform> Map<'vm, P> {
         vm.page_inherit(p, q);
         let slot = &vm.nodes.leaves.get(leaf).slots[at.index as usize % LEAF];
         let new = if shared { spare.take() } else { None };
+        // The wiring of this entry stays with what this entry maps, the others' with
+        // the old contents (Z50).
+        let (old_wired, new_wired) = (&vm.pages.get(p).wired, &vm.pages.get(q).wired);
+        let all = old_wired.get();
+        let own = all.min(u32::from(at.entry.wired.get() != 0));
+        let (stays, moves) = match new {
+            Some(_) if push => (own, all - own),
+            Some(_) => (all - own, own),
+            None => (0, all),
+        };
+        old_wired.set(stays);
+        new_wired.set(moves);
         match new {
             Some(b) if push => {
                 vm.pages.get(q).owner.set(Some(a));

@@ -17,7 +17,9 @@ use crate::vm::Vm;
 pub(crate) type MapGuard<'a, P> = ReadGuard<'a, MapInner, <P as Platform>::Host>;
 pub(crate) type ObjectGuard<'a, P> = WriteGuard<'a, ObjectInner, <P as Platform>::Host>;
 
-/// A run of busy pages that wait for their contents from swap.
+/// A run of busy pages that wait for their contents from swap: [`Vm::swap_in`] brings
+/// them. Until then they stay busy.
+#[must_use]
 #[derive(Debug)]
 pub struct SwapIn {
     pages: [Option<(Handle<Anon>, Handle<Page>)>; CLUSTER],

@@ -33,7 +33,7 @@ mod wire;
 use machvm_arena::Handle;
 use machvm_hal::{Event, Host, MaySleep, PageIn, PagerError, Prot, RawAddr, SwapError, Va};
 
-pub(crate) use fill::SwapIn;
+pub use fill::SwapIn;
 
 use crate::error::FaultError;
 use crate::map::{Kind, Map};
@@ -220,8 +220,14 @@ pub(crate) struct Place<'a> {
 }
 
 impl<P: Platform> Vm<P> {
-    /// Carries out a read from swap.
-    fn swap_in(&self, s: SwapIn, va: Va) -> Result<(), FaultError> {
+    /// Carries out a read from swap that a step asked for at `va`.
+    ///
+    /// => nothing is locked.
+    ///
+    /// # Errors
+    /// [`FaultError::PagerIo`]: swap lost the contents. [`FaultError::NoMemory`]: the
+    /// machine has no memory.
+    pub fn swap_in(&self, s: SwapIn, va: Va) -> Result<(), FaultError> {
         self.swap_in_run(s).map_err(|e| match e {
             SwapError::Lost => FaultError::PagerIo(va),
             SwapError::Full => FaultError::NoMemory(va),

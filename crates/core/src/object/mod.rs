@@ -436,6 +436,7 @@ impl<P: Platform> Vm<P> {
         }
         self.plat.mem().copy(from.pfn(), to.pfn());
         self.page_inherit(p, q);
+        to.wired.set(from.wired.get());
         to.owner.set(Some(a));
         // Until its old frame is discarded nobody may move the contents back there.
         self.limbo_enter();

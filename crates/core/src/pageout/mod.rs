@@ -35,14 +35,20 @@ impl<P: Platform> Vm<P> {
         let mut freed = 0;
         // Twice around the active queue: once to clear references, once to unmap.
         let mut budget = 2 * self.queues.len(QueueId::Active) / BATCH as u64 + 4;
-        while freed < want {
-            let got = self.free_inactive(may) + self.launder(may);
-            freed += got;
-            if freed >= want {
+        loop {
+            let mut got = 0;
+            if freed < want {
+                got = self.free_inactive(may) + self.launder(may);
+                freed += got;
+            }
+            // What is set aside now is freed by a later round: until then a fault may
+            // call it back.
+            let aside = self.queues.len(QueueId::Inactive) + self.queues.len(QueueId::Laundry);
+            let short = aside < self.aside_target();
+            if freed >= want && !short {
                 break;
             }
-            let aside = self.queues.len(QueueId::Inactive) + self.queues.len(QueueId::Laundry);
-            if got == 0 || aside < self.aside_target() {
+            if short || got == 0 {
                 if budget == 0 {
                     break;
                 }
@@ -99,9 +105,10 @@ impl<P: Platform> Vm<P> {
     }
 
     /// How many pages should wait unmapped: enough to notice use, few enough to keep
-    /// refaults cheap. One eighth.
+    /// refaults cheap. One eighth; of a small memory a batch, but at most a quarter.
     fn aside_target(&self) -> u64 {
-        (self.frames.limit() / 8).max(BATCH as u64)
+        let limit = self.frames.limit();
+        (limit / 8).max(BATCH as u64).min(limit / 4)
     }
 
     /// Looks at a batch of active pages; gives how many were looked at.
