@@ -24,6 +24,16 @@ pub struct OraclePage {
     pub max: Prot,
     /// What a child gets.
     pub inherit: Inherit,
+    /// What is there when nothing was written, or it was dropped: a page of a file,
+    /// else zeroes.
+    pub file: Option<[u64; WORDS]>,
+}
+
+impl OraclePage {
+    /// Drops what was written.
+    pub fn reset(&mut self) {
+        self.contents = Rc::new(RefCell::new(self.file.unwrap_or_default()));
+    }
 }
 
 /// An address space.
@@ -37,7 +47,8 @@ impl Oracle {
     /// Fresh zeroes over whatever is there.
     pub fn map(&mut self, r: VaRange, prot: Prot, max: Prot) {
         for va in r.iter() {
-            let page = OraclePage { contents: Contents::default(), prot, max, inherit: Inherit::Copy };
+            let page =
+                OraclePage { contents: Contents::default(), prot, max, inherit: Inherit::Copy, file: None };
             self.pages.insert(va.page(), page);
         }
     }
@@ -57,23 +68,17 @@ impl Oracle {
     pub fn all(&self, r: VaRange) -> bool {
         self.pages.range(r.start().page()..r.end().page()).count() as u64 == r.pages()
     }
-    /// Private pages of the range become zero; `shared` says which are left alone.
-    pub fn zero(&mut self, r: VaRange) {
-        for (_, page) in self.range_mut(r) {
-            page.contents = Contents::default();
-        }
-    }
     /// The child of this address space.
     #[must_use]
     pub fn fork(&self) -> Oracle {
         let pages = self.pages.iter().filter_map(|(va, p)| {
-            let contents = match p.inherit {
+            let (contents, file) = match p.inherit {
                 Inherit::None => return None,
-                Inherit::Share => p.contents.clone(),
-                Inherit::Copy => Rc::new(RefCell::new(*p.contents.borrow())),
-                Inherit::Zero => Contents::default(),
+                Inherit::Share => (p.contents.clone(), p.file),
+                Inherit::Copy => (Rc::new(RefCell::new(*p.contents.borrow())), p.file),
+                Inherit::Zero => (Contents::default(), None),
             };
-            Some((*va, OraclePage { contents, ..p.clone() }))
+            Some((*va, OraclePage { contents, file, ..p.clone() }))
         });
         Oracle { pages: pages.collect() }
     }

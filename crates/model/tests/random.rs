@@ -48,7 +48,8 @@ fn seeds(default: u64) -> Vec<u64> {
 
 fn run(sparse: bool, frames: u32, share: bool) {
     for seed in seeds(12) {
-        let c = Config { sparse, frames, forget: 7, seed, ..Config::default() };
+        let c =
+            Config { sparse, frames, forget: 7, reference_bits: seed % 2 == 0, seed, ..Config::default() };
         one(
             seed,
             c,

@@ -86,7 +86,8 @@ fn seeds(n: u64) -> Vec<u64> {
 fn scheduled(sparse: bool, share: bool) {
     for seed in seeds(10) {
         let frames = 64 + (seed % 4) as u32 * 40;
-        let c = Config { sparse, frames, forget: 9, seed, ..Config::default() };
+        let c =
+            Config { sparse, frames, forget: 9, reference_bits: seed % 2 == 0, seed, ..Config::default() };
         let plan = Plan { base: 0, window: WINDOW, keep: 1, share, tasks: 3, wired: 4 };
         run(c, plan, 6, 60, 1 + seed % 5);
     }

@@ -47,11 +47,31 @@ pub struct Plan {
     pub wired: u64,
 }
 
+/// Pages of the file that worlds map.
+pub const FILE: u64 = 64;
+
+/// Word `slot` of a page of the file.
+fn file_page(page: u64) -> [u64; WORDS] {
+    std::array::from_fn(|slot| 0xf11e_0000 + page * 16 + slot as u64)
+}
+/// The file's bytes.
+pub fn file_bytes() -> Vec<u8> {
+    let mut data = vec![0u8; (FILE * PAGE_SIZE) as usize];
+    for page in 0..FILE {
+        for (slot, word) in file_page(page).iter().enumerate() {
+            data[word_at(page, slot) as usize..][..8].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+    data
+}
+
 pub struct World<'vm> {
     pub vm: &'vm Vm<Machine>,
     pub tasks: Vec<(Arc<Task<'vm>>, Oracle)>,
     pub rng: Rng,
     pub plan: Plan,
+    /// What file mappings map.
+    pub file: machvm::PagerId,
     pub next: u64,
     /// Operations that change a map.
     pub map_ops: u64,
@@ -64,7 +84,8 @@ const PROTS: [Prot; 6] = [Prot::RW, Prot::RW, Prot::RW, Prot::R, Prot::NONE, Pro
 impl<'vm> World<'vm> {
     pub fn new(vm: &'vm Vm<Machine>, plan: Plan, seed: u64) -> Self {
         let tasks = vec![(Arc::new(Task::new(vm)), Oracle::default())];
-        World { vm, tasks, rng: Rng::new(seed), plan, next: 1, map_ops: 0, log: Vec::new() }
+        let file = vm.platform().add_pager(file_bytes()).0;
+        World { vm, tasks, file, rng: Rng::new(seed), plan, next: 1, map_ops: 0, log: Vec::new() }
     }
 
     fn some_range(&mut self) -> VaRange {
@@ -94,7 +115,8 @@ impl<'vm> World<'vm> {
         let what = self.rng.below(100);
         self.map_ops += u64::from(!(15..65).contains(&what) && !(95..99).contains(&what));
         match what {
-            0..12 => self.insert(i, range),
+            0..9 => self.insert(i, range),
+            9..12 => self.insert_file(i, range),
             12..15 => self.fixed(i, range),
             15..45 => self.store(i, range),
             45..65 => self.load(i, range),
@@ -123,6 +145,30 @@ impl<'vm> World<'vm> {
         } else {
             assert_eq!(done, Ok(()));
             o.map(r, prot, Prot::ALL);
+        }
+    }
+
+    fn insert_file(&mut self, i: usize, r: VaRange) {
+        let r = VaRange::of_pages(r.start(), r.pages().min(FILE)).expect("fits");
+        let first = self.rng.below(FILE - r.pages() + 1);
+        let prot = *self.rng.pick(&PROTS);
+        self.note(format!("task {i}: map {r:?} {prot:?} to the file's page {first}"));
+        let made = self.vm.object_from_pager(r.pages(), self.file, first * PAGE_SIZE, false, &mut may());
+        let (object, index) = made.expect("object");
+        let (t, o) = &mut self.tasks[i];
+        match t.map.insert(r, Backing::Private(object, index), &Attributes::new(prot), &mut may()) {
+            Ok(()) => {
+                assert!(!o.any(r));
+                o.map(r, prot, Prot::ALL);
+                for (n, (_, p)) in o.range_mut(r).enumerate() {
+                    p.file = Some(file_page(first + n as u64));
+                    p.reset();
+                }
+            }
+            Err(e) => {
+                assert!(matches!(e, InsertError::Occupied(_)) && o.any(r), "{e:?}");
+                self.vm.object_deallocate(object, &mut may());
+            }
         }
     }
 
@@ -213,7 +259,8 @@ impl<'vm> World<'vm> {
         match t.map.madvise(r, advise, &mut may()) {
             Ok(hole) => {
                 assert_eq!(hole.is_some(), !o.all(r));
-                o.zero(r);
+                let files = advise == Advise::DontNeed;
+                o.range_mut(r).filter(|(_, p)| files || p.file.is_none()).for_each(|(_, p)| p.reset());
             }
             Err(e) => assert!(matches!(e, machvm::map::AdviseError::Wired(_)), "{e:?}"),
         }
@@ -258,14 +305,17 @@ impl<'vm> World<'vm> {
         match done {
             Ok(()) => {
                 assert!(from_ok && to_ok, "copied although {from_ok} {to_ok}");
-                let data: Vec<_> =
-                    src.iter().map(|va| *self.tasks[i].1.pages[&va.page()].contents.borrow()).collect();
+                let page = |va: Va| {
+                    let p = &self.tasks[i].1.pages[&va.page()];
+                    (*p.contents.borrow(), p.file)
+                };
+                let data: Vec<_> = src.iter().map(page).collect();
                 for (va, data) in to.iter().zip(data) {
                     let p = self.tasks[j].1.pages.get_mut(&va.page()).expect("all mapped");
                     // Other pages are put in place of the old ones: who shared those
                     // keeps them.
                     p.contents = Contents::default();
-                    *p.contents.borrow_mut() = data;
+                    (*p.contents.borrow_mut(), p.file) = data;
                 }
             }
             Err(e) if e.side == Side::Source => assert!(!from_ok, "{e:?}"),
@@ -285,7 +335,11 @@ impl<'vm> World<'vm> {
                 for (a, b) in src.iter().zip(to.iter()) {
                     let page = o.pages.remove(&a.page()).expect("mapped");
                     if leave == Leave::Zeroes {
-                        let zero = machvm_model::OraclePage { contents: Contents::default(), ..page.clone() };
+                        let zero = machvm_model::OraclePage {
+                            contents: Contents::default(),
+                            file: None,
+                            ..page.clone()
+                        };
                         o.pages.insert(a.page(), zero);
                     }
                     o.pages.insert(b.page(), page);
@@ -338,9 +392,11 @@ impl<'vm> World<'vm> {
         if self.plan.share || r.start() == va(self.plan.base) {
             return; // the next indices of a shared object have contents of their own
         }
-        self.note(format!("task {i}: extend at {r:?}"));
         let (t, o) = &mut self.tasks[i];
         let below = o.pages.get(&(r.start().page() - 1)).cloned();
+        if below.as_ref().is_some_and(|p| p.file.is_some()) {
+            return; // the file goes on, perhaps beyond its end
+        }
         match (t.map.extend(r.start(), r.pages(), &mut may()), below) {
             (Ok(()), Some(below)) => {
                 assert!(!o.any(r));
