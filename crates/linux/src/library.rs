@@ -205,13 +205,6 @@ impl Vm {
         Task::new(&self.0)
     }
 
-    /// Gives the calling thread a stack that the fault handler can work on. Every
-    /// operation does it, and so does a thread's first fault; a thread that must not
-    /// spend the 10 microseconds then calls this first.
-    pub fn attach_thread(&self) {
-        quiet::attach();
-    }
-
     /// Pages out until `pages` frames more are free, as far as possible; gives how many
     /// were freed.
     ///

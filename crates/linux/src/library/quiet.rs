@@ -13,8 +13,6 @@ use std::sync::Once;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::stack;
-
 /// Signals that instructions raise.
 const RAISED: [i32; 7] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, libc::SIGABRT];
@@ -26,7 +24,6 @@ static WATCH_FORKS: Once = Once::new();
 thread_local! {
     // Const and without a destructor: reading it in a handler initialises nothing.
     static INSIDE: Cell<u64> = const { Cell::new(0) };
-    static ATTACHED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What a thread is doing in the VM: 0 nothing, 1 a call, else the address of the
@@ -78,7 +75,6 @@ pub(super) struct Quiet {
 
 impl Quiet {
     pub(super) fn new() -> Self {
-        attach();
         let mut old = core::mem::MaybeUninit::uninit();
         // SAFETY: both sets are good; on success the old one is filled, and this can
         // only fail for a wrong first argument.
@@ -95,12 +91,5 @@ impl Drop for Quiet {
         INSIDE.set(self.was);
         // SAFETY: the set is the one that was in force.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.old, core::ptr::null_mut()) };
-    }
-}
-
-/// Gives the calling thread a stack for handlers, the first time.
-pub(super) fn attach() {
-    if !ATTACHED.replace(true) {
-        stack::ensure();
     }
 }

@@ -118,9 +118,6 @@ fn serve(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Verdict {
     if core.is_forked() {
         return Verdict::Pass;
     }
-    if stack::enlarge(context) {
-        return Verdict::Return; // it will fault again, on the larger stack
-    }
     match quiet::inside() {
         0 => {}
         1 => die("machvm: managed memory was touched inside a call of the VM, at ", addr, None),
@@ -133,7 +130,7 @@ fn serve(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Verdict {
         (false, true) => Prot::X,
         (false, false) => Prot::R,
     };
-    let served = core.fault(addr, access);
+    let served = stack::run(|| core.fault(addr, access));
     quiet::set_inside(0);
     match served {
         Ok(()) => Verdict::Return,

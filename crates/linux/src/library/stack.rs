@@ -1,104 +1,113 @@
-//! Stacks for the handlers.
+//! Stacks for serving faults.
 //!
 //! A fault may page out on its way, so it needs more stack than the alternate stacks
-//! that run-time libraries give their threads (Rust: 12 KiB). A thread that calls the
-//! library gets a larger one at once; a thread that only touches managed memory gets
-//! it in its first fault.
+//! that run-time libraries give their threads (Rust: 12 KiB, of which the signal frame
+//! takes up to 11). So the handler works on a stack of its own, for as long as one
+//! fault takes; there are as many as faults are served at once. Threads need no
+//! preparation, and it does not matter what stack they run on.
 //!
-//! A stack belongs to a thread id. Threads do not say when they end, so a stack is
-//! given to the next thread when its thread is no longer there.
+//! While a handler is on such a stack the kernel does not know that the alternate
+//! stack is in use and would begin the next handler at its top, over the first one's
+//! frame. Signals from outside are blocked meanwhile, and the handler of one that an
+//! instruction raises ends the process.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::sys;
 
-/// Usable size. The deepest path, page-out, takes 40 KiB at most in an optimised build;
-/// other handlers may nest on the same stack.
-const SIZE: u64 = 512 << 10;
-/// A stack of this size is left as it is.
-const ENOUGH: usize = 128 << 10;
+/// Usable size. The deepest path, page-out, takes 40 KiB at most in an optimised build.
+const SIZE: u64 = 256 << 10;
 /// Unaccessible, below the stack.
 const GUARD: u64 = 16 << 10;
-/// Stacks that can be used again; threads beyond this number get one for ever.
-const STACKS: usize = 4096;
+/// Faults served at once; further ones wait.
+const STACKS: usize = 1024;
 
+#[repr(align(64))]
 struct Stack {
-    /// Whose. 0: being made.
-    tid: AtomicU32,
+    busy: AtomicBool,
+    /// The lowest usable byte; 0: not made yet. Written by who has it busy.
     at: AtomicU64,
 }
 
-static TABLE: [Stack; STACKS] = [const { Stack { tid: AtomicU32::new(0), at: AtomicU64::new(0) } }; STACKS];
-/// How many of them were ever used.
-static USED: AtomicUsize = AtomicUsize::new(0);
+static POOL: [Stack; STACKS] =
+    [const { Stack { busy: AtomicBool::new(false), at: AtomicU64::new(0) } }; STACKS];
 
-/// Is there no thread of this number in the process?
-fn is_gone(tid: u32) -> bool {
-    // SAFETY: the call takes numbers; signal 0 only asks.
-    let r = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, 0) };
-    r < 0 && sys::errno() == libc::ESRCH
-}
-
-fn make() -> Option<u64> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
-    // SAFETY: not MAP_FIXED; then a part of what was just mapped.
-    unsafe {
-        let at = sys::mmap(0, GUARD + SIZE, libc::PROT_NONE, flags, -1, 0).ok()?;
-        sys::mprotect(at + GUARD, SIZE, libc::PROT_READ | libc::PROT_WRITE).ok()?;
-        Some(at + GUARD)
-    }
-}
-
-/// A stack for the calling thread, as `sigaltstack` wants it. Async-signal safe.
-fn take() -> Option<libc::stack_t> {
-    // SAFETY: no preconditions.
-    let me = unsafe { libc::gettid() }.cast_unsigned();
-    let used = USED.load(Acquire).min(STACKS);
-    let again = TABLE[..used].iter().find(|s| {
-        let tid = s.tid.load(Acquire);
-        // An earlier thread of the same number; or one that is gone.
-        tid == me || (tid != 0 && is_gone(tid) && s.tid.compare_exchange(tid, me, AcqRel, Relaxed).is_ok())
-    });
-    let at = match again {
-        Some(s) => s.at.load(Relaxed),
-        None => {
-            let at = make()?;
-            if let Some(s) = TABLE.get(USED.fetch_add(1, AcqRel)) {
-                s.at.store(at, Relaxed);
-                s.tid.store(me, Release);
-            }
-            at
+impl Stack {
+    /// Its top, if there is memory for it.
+    ///
+    /// => it is busy by this thread.
+    fn top(&self) -> Option<u64> {
+        let mut at = self.at.load(Relaxed);
+        if at == 0 {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+            // SAFETY: not MAP_FIXED; then a part of what was just mapped.
+            at = unsafe {
+                let at = sys::mmap(0, GUARD + SIZE, libc::PROT_NONE, flags, -1, 0).ok()? + GUARD;
+                sys::mprotect(at, SIZE, libc::PROT_READ | libc::PROT_WRITE).ok()?;
+                at
+            };
+            self.at.store(at, Relaxed);
         }
-    };
-    let sp = core::ptr::with_exposed_provenance_mut(at as usize);
-    Some(libc::stack_t { ss_sp: sp, ss_flags: 0, ss_size: SIZE as usize })
-}
-
-/// Gives the calling thread an alternate stack if it has none or a small one.
-pub(super) fn ensure() {
-    let mut now = libc::stack_t { ss_sp: core::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
-    // SAFETY: asks only.
-    unsafe { libc::sigaltstack(core::ptr::null(), &raw mut now) };
-    let fine = now.ss_flags & libc::SS_DISABLE == 0 && now.ss_size >= ENOUGH;
-    if fine || now.ss_flags & libc::SS_ONSTACK != 0 {
-        return;
-    }
-    if let Some(new) = take() {
-        // SAFETY: memory that nobody else uses as long as this thread lives.
-        unsafe { libc::sigaltstack(&raw const new, core::ptr::null_mut()) };
+        Some(at + SIZE)
     }
 }
 
-/// A handler finds that it runs on a small stack: `true` when the thread has a larger
-/// one as soon as the handler returns.
-pub(super) fn enlarge(context: &mut libc::ucontext_t) -> bool {
-    let now = &context.uc_stack;
-    if now.ss_flags & libc::SS_DISABLE != 0 || now.ss_size >= ENOUGH {
-        return false;
+/// A stack that nobody else uses.
+fn take() -> &'static Stack {
+    // Threads on different processors start at different stacks.
+    let first = usize::from(sys::current_cpu());
+    loop {
+        for i in 0..STACKS {
+            let stack = &POOL[(first + i) % STACKS];
+            if !stack.busy.load(Relaxed) && !stack.busy.swap(true, Acquire) {
+                return stack;
+            }
+        }
+        std::thread::yield_now();
     }
-    let Some(new) = take() else { return false };
-    // The kernel makes what stands here the thread's alternate stack on return.
-    context.uc_stack = new;
-    true
+}
+
+/// Runs `body` on a stack of its own; on the caller's if there is no memory for one.
+pub(super) fn run<R>(body: impl FnOnce() -> R) -> R {
+    struct Call<F, R> {
+        body: Option<F>,
+        result: Option<R>,
+    }
+    extern "C" fn go<F: FnOnce() -> R, R>(call: *mut Call<F, R>) {
+        // SAFETY: the caller's, which waits for this.
+        let call = unsafe { &mut *call };
+        call.result = call.body.take().map(|body| body());
+    }
+    let mut call = Call { body: Some(body), result: None };
+    let stack = take();
+    match stack.top() {
+        Some(top) => on_stack(top, go, &raw mut call),
+        None => go(&raw mut call),
+    }
+    stack.busy.store(false, Release);
+    match call.result {
+        Some(result) => result,
+        // `go` has run; nothing unwinds out of it.
+        None => std::process::abort(),
+    }
+}
+
+/// Calls `f` on the stack below `top`, which is 16-byte aligned and ours.
+fn on_stack<T>(top: u64, f: extern "C" fn(*mut T), arg: *mut T) {
+    // SAFETY: the stack is memory of ours that nobody else uses, with a guard below;
+    // the old one comes back from a register that `f` preserves.
+    unsafe {
+        core::arch::asm!(
+            "mov r12, rsp",
+            "mov rsp, {top}",
+            "call {f}",
+            "mov rsp, r12",
+            top = in(reg) top,
+            f = in(reg) f,
+            in("rdi") arg,
+            out("r12") _,
+            clobber_abi("C"),
+        );
+    }
 }

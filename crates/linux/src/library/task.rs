@@ -267,7 +267,6 @@ impl Task {
     /// [`Error::NoMemory`]; `buf` is filled below the address in it.
     pub fn read(&self, addr: usize, buf: &mut [u8]) -> Result<(), Error> {
         let from = self.place(addr, buf.len())?;
-        quiet::attach();
         // SAFETY: `buf`, and a part of the window of this task.
         self.here(unsafe { copy::copy(buf.as_mut_ptr(), from, buf.len()) })
     }
@@ -279,7 +278,6 @@ impl Task {
     /// As [`Task::read`]; what lies below the address in the error is written.
     pub fn write(&self, addr: usize, data: &[u8]) -> Result<(), Error> {
         let to = self.place(addr, data.len())?;
-        quiet::attach();
         // SAFETY: `data`, and a part of the window of this task.
         self.here(unsafe { copy::copy(to, data.as_ptr(), data.len()) })
     }

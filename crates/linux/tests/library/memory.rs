@@ -147,7 +147,7 @@ fn threads_write_to_the_same_pages() {
     });
 }
 
-/// Threads that live for a few faults, as many as there are stacks and more.
+/// Threads that live for a few faults each.
 #[test]
 fn threads_come_and_go() {
     let vm = small_vm(1 << 20);
