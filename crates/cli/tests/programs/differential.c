@@ -35,7 +35,7 @@ static char *const base = (char *)0x200000000000ul;
 static char *const far = (char *)0x200040000000ul;
 
 enum { NONE, ANON, SHARED, FILE_PRIVATE, FILE_SHARED };
-static struct { int kind, prot, cut, locked; } page[N + 1];
+static struct { int kind, prot, cut, locked, mark; } page[N + 1];
 
 static uint64_t rng, counter;
 static int seed, op;
@@ -98,7 +98,7 @@ static uint64_t hash(const char *from, size_t n) {
 static void cut(int from, int n) { page[from].cut = 1; page[from + n].cut = 1; }
 static void set(int from, int n, int kind, int prot) {
     cut(from, n);
-    for (int i = from; i < from + n; i++) { page[i].kind = kind; page[i].prot = prot; page[i].locked = 0; if (i > from) page[i].cut = 0; }
+    for (int i = from; i < from + n; i++) { page[i].kind = kind; page[i].prot = prot; page[i].locked = page[i].mark = 0; if (i > from) page[i].cut = 0; }
 }
 // One mapping without seams, whatever Linux merges.
 static int whole(int from, int n) {
@@ -146,7 +146,7 @@ static void do_mmap(void) {
     if (got != at) { say(" elsewhere"); munmap(got, n * P); return; }
     say(" there");
     set(from, n, kind, prot);
-    if (flags & MAP_LOCKED) for (int i = from; i < from + n; i++) page[i].locked = kind == ANON && (prot & 1);
+    if (flags & MAP_LOCKED) for (int i = from; i < from + n; i++) { page[i].locked = kind == ANON && (prot & 1); page[i].mark = 1; }
 }
 
 static void bad_mmap(void) {
@@ -225,9 +225,10 @@ static void do_mprotect(void) {
 }
 
 static void move_model(int from, int old, int to, int now, int keep) {
-    int kind = page[from].kind, prot = page[from].prot;
+    int kind = page[from].kind, prot = page[from].prot, mark = page[from].mark;
     if (!keep) set(from, old, NONE, 0);
     set(to, now, kind, prot);
+    for (int i = to; i < to + now; i++) page[i].mark = mark;
 }
 
 static void do_mremap(void) {
@@ -295,7 +296,8 @@ static void do_mremap(void) {
         if (got != MAP_FAILED) move_model(from, n, to, now, 0);
         else if (!overlap) say(" unexpected");
     } else if (how == 4) {
-        if (kind != ANON) { say(" kind"); return; }
+        // Linux unlocks the whole of what it has as one mapping.
+        if (kind != ANON || page[from].mark) { say(" kind"); return; }
         if (to + n > N) to = N - n;
         got = mremap(at, n * P, n * P, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, base + to * P);
         result(got == MAP_FAILED ? -1 : got - base);
@@ -361,6 +363,7 @@ static void do_mlock(void) {
     if (n > 6) n = 6;
     errno = 0;
     cut(from, n);
+    for (int i = from; i < from + n; i++) page[i].mark = 1;
     if (below(3)) {
         int on_fault = !below(4);
         say("mlock %d+%d %d", from, n, on_fault);

@@ -95,7 +95,7 @@ impl Calls<'_> {
     }
 
     fn advise_part(&mut self, part: &Part, advice: i32) -> Result<(), Errno> {
-        let locked = self.s.marks.bytes_in(part.range, Mark::LOCKED) != 0;
+        let locked = part.mark.has(Mark::LOCKED);
         match advice {
             MADV_DONTNEED | MADV_FREE | MADV_COLD | MADV_PAGEOUT | MADV_REMOVE if locked => {
                 return Err(EINVAL);
@@ -137,7 +137,7 @@ impl Calls<'_> {
         } else if advice == MADV_WIPEONFORK && !part.is_anonymous() {
             return Err(EINVAL);
         }
-        let droppable = self.s.marks.at(part.range.start()).has(Mark::DROPPABLE);
+        let droppable = part.mark.has(Mark::DROPPABLE);
         let (set, clear) = match advice {
             MADV_DONTFORK => (Mark::DONT_FORK, 0),
             MADV_DOFORK => (0, Mark::DONT_FORK),

@@ -62,7 +62,7 @@ impl Calls<'_> {
     }
 
     fn lock_part(&mut self, part: &super::Part, on_fault: bool) -> Result<(), Errno> {
-        if self.s.marks.at(part.range.start()).has(Mark::DROPPABLE) {
+        if part.mark.has(Mark::DROPPABLE) {
             return Ok(());
         }
         let set = if on_fault { Mark::LOCKED | Mark::ON_FAULT } else { Mark::LOCKED };

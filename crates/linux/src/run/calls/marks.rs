@@ -39,6 +39,17 @@ impl Marks {
         }
     }
 
+    /// The part of `range` at its start that has the same marks, and these.
+    pub(super) fn first(&self, range: VaRange) -> (VaRange, Mark) {
+        let (at, mark) = (range.start(), self.at(range.start()));
+        let end = match self.0.range(..=at.get()).next_back() {
+            Some((_, &(end, _))) if end > at.get() => end,
+            _ => self.0.range(at.get()..).next().map_or(u64::MAX, |(&start, _)| start),
+        };
+        let end = Va::from_page(end >> machvm_hal::PAGE_SHIFT).min(range.end());
+        (VaRange::between(at, end).unwrap_or(range), mark)
+    }
+
     /// The parts of `range` by marks, ascending, without gaps.
     pub(super) fn parts(&self, range: VaRange) -> Vec<(VaRange, Mark)> {
         let (mut at, end) = (range.start().get(), range.end().get());
@@ -175,6 +186,9 @@ mod tests {
             for (i, want) in flat.iter().enumerate() {
                 assert_eq!(marks.at(Va::from_page(i as u64)).0, *want, "seed {seed} step {step} page {i}");
             }
+            assert_eq!(marks.first(r).1, marks.at(r.start()), "seed {seed} step {step}");
+            let same = marks.first(r).0.iter().all(|va| marks.at(va) == marks.at(r.start()));
+            assert!(same, "seed {seed} step {step}");
             let all: u64 = marks.parts(range(0, 64)).iter().map(|(r, _)| r.pages()).sum();
             assert_eq!(all, 64, "seed {seed} step {step}");
             let locked = flat.iter().filter(|b| **b & 1 != 0).count() as u64;

@@ -81,11 +81,12 @@ struct Calls<'a> {
     tid: i32,
 }
 
-/// A part of an entry.
+/// A part of an entry with the same marks everywhere: what to Linux is in one mapping.
 #[derive(Clone, Copy)]
 struct Part {
     range: VaRange,
     info: EntryInfo,
+    mark: Mark,
 }
 
 impl Part {
@@ -123,7 +124,8 @@ impl<'a> Calls<'a> {
                 at = info.range.end();
                 continue;
             }
-            return Some(Part { range: info.range.intersect(range)?, info });
+            let (range, mark) = self.s.marks.first(info.range.intersect(range)?);
+            return Some(Part { range, info, mark });
         }
     }
 

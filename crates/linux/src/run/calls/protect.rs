@@ -62,7 +62,7 @@ impl Calls<'_> {
             linux::protect(part.range, args::prot_bits(prot))?;
             self.map().protect(part.range, &SetProt::prot(prot), &mut self.may).map_err(errno::protect)?;
         }
-        if self.s.marks.bytes_in(part.range, Mark::LOCKED) != 0 && prot.contains(Prot::W) {
+        if part.mark.has(Mark::LOCKED) && prot.contains(Prot::W) {
             self.wire_marked(part.range);
         }
         Ok(())

@@ -23,7 +23,7 @@ impl Calls<'_> {
         }
         self.check_one(old, &first)?;
         if r.new > r.old {
-            self.check_growth(old, r.new - r.old)?;
+            self.check_growth(&first, r.new - r.old)?;
         }
         if r.to.is_none() && !r.dont_unmap {
             if r.new == r.old {
@@ -40,16 +40,17 @@ impl Calls<'_> {
 
     /// The whole range must be what Linux has as one mapping.
     fn check_one(&mut self, old: VaRange, first: &Part) -> Result<(), Errno> {
-        let want = first.info;
+        let (want, mark) = (first.info, first.mark);
         self.each_solid(old, |_, part| {
             let same = part.info.kind == want.kind && part.info.attributes == want.attributes;
+            let same = same && part.mark == mark;
             if same { Ok(()) } else { Err(EFAULT) }
         })
         .map_err(|_| EFAULT)
     }
 
-    fn check_growth(&mut self, old: VaRange, more: u64) -> Result<(), Errno> {
-        if self.s.marks.at(old.start()).has(Mark::LOCKED) && !capable(self.tid, CAP_IPC_LOCK) {
+    fn check_growth(&mut self, first: &Part, more: u64) -> Result<(), Errno> {
+        if first.mark.has(Mark::LOCKED) && !capable(self.tid, CAP_IPC_LOCK) {
             let locked = self.s.marks.bytes(Mark::LOCKED).saturating_add(more);
             if locked > limit(libc::RLIMIT_MEMLOCK) {
                 return Err(EAGAIN);
@@ -171,6 +172,8 @@ impl Calls<'_> {
         }
         let pages = r.new / PAGE_SIZE;
         let to = self.target(r, pages)?;
+        // Which may have been what was to be mapped again.
+        self.part(VaRange::page(r.addr)).ok_or(EFAULT)?;
         self.share(first, r.addr, to, pages, 0)?;
         Ok(to.get())
     }

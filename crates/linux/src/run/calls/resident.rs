@@ -19,8 +19,7 @@ impl Calls<'_> {
         let Some(range) = args::msync(addr, len, flags)? else { return Ok(()) };
         let invalidate = flags & MS_INVALIDATE != 0;
         let sync = |c: &mut Self, part: &super::Part| {
-            let locked = c.s.marks.bytes_in(part.range, Mark::LOCKED) != 0;
-            if invalidate && locked {
+            if invalidate && part.mark.has(Mark::LOCKED) {
                 return Err(EBUSY);
             }
             if part.is_foreign() {
