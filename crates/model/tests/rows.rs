@@ -154,6 +154,7 @@ fn z52_the_last_sharer_keeps_the_page() {
         let before = vm.statistics().cow_copies;
         (2..20).for_each(|p| t.store_word(at(p), p + 1).expect("store"));
         assert_eq!(vm.statistics().cow_copies, before, "nobody shares any more");
+        assert!(vm.statistics().cow_reuse > 0, "{:?}", vm.statistics());
         (2..20).for_each(|p| assert_eq!(t.load_word(at(p)), Ok(p + 1)));
         check_quiet(vm, [&t]);
     });

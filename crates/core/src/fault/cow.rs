@@ -53,7 +53,6 @@ impl<'vm, P: Platform> Map<'vm, P> {
         // The path is this tree's alone now: the anon's own count tells.
         let shared = vm.anons.get(a).is_shared();
         if natural && !shared {
-            bump(&vm.stats.cow_reuse, 1);
             return starved(Step::Again);
         }
         let push = natural && vm.frames.is_sparse();

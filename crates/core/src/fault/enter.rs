@@ -9,7 +9,7 @@ use super::fill::{MapGuard, ObjectGuard};
 use super::{CLUSTER, Place, Step, WaitFor};
 use crate::error::FaultError;
 use crate::map::{Entry, Kind, Map};
-use crate::object::{Anon, LEAF, ObjectInner};
+use crate::object::{Anon, LEAF, ObjectFlags, ObjectInner};
 use crate::page::{Page, PageFlags, QueueId, handle, number};
 use crate::platform::Platform;
 use crate::stats::bump;
@@ -38,6 +38,11 @@ impl<'vm, P: Platform> Map<'vm, P> {
         }
         let rights = vm.rights(at.entry, &object, anon, page, shared, at.access);
         if at.access.contains(Prot::W) {
+            // Mapped without write although nothing but sharing forbade it.
+            let reuse = vm.objects.get(at.object).flags().contains(ObjectFlags::COPIED)
+                && self.pmap().extract(at.va).is_some_and(|(_, had)| !had.contains(Prot::W))
+                && vm.page_is_dirty(page);
+            bump(&vm.stats.cow_reuse, u64::from(reuse));
             vm.forget_copy(anon, page);
         }
         let mut run = [PageNo(NonZeroU32::MIN); CLUSTER];
