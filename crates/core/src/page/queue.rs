@@ -57,14 +57,7 @@ impl Queues {
             self.dequeue(pages, h);
         }
         let mut list = self.list(q).lock();
-        page.q_next.set(None);
-        page.q_prev.set(list.tail);
-        match list.tail {
-            Some(t) => pages.get(t).q_next.set(Some(h)),
-            None => list.head = Some(h),
-        }
-        list.tail = Some(h);
-        list.len += 1;
+        Self::append(pages, &mut list, h);
         page.queue.set(q as u32);
     }
 
@@ -81,10 +74,12 @@ impl Queues {
                 continue; // moved while the lock was taken
             }
             Self::unlink(pages, &mut list, h);
+            page.queue.set(0);
             return;
         }
     }
 
+    /// Takes the page out of the list; `page.queue` is left to the caller.
     fn unlink<P: Platform>(pages: &PageTable<P>, list: &mut List, h: Handle<Page>) {
         let page = pages.get(h);
         let (next, prev) = (page.q_next.get(), page.q_prev.get());
@@ -97,7 +92,18 @@ impl Queues {
             None => list.tail = prev,
         }
         list.len -= 1;
-        page.queue.set(0);
+    }
+
+    fn append<P: Platform>(pages: &PageTable<P>, list: &mut List, h: Handle<Page>) {
+        let page = pages.get(h);
+        page.q_next.set(None);
+        page.q_prev.set(list.tail);
+        match list.tail {
+            Some(t) => pages.get(t).q_next.set(Some(h)),
+            None => list.head = Some(h),
+        }
+        list.tail = Some(h);
+        list.len += 1;
     }
 
     /// Takes up to `out.len()` pages from the head of `q`, each now busy. Pages that
@@ -120,19 +126,14 @@ impl Queues {
             let got = page.busy.try_lock();
             Self::unlink(pages, &mut list, h);
             if got {
+                page.queue.set(0);
                 out[n] = Some(h);
                 n += 1;
-                continue;
+            } else {
+                // Its holder may look at `queue` without the lock at any moment: it must
+                // never seem to be on no queue.
+                Self::append(pages, &mut list, h);
             }
-            page.q_next.set(None);
-            page.q_prev.set(list.tail);
-            match list.tail {
-                Some(t) => pages.get(t).q_next.set(Some(h)),
-                None => list.head = Some(h),
-            }
-            list.tail = Some(h);
-            list.len += 1;
-            page.queue.set(q as u32);
         }
         n
     }
