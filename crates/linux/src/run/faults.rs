@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use machvm::FaultError;
 use machvm::fault::Fault;
+use machvm::map::Kind;
 use machvm_hal::{MaySleep, Prot, RawAddr, Va, VaRange};
 
 use super::files::{give_up, tell_user};
@@ -86,7 +87,7 @@ fn serve_one(space: &VmSpace, m: &uffd::Fault, may: &mut MaySleep) {
     };
     if let Err(e) = result {
         space.faults.denied.fetch_add(1, Relaxed);
-        deny(space, e);
+        deny(space, e, may);
     }
     // Mapping the page woke the thread, unless it was there already or is denied.
     if uffd::watched_waits() {
@@ -95,11 +96,12 @@ fn serve_one(space: &VmSpace, m: &uffd::Fault, may: &mut MaySleep) {
 }
 
 /// A waiting thread cannot be sent a signal; it is made to run into one.
-fn deny(space: &VmSpace, e: FaultError) {
+fn deny(space: &VmSpace, e: FaultError, may: &mut MaySleep) {
     match e {
         // The map changed under the access: Linux's own mapping is gone or forbids it,
         // and the thread that tries again gets its signal from Linux.
-        FaultError::NoMapping(_) | FaultError::Protection(_) | FaultError::Foreign(_) => {}
+        FaultError::NoMapping(va) => end_of_stack(space, va, may),
+        FaultError::Protection(_) | FaultError::Foreign(_) => {}
         FaultError::Beyond(va) | FaultError::PagerIo(va) | FaultError::PagerGone(va) => {
             if space.platform().pv().uffd().poison(VaRange::page(va)).is_err() {
                 tell_user(&format!(
@@ -111,6 +113,16 @@ fn deny(space: &VmSpace, e: FaultError) {
         FaultError::NoMemory(va) => {
             space.out_of_memory(va);
         }
+    }
+}
+
+/// A stack that may not grow to `va`: Linux has a mapping there still, and the thread
+/// would come back for ever. Without the page it gets SEGV_MAPERR.
+fn end_of_stack(space: &VmSpace, va: Va, may: &mut MaySleep) {
+    let gap = space.map.entry_from(va, may).is_some_and(|e| e.kind == Kind::StackGap && e.range.contains(va));
+    if gap && space.map.delete(VaRange::page(va), may).is_err() {
+        tell_user("machvm: no memory to end a stack that grew too far: the program is ended\n");
+        space.kill();
     }
 }
 
