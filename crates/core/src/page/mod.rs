@@ -16,7 +16,7 @@ use machvm_sync::{Busy, Field32, Field64};
 use crate::object::{Anon, Object};
 use crate::platform::Platform;
 
-pub(crate) use frames::{FREE_EVENT, FreeBatch, Frames, LIMBO_EVENT};
+pub(crate) use frames::{FREE_EVENT, Frames, FreeBatch, LIMBO_EVENT};
 pub(crate) use queue::{QueueId, Queues};
 
 bitflags::bitflags! {
