@@ -203,14 +203,26 @@ impl Held {
         }
     }
 
-    /// Detaches everything that is held.
-    pub fn detach_all(&mut self) {
-        let all: Vec<i32> = self.threads.keys().copied().collect();
-        for tid in all {
-            if self.wait(tid, true) == Stop::Stopped {
-                self.detach(tid);
+    /// Forgets the threads that have died: until then they hold up the end of their
+    /// process. Stops are left to [`Held::wait`]: a wait for deaths takes a tracee's
+    /// stop as well, so it only looks.
+    pub fn reap(&mut self) {
+        let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        self.threads.retain(|tid, _| {
+            // SAFETY: zeros are a valid siginfo, and it is a place for one; no status is
+            // asked for.
+            unsafe {
+                let mut info: libc::siginfo_t = std::mem::zeroed();
+                let found =
+                    libc::waitid(libc::P_PID, *tid as u32, &raw mut info, look) == 0 && info.si_pid() != 0;
+                let dead =
+                    found && matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED);
+                if dead {
+                    libc::waitpid(*tid, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG);
+                }
+                !dead
             }
-        }
+        });
     }
 
     /// Does system call `nr` on the stopped thread `tid`, with its credentials and

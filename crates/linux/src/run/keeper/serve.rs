@@ -105,16 +105,22 @@ fn pidfd_open(pid: i32) -> Option<OwnedFd> {
 fn while_it_lives(pidfd: &OwnedFd, socket: &OwnedFd, listener: &mut Option<OwnedFd>) {
     let mut held = Held::default();
     let mut packet = Packet::boxed();
+    let Some(deaths) = child_signals() else { return };
     let mut socket_fd = socket.as_raw_fd();
     loop {
         let mut polls = [
             libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 },
             libc::pollfd { fd: socket_fd, events: libc::POLLIN, revents: 0 },
+            libc::pollfd { fd: deaths.as_raw_fd(), events: libc::POLLIN, revents: 0 },
         ];
-        // SAFETY: two pollfds.
-        unsafe { libc::poll(polls.as_mut_ptr(), 2, -1) };
+        // SAFETY: three pollfds.
+        unsafe { libc::poll(polls.as_mut_ptr(), 3, -1) };
         if polls[0].revents != 0 {
             return;
+        }
+        if polls[2].revents != 0 {
+            drain(&deaths);
+            held.reap();
         }
         if polls[1].revents == 0 {
             continue;
@@ -133,6 +139,24 @@ fn while_it_lives(pidfd: &OwnedFd, socket: &OwnedFd, listener: &mut Option<Owned
             Err(()) => socket_fd = -1,
         }
     }
+}
+
+/// Readable when a thread we hold has died (or stopped): as long as its tracer has
+/// not waited for it, the program's process does not end.
+fn child_signals() -> Option<OwnedFd> {
+    // SAFETY: the set lives through the call; the descriptor is new and ours.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
+    }
+}
+
+fn drain(signals: &OwnedFd) {
+    let mut one = [0u8; 128];
+    // SAFETY: the buffer's size is given; the descriptor does not block.
+    while unsafe { libc::read(signals.as_raw_fd(), one.as_mut_ptr().cast(), one.len()) } > 0 {}
 }
 
 fn receive(socket: &OwnedFd) -> Result<(Request, Option<OwnedFd>), ()> {
