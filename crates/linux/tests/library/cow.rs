@@ -43,7 +43,7 @@ fn children_and_parent_do_not_see_each_other() {
         tasks.push((child, view));
         for _ in 0..300 {
             let who = rng.below(tasks.len());
-            let (i, value) = (rng.below(PAGES), rng.next());
+            let (i, value) = (rng.below(PAGES), rng.draw());
             let (task, view) = &mut tasks[who];
             store(task, a + i * PAGE, value);
             view[i] = value;

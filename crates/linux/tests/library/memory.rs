@@ -232,7 +232,7 @@ fn children_are_isolated_under_pressure() {
         tasks.push((child, view));
         for _ in 0..2_000 {
             let who = rng.below(tasks.len());
-            let (i, v) = (rng.below(PAGES), rng.next());
+            let (i, v) = (rng.below(PAGES), rng.draw());
             let (task, view) = &mut tasks[who];
             assert_eq!(load(task, a + i * PAGE), view[i]);
             if v % 2 == 0 {
