@@ -125,6 +125,27 @@ fn a_program_replaces_itself_fifty_times() {
 }
 
 #[test]
+fn a_program_killed_in_the_middle_of_fork_or_execve_ends() {
+    for round in 0..12 {
+        let mut command = Command::new(machvm());
+        command.args(["run", "--", &families()[0], "rounds"]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(60 + 13 * round));
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        child.kill().unwrap();
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "it does not end (round {round})");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.signal(), Some(SIGKILL));
+    }
+}
+
+#[test]
 fn execve_fails_as_linux_does_and_the_program_goes_on() {
     let dir = scratch("exec-errors");
     for family in families() {

@@ -547,6 +547,19 @@ static int mode_chain(int left) {
   return 1;
 }
 
+// Replaces itself for ever, with threads to be ended each time; forks, too.
+static int mode_rounds(void) {
+  pthread_t t;
+  for (int i = 0; i < 3; i++)
+    pthread_create(&t, 0, churn, 0);
+  pid_t pid = fork();
+  if (!pid)
+    _exit(0);
+  CHECK(status_of(pid) == 0);
+  execl(self, "family", "rounds", (char *)0);
+  return 1;
+}
+
 static void try_exec(const char *what, const char *path, char **argv) {
   execve(path, argv, environ);
   printf("%s: %s\n", what, strerrorname_np(errno));
@@ -727,6 +740,7 @@ int main(int argc, char **argv) {
   MODE("exec", mode_exec(arg));
   MODE("after", mode_after(argc, argv));
   MODE("chain", mode_chain(atoi(arg)));
+  MODE("rounds", mode_rounds());
   MODE("exec-errors", mode_exec_errors(arg));
   MODE("execveat", mode_execveat(arg));
   MODE("hello", mode_hello());
