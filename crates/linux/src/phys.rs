@@ -6,13 +6,13 @@
 //! frames.
 //!
 //! There is no direct map: contents go through `pread` and `pwrite`, and zero frames
-//! come from `fallocate`. Nanoseconds a page on a busy 2-CPU virtual machine (compare
+//! are holes until a pmap enters them (`UFFDIO_ZEROPAGE`). Nanoseconds a page on a busy 2-CPU virtual machine (compare
 //! rows, not machines); `cargo run --release -p machvm-linux --example phys_cost`
 //! measures the ways taken, those in italics were measured once, beside them:
 //!
 //! | in runs of | 1 page | 16 | 512 |
 //! |---|---|---|---|
-//! | zero: `fallocate` | 1970 | 1150 | 1100 |
+//! | *zero: `fallocate`* | 1970 | 1150 | 1100 |
 //! | *zero: `pwrite` of zeros* | 2490 | 1670 | 1660 |
 //! | *zero: populate a window mapping* | 3930 | 2850 | 2810 |
 //! | read: `pread` | 560 | | |
@@ -145,10 +145,11 @@ impl PhysMem for LinuxMem {
         }
     }
 
-    fn zero(&self, first: Pfn, n: u32) -> Result<(), PopulateError> {
-        let len = u64::from(n) * PAGE_SIZE;
-        // The kernel takes back what it allocated when it fails half way.
-        sys::fallocate(self.raw(), 0, first.byte(), len).map_err(|_| PopulateError)
+    /// Nothing: a hole of the file is zero for whoever reads it, and entering it in a pmap
+    /// allocates, clears and maps its page in one call, which costs half of doing it in
+    /// two. So the frame becomes resident when it is first mapped or written.
+    fn zero(&self, _first: Pfn, _n: u32) -> Result<(), PopulateError> {
+        Ok(())
     }
 
     /// Nothing: [`PhysMem::write`] and [`PhysMem::copy`] make the frame resident,
@@ -213,10 +214,12 @@ mod tests {
         let base = m.extent_reserve(16).expect("numbers");
         assert_eq!(m.resident_frames().expect("fstat"), 0);
         m.zero(base, 16).expect("memory");
-        assert_eq!(m.resident_frames().expect("fstat"), 16);
         let mut buf = [1u8; 4096];
         m.read(base.add(15), 0, &mut buf);
         assert!(buf.iter().all(|b| *b == 0));
+        assert_eq!(m.resident_frames().expect("fstat"), 0, "a hole is zero");
+        (0..16).for_each(|i| m.write(base.add(i), 0, &[0]));
+        assert_eq!(m.resident_frames().expect("fstat"), 16);
         m.write(base.add(3), 100, b"hello");
         m.copy(base.add(3), base.add(4));
         m.read(base.add(4), 98, &mut buf[..9]);

@@ -695,8 +695,22 @@ impl<A: PageArray> Enter<'_, A> {
             };
             at += done as usize;
             let va = self.va.add(at as u64);
+            if why == Refusal::Hole && !wp {
+                match mmu.uffd.zero_range(sub(self.va, at, to - at)) {
+                    Ok(n) => {
+                        at += n as usize;
+                        there += done; // cautious: how many of these were there is lost
+                        if at == to {
+                            return Ok(there);
+                        }
+                        continue;
+                    }
+                    // Something is there after all: as without this.
+                    Err(_) => {}
+                }
+            }
             let error = match why {
-                // Prepared and never written: its contents are free, so zero.
+                // Zero, or prepared and never written: its contents are free.
                 Refusal::Hole if filled != at => {
                     filled = at;
                     let byte = self.pages.pfn(self.run[at]).byte();

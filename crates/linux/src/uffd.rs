@@ -55,6 +55,7 @@ const REGISTER_MISSING: u64 = 1;
 const REGISTER_WP: u64 = 2;
 const REGISTER_MINOR: u64 = 4;
 const CONTINUE_DONTWAKE: u64 = 1;
+const ZEROPAGE_DONTWAKE: u64 = 1;
 const CONTINUE_WP: u64 = 2;
 const WRITEPROTECT_WP: u64 = 1;
 const WRITEPROTECT_DONTWAKE: u64 = 2;
@@ -90,7 +91,7 @@ struct WriteProtectArg {
     range: Range,
     mode: u64,
 }
-/// `struct uffdio_continue` and `struct uffdio_poison`: the same shape.
+/// `struct uffdio_zeropage`, `_continue` and `_poison`: the same shape.
 #[repr(C)]
 struct ProgressArg {
     range: Range,
@@ -121,6 +122,7 @@ const UFFDIO_REGISTER: u64 = ioc(IOC_BOTH, 0x00, size_of::<RegisterArg>());
 const UFFDIO_UNREGISTER: u64 = ioc(IOC_READ, 0x01, size_of::<Range>());
 const UFFDIO_WAKE: u64 = ioc(IOC_READ, 0x02, size_of::<Range>());
 const UFFDIO_WRITEPROTECT: u64 = ioc(IOC_BOTH, 0x06, size_of::<WriteProtectArg>());
+const UFFDIO_ZEROPAGE: u64 = ioc(IOC_BOTH, 0x04, size_of::<ProgressArg>());
 const UFFDIO_CONTINUE: u64 = ioc(IOC_BOTH, 0x07, size_of::<ProgressArg>());
 const UFFDIO_POISON: u64 = ioc(IOC_BOTH, 0x08, size_of::<ProgressArg>());
 /// `USERFAULTFD_IOC_NEW` of `/dev/userfaultfd`.
@@ -368,6 +370,34 @@ impl Uffd {
             }
         }
         Ok(there)
+    }
+
+    /// Gives the holes at the start of the range zero pages and maps them, writable, up to
+    /// the first page that is no hole. One call where allocating and mapping would be two.
+    /// Returns how many were mapped.
+    ///
+    /// => as for [`Uffd::continue_range`].
+    ///
+    /// # Errors
+    /// The `errno` for the first page.
+    pub fn zero_range(&self, range: VaRange) -> Result<u64, i32> {
+        let mode = self.dont_wake(ZEROPAGE_DONTWAKE);
+        let mut done = 0;
+        while done < range.bytes() {
+            let rest = Range { start: range.start().get() + done, len: range.bytes() - done };
+            let mut arg = ProgressArg { range: rest, mode, done: 0 };
+            // SAFETY: 1: its structure; 2: only absent pages change, to zeroes.
+            let part = match unsafe { sys::ioctl(self.raw(), UFFDIO_ZEROPAGE, &mut arg) } {
+                Ok(_) => rest.len,
+                // Stopped somewhere, or (nothing done) a fork is under way.
+                Err(libc::EAGAIN | libc::EINTR) => u64::try_from(arg.done).unwrap_or(0),
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            };
+            self.woke(rest.start, part);
+            done += part;
+        }
+        Ok(done / PAGE_SIZE)
     }
 
     /// Protects mapped pages against writing, or no longer. In [`Mode::Blocking`],
