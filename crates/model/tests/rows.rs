@@ -1,7 +1,7 @@
 //! Rows of the inventory that concern faults, copy-on-write, wiring and page-out.
 
 use machvm::fault::{CLUSTER, Fault, Step};
-use machvm::map::{Advice, Advise, Attributes, Backing, Holes, Wiring};
+use machvm::map::{Advice, Advise, Attributes, Backing, Holes, Inherit, Wiring};
 use machvm::{FaultError, Vm};
 use machvm_hal::{MaySleep, PAGE_SIZE, Pmap, Prot, RawAddr, Va, VaRange};
 use machvm_model::{Config, Machine, Point, Task, check_quiet};
@@ -157,6 +157,53 @@ fn z52_the_last_sharer_keeps_the_page() {
         assert!(vm.statistics().cow_reuse > 0, "{:?}", vm.statistics());
         (2..20).for_each(|p| assert_eq!(t.load_word(at(p)), Ok(p + 1)));
         check_quiet(vm, [&t]);
+    });
+}
+
+/// Z51: two tasks share an object that a third has a copy of. When one writes, the
+/// other must not go on seeing the copy's page.
+#[test]
+fn z51_a_copy_takes_every_old_mapping_away() {
+    both(400, |vm| {
+        let t = task(vm, 4);
+        (0..4).for_each(|p| t.store_word(at(p), p).expect("store"));
+        t.map.inherit(pages(0, 4), Inherit::Share, &mut may()).expect("inherit");
+        let twin = fork(&t);
+        t.map.inherit(pages(0, 4), Inherit::Copy, &mut may()).expect("inherit");
+        let copy = fork(&t);
+        (0..4).for_each(|p| assert_eq!(twin.load_word(at(p)), Ok(p)));
+        (0..4).for_each(|p| assert_eq!(copy.load_word(at(p)), Ok(p)));
+        (0..4).for_each(|p| t.store_word(at(p), 10 + p).expect("store"));
+        (0..4).for_each(|p| assert_eq!(twin.load_word(at(p)), Ok(10 + p), "page {p}"));
+        (0..4).for_each(|p| twin.store_word(at(p), 20 + p).expect("store"));
+        (0..4).for_each(|p| assert_eq!(t.load_word(at(p)), Ok(20 + p), "page {p}"));
+        (0..4).for_each(|p| assert_eq!(copy.load_word(at(p)), Ok(p), "page {p}"));
+        check_quiet(vm, [&t, &twin, &copy]);
+    });
+}
+
+/// The page that a copy-on-write fault split off is paged out before the store that
+/// asked for it: its contents are nowhere else.
+#[test]
+fn paged_out_between_the_copy_and_the_store() {
+    both(400, |vm| {
+        for writer in [0, 1] {
+            let t = task(vm, 4);
+            (0..4).for_each(|p| t.store_word(at(p), 50 + p).expect("store"));
+            page_all_out(vm);
+            // Clean, with copies on swap.
+            (0..4).for_each(|p| assert_eq!(t.load_word(at(p)), Ok(50 + p)));
+            let child = fork(&t);
+            let who = [&t, &child][writer];
+            let f = Fault { addr: RawAddr(at(1)), access: Prot::W };
+            let before = vm.statistics().cow_copies;
+            while vm.statistics().cow_copies == before {
+                assert!(matches!(who.map.fault_step(&f), Ok(Step::Again)));
+            }
+            page_all_out(vm);
+            assert_eq!((t.load_word(at(1)), child.load_word(at(1))), (Ok(51), Ok(51)), "writer {writer}");
+            check_quiet(vm, [&t, &child]);
+        }
     });
 }
 
