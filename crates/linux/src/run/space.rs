@@ -126,17 +126,15 @@ pub trait Space: Sync {
     fn pieces(&self, f: &mut dyn FnMut(&Piece));
 
     /// Stops changes of the map and of page placement (page-out, page-in) until
-    /// [`Space::thaw`]: a forked copy of this process can then read every page by
+    /// [`Space::thaw`]: the process worker can then read every page by
     /// [`Space::read_page`].
     fn freeze(&self);
     /// Ends [`Space::freeze`].
     fn thaw(&self);
 
-    /// In the child of a fork of a frozen space (one thread, private copy of the
-    /// VM's own memory, physical memory still shared with the parent): the contents
-    /// of the page at `addr` of an `Ours` piece. `false`: it reads as zero (never
-    /// touched) and `buf` is untouched. Must take no lock that another thread could
-    /// have held at the fork.
+    /// Between [`Space::freeze`] and [`Space::thaw`], on a VM thread of the parent: the
+    /// contents of the page at `addr` of an `Ours` piece. `false`: it reads as zero
+    /// (never touched) and `buf` is untouched. May take locks and do I/O.
     fn read_page(&self, addr: u64, buf: &mut [u8; 4096]) -> bool;
 
     /// The first page at or after `addr` and below `end` that may hold something other
