@@ -695,19 +695,17 @@ impl<A: PageArray> Enter<'_, A> {
             };
             at += done as usize;
             let va = self.va.add(at as u64);
-            if why == Refusal::Hole && !wp {
-                match mmu.uffd.zero_range(sub(self.va, at, to - at)) {
-                    Ok(n) => {
-                        at += n as usize;
-                        there += done; // cautious: how many of these were there is lost
-                        if at == to {
-                            return Ok(there);
-                        }
-                        continue;
-                    }
-                    // Something is there after all: as without this.
-                    Err(_) => {}
+            // Refused: something is there after all, and it goes as for others.
+            if why == Refusal::Hole
+                && !wp
+                && let Ok(n) = mmu.uffd.zero_range(sub(self.va, at, to - at))
+            {
+                at += n as usize;
+                there += done; // cautious: how many of these were there is lost
+                if at == to {
+                    return Ok(there);
                 }
+                continue;
             }
             let error = match why {
                 // Zero, or prepared and never written: its contents are free.
