@@ -13,7 +13,7 @@ const CRATES: [&str; 4] = ["machvm-hal", "machvm-sync", "machvm-arena", "machvm"
 const ALLOCATORS: [&str; 5] = ["__rust_alloc", "__rust_realloc", "__rg_alloc", "malloc", "exchange_malloc"];
 
 /// True when no crate names an allocator.
-pub fn check() -> bool {
+pub(crate) fn check() -> bool {
     println!("== no allocator in {}", CRATES.join(", "));
     let dir = PathBuf::from("target/no-alloc");
     let mut ok = true;

@@ -44,7 +44,8 @@ pub struct PageNo(pub NonZeroU32);
 /// stores it and never looks inside; all zero means no mapping.
 #[derive(Debug, Default)]
 pub struct PageMd {
-    /// The first mapping, in the pmap's own encoding; 0: none. \[M\]
+    /// The first mapping, in the pmap's own encoding; 0: none. Not 0 while a removed
+    /// translation may still be cached: who sees 0 takes the page for unmapped. \[M\]
     pub pv: AtomicU64,
     /// Further mappings, in the pmap's own encoding; 0: none. \[M\]
     pub more: AtomicU32,
@@ -121,7 +122,8 @@ pub trait Pmap: Sync + Sized {
         gather: &mut Gather,
     ) -> Result<(), EnterError>;
 
-    /// Removes every mapping in the range; wired ones too.
+    /// Removes every mapping in the range; wired ones too. Also gathers what others
+    /// took away in it and have not flushed.
     fn remove<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather);
 
     /// Takes away every right beyond `prot` in the range (copy-on-write).

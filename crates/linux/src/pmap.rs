@@ -405,9 +405,11 @@ impl Pmap for LinuxPmap {
             runs(
                 n,
                 |i| present[i],
+                // The records last: a page-out that finds none takes the page for
+                // unmapped, and reads it.
                 |i, n| {
-                    (i..i + n).for_each(|i| self.forget(pages, &mut leaf, va, i));
                     self.mmu.zap(sub(va, i, n));
+                    (i..i + n).for_each(|i| self.forget(pages, &mut leaf, va, i));
                 },
             );
         });
