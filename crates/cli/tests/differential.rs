@@ -105,3 +105,10 @@ fn a_dynamic_program_sees_the_same() {
     let program = build("differential.c", "differential-dynamic", &[]);
     Plan::new(2001, 20).compare(&program, &[]);
 }
+
+#[test]
+fn segments_devices_conversions_and_locks_are_linuxs() {
+    let program = build("memory_calls.c", "memory-calls", &["-static"]);
+    let dir = scratch("memory-calls");
+    Job::new(&[program.as_os_str(), dir.as_os_str()]).same();
+}

@@ -10,7 +10,7 @@ use super::{Calls, va};
 
 /// The area of mappings; the lower end is not used up before the addresses of the
 /// heap are.
-const AREA: (u64, u64) = (0x1000_0000_0000, 0x5000_0000_0000);
+const AREA: (u64, u64) = (0x0100_0000_0000, 0x5000_0000_0000);
 /// The area of MAP_32BIT.
 const LOW_AREA: (u64, u64) = (0x4000_0000, 0x8000_0000);
 /// The area's top is lowered at random by less than this: 28 bits of pages, as Linux.
