@@ -1,10 +1,13 @@
 //! machvm on Linux: one memfd is physical memory, `userfaultfd` and `mmap` are
 //! the page tables.
+//!
+//! [`Vm`] is the virtual memory system as a library (see [`library`]); [`run`] is what
+//! stands behind `machvm run PROGRAM`.
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod chunk;
 pub mod host;
-mod library;
+pub mod library;
 pub mod phys;
 pub mod platform;
 pub mod pmap;
