@@ -2,7 +2,7 @@
 
 use machvm_arena::{NoMemory, Slab};
 use machvm_hal::{Gather, MaySleep, PageArray};
-use machvm_sync::{Rank, Spin};
+use machvm_sync::{Field64, Rank, Spin};
 
 use crate::map::Entry;
 use crate::object::{Anon, Nodes, Object};
@@ -25,6 +25,8 @@ pub struct Vm<P: Platform> {
     pub(crate) queues: Queues,
     /// Next unused stray frame number; 0: none reserved yet.
     pub(crate) strays: Spin<u64>,
+    /// Page-outs refused since the last that was not. \[a\]
+    pub(crate) refusals: Field64,
     pub(crate) stats: Counters,
 }
 
@@ -47,6 +49,7 @@ impl<P: Platform> Vm<P> {
             entries: Slab::new(c, SLAB_LIMIT),
             queues: Queues::new(),
             strays: Spin::new(Rank::PagerTable, 0),
+            refusals: Field64::new(0),
             stats: Counters::default(),
             plat,
         })

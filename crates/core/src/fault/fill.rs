@@ -70,6 +70,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
         if !vm.limbo_is_empty() {
             return Ok(Step::Wait(WaitFor::Limbo));
         }
+        if vm.is_exhausted() {
+            return Err(FaultError::NoMemory(at.va));
+        }
         let mut run = clip(cluster(at.entry, at.va.page()), at);
         if vm.frames.free() < run.pages + vm.frames.low() {
             run = Run { before: 0, pages: 1 };

@@ -103,6 +103,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 Step::Done => return Ok(()),
                 Step::Again => {}
                 Step::Wait(WaitFor::Memory) => {
+                    if vm.is_exhausted() {
+                        return Err(FaultError::NoMemory(Va::containing(f.addr)));
+                    }
                     waits += 1;
                     starved = if vm.make_room(may) { 0 } else { starved + 1 };
                     // Not one frame in four rounds; or frames, but the platform gives
@@ -120,7 +123,12 @@ impl<'vm, P: Platform> Map<'vm, P> {
                     Some(p) => p.page_in(req),
                     None => req.failed(0, PagerError::Gone),
                 },
-                Step::SwapIn(s) => vm.swap_in(s, Va::containing(f.addr))?,
+                Step::SwapIn(s) => {
+                    vm.swap_in(s, Va::containing(f.addr))?;
+                    if vm.is_exhausted() {
+                        return Err(FaultError::NoMemory(Va::containing(f.addr)));
+                    }
+                }
             }
         }
     }

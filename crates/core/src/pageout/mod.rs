@@ -12,6 +12,8 @@
 //! A machine without readable reference bits (Linux) learns of use only by faults,
 //! so setting a page aside unmaps it and a fault on it is the reference.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use machvm_arena::Handle;
 use machvm_hal::{Gather, MaySleep, PAGE_SIZE, PageNo, PagerError, PhysMem, PmapPage, RefMod, RemoveWhy};
 
@@ -23,6 +25,10 @@ use crate::vm::Vm;
 
 /// Pages looked at together: their mappings go in few calls and their frames in one.
 const BATCH: usize = 32;
+
+/// Refused writes per frame, without one that succeeded, after which memory counts as
+/// exhausted. Four: each page has been tried, used again, and tried again.
+const REFUSALS_PER_FRAME: u64 = 4;
 
 type Batch = [Option<Handle<Page>>; BATCH];
 
@@ -38,7 +44,7 @@ impl<P: Platform> Vm<P> {
         loop {
             let mut got = 0;
             if freed < want {
-                got = self.free_inactive(may) + self.launder(may);
+                got = self.free_inactive(may) + self.launder(QueueId::Laundry, may);
                 freed += got;
             }
             // What is set aside now is freed by a later round: until then a fault may
@@ -58,7 +64,24 @@ impl<P: Platform> Vm<P> {
                 }
             }
         }
+        if freed == 0 {
+            // Room may have come back since these were refused.
+            freed = self.launder(QueueId::Unswappable, may);
+        }
         freed
+    }
+
+    /// Nothing could be written for so long that every page was tried several times:
+    /// what page-out still frees is clean pages that the program needs right back, and
+    /// going on would be thrashing without end (D10). Saying so starts the count anew.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        let streak = self.refusals.atomic();
+        let limit = self.frames.limit().saturating_mul(REFUSALS_PER_FRAME);
+        if streak.load(Relaxed) <= limit {
+            return false;
+        }
+        streak.store(0, Relaxed);
+        true
     }
 
     /// One round of the page daemon: frees until the target is met.
@@ -190,15 +213,17 @@ impl<P: Platform> Vm<P> {
     }
 
     /// Writes modified pages that were set aside, and frees them.
-    fn launder(&self, may: &mut MaySleep) -> u64 {
+    fn launder(&self, from: QueueId, may: &mut MaySleep) -> u64 {
         let mut batch: Batch = [None; BATCH];
-        let n = self.take_unused(QueueId::Laundry, &mut batch, may);
+        let n = self.take_unused(from, &mut batch, may);
         let mut free = FreeBatch::new(self);
         let mut freed = 0;
         for h in batch[..n].iter().flatten() {
             if self.clean(*h, may) {
+                self.refusals.atomic().store(0, Relaxed);
                 freed += self.evict(*h, &mut free);
             } else {
+                bump(&self.refusals, 1);
                 self.queues.enqueue(&self.pages, *h, QueueId::Unswappable);
                 self.page_unbusy(*h);
             }
