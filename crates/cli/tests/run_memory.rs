@@ -117,7 +117,7 @@ fn sort_sorts_300_mb_in_64_mib() {
     let dir = scratch("sort");
     let input = dir.join("input");
     let make = format!(
-        "import random\nr=random.Random(7)\nwith open({:?},'w') as f:\n for _ in range(3000):\n  f.write(''.join('%098x\\n' % r.getrandbits(392) for _ in range(1010)))\n",
+        "import random\nr=random.Random(7)\nwith open({:?},'w') as f:\n for _ in range(3000):\n  f.write(''.join('%0490x\\n' % r.getrandbits(1960) for _ in range(205)))\n",
         input.to_string_lossy()
     );
     assert!(Job::new(&["/usr/bin/python3", "-c", &make]).native().status.success());
