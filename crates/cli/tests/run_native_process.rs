@@ -206,10 +206,13 @@ fn the_vm_keeps_no_descriptor_of_the_program_open() {
 fn well_known_programs_run() {
     let numbers: String = (0..20_000_u64).map(|i| format!("{}\n", i.wrapping_mul(7919) % 20_011)).collect();
     Job::new(&["ls", "-lR", "/usr/lib/python3"]).same();
-    Job::new(&["sort", "-n"]).input(numbers).same();
+    Job::new(&["sort", "-n"]).input(numbers.clone()).same();
+    Job::new(&["gzip", "-9", "-n", "-c"]).input(numbers).same();
     Job::new(&["sqlite3", ":memory:", "create table t(a); with recursive c(x) as (select 1 union all select x+1 from c where x<50000) insert into t select x*7 from c; select count(*), sum(a) from t; pragma integrity_check;"]).same();
     Job::new(&["node", "-e", "let s=0; for (let i=0;i<3e6;i++) s=(s*31+i)|0; console.log(s, process.argv.length, process.execPath)"]).same();
     Job::new(&["/bin/busybox", "sh", "-c", "i=0; while [ $i -lt 100 ]; do i=$((i+1)); done; echo $i"]).same();
+    let piped = "x=; i=0; while [ $i -lt 20 ]; do x=\"$x $(echo $i | cat)\"; i=$((i+1)); done; echo $x; (exit 3); echo $?; exec ls /usr";
+    Job::new(&["/bin/busybox", "sh", "-c", piped]).same();
 }
 
 #[test]
