@@ -25,6 +25,10 @@ use crate::uffd::Mode;
 const LOWEST: u64 = 0x1_0000;
 const BEYOND: u64 = 0x7fff_ffff_f000;
 
+/// Below this a fault cannot have the pages of one instruction and of the kernel's
+/// copy resident together with what page-out keeps busy.
+const LEAST_MEMORY: u64 = 256 << 10;
+
 /// The address space of the program.
 pub struct VmSpace {
     pub(crate) vm: &'static Vm<Linux>,
@@ -45,7 +49,12 @@ impl VmSpace {
     /// # Errors
     /// What the machine lacks, and what to do.
     pub fn start(options: &Options) -> Result<Arc<VmSpace>, RunError> {
-        let frames = options.memory.map_or(u64::MAX >> 13, |bytes| (bytes / PAGE_SIZE).max(64));
+        if let Some(bytes) = options.memory.filter(|b| *b < LEAST_MEMORY) {
+            return Err(RunError::Host(format!(
+                "--memory of {bytes} bytes is too little to run anything: give at least 256K"
+            )));
+        }
+        let frames = options.memory.map_or(u64::MAX >> 13, |bytes| bytes / PAGE_SIZE);
         let pool = match options.swap {
             Swap::None => None,
             Swap::Lz4 { max } => Some(Pool::new(max)),
