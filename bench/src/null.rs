@@ -3,8 +3,8 @@
 use machvm::Platform;
 use machvm_arena::HeapChunks;
 use machvm_hal::{
-    EnterError, EnterFlags, Event, ExtentError, Flush, Gather, Host, PageArray, PageNo, Pfn, PhysMem,
-    Placement, Pmap, PmapPage, PopulateError, Prot, RefMod, RemoveWhy, Va, VaRange, Woken,
+    EnterError, EnterFlags, Event, ExtentError, Flush, Gather, Host, Invalidations, PageArray, PageNo, Pfn,
+    PhysMem, Placement, Pmap, PmapPage, PopulateError, Prot, RefMod, RemoveWhy, Va, VaRange, Woken,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -65,8 +65,8 @@ impl Pmap for NullPmap {
     }
     fn remove<A: PageArray>(&self, _pages: &A, _range: VaRange, _gather: &mut Gather) {}
     fn protect<A: PageArray>(&self, _pages: &A, _range: VaRange, _prot: Prot, _gather: &mut Gather) {}
-    fn unwire(&self, _range: VaRange) {}
-    fn extract(&self, _va: Va) -> Option<(PageNo, Prot)> {
+    fn unwire<A: PageArray>(&self, _pages: &A, _range: VaRange) {}
+    fn extract<A: PageArray>(&self, _pages: &A, _va: Va) -> Option<(PageNo, Prot)> {
         None
     }
     fn resident_count(&self) -> u64 {
@@ -84,7 +84,7 @@ impl PmapPage for NullPmap {
 }
 
 impl Flush for NullPmap {
-    fn flush(&self, _ranges: &[(u32, VaRange)], _all: bool) {}
+    fn flush(&self, _what: &Invalidations<'_>) {}
 }
 
 impl Platform for Null {

@@ -55,7 +55,7 @@ impl<P: Platform> Vm<P> {
     #[doc(hidden)]
     pub fn check_pages(&self) -> Result<u64, &'static str> {
         let (mut owned, mut queued, mut bad) = (0, 0, None);
-        self.pages.0.for_each(|h, page| {
+        self.pages.slab.for_each(|h, page| {
             let mut sure = |ok: bool, what| {
                 if !ok {
                     bad = Some(what);

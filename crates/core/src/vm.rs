@@ -1,7 +1,7 @@
 //! One virtual memory system. No statics: a test may make a hundred of these.
 
 use machvm_arena::{NoMemory, Slab};
-use machvm_hal::{Gather, MaySleep, PageArray};
+use machvm_hal::{Gather, MaySleep, PageArray, PhysMem, Placement};
 use machvm_sync::{Field64, Rank, Spin};
 
 use crate::map::Entry;
@@ -38,7 +38,11 @@ impl<P: Platform> Vm<P> {
     /// placement makes them all now).
     pub fn new(plat: P) -> Result<Self, NoMemory> {
         let c = plat.chunks();
-        let pages = PageTable(Slab::new(c, SLAB_LIMIT));
+        let first = match plat.mem().placement() {
+            Placement::Dense { first, .. } => Some(first),
+            Placement::Sparse { .. } => None,
+        };
+        let pages = PageTable { slab: Slab::new(c, SLAB_LIMIT), first };
         let frames = Frames::new(&plat, &pages)?;
         Ok(Vm {
             pages,
@@ -85,7 +89,7 @@ impl<P: Platform> Vm<P> {
 
     /// A reading of the counters.
     pub fn statistics(&self) -> Stats {
-        let own = self.pages.0.touched_bytes()
+        let own = self.pages.slab.touched_bytes()
             + self.anons.touched_bytes()
             + self.nodes.leaves.touched_bytes()
             + self.nodes.inners.touched_bytes()

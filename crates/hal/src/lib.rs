@@ -20,7 +20,7 @@ mod pmap;
 mod prot;
 
 pub use addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Pfn, Pindex, RangeError, RawAddr, RawSize, Va, VaRange};
-pub use gather::{Flush, Flushed, Gather, MAX_RANGES};
+pub use gather::{Flush, Flushed, Gather, Invalidations, MAX_RANGES};
 pub use host::{CpuId, CpuSet, Event, Host, MaySleep, Woken};
 pub use mem::{ExtentError, PhysMem, Placement, PopulateError};
 pub use pager::{MAX_CLUSTER, PageIn, PageInSink, Pager, PagerError, Supply, Swap, SwapError, SwapSlot};

@@ -59,6 +59,9 @@ pub trait PageArray: Sync {
     fn md(&self, page: PageNo) -> &PageMd;
     /// The frame; constant while the page is busy or mapped.
     fn pfn(&self, page: PageNo) -> Pfn;
+    /// The page whose frame this is. `None`: no page of this array, or the placement
+    /// has no way back from frames (sparse).
+    fn page_at(&self, frame: Pfn) -> Option<PageNo>;
 }
 
 /// Why [`Pmap::enter`] did not do all.
@@ -130,11 +133,19 @@ pub trait Pmap: Sync + Sized {
     /// [`Prot::NONE`] removes.
     fn protect<A: PageArray>(&self, pages: &A, range: VaRange, prot: Prot, gather: &mut Gather);
 
-    /// The mappings in the range are no longer wired.
-    fn unwire(&self, range: VaRange);
+    /// As `protect` without [`Prot::W`], for copy-on-write. May take write access from
+    /// more than the range (a pmap is a cache), so the cost need not depend on how much
+    /// is mapped; `whole`: most of the address space is being copied (fork).
+    fn protect_copy<A: PageArray>(&self, pages: &A, range: VaRange, _whole: bool, gather: &mut Gather) {
+        self.protect(pages, range, Prot::ALL - Prot::W, gather);
+    }
 
-    /// The page mapped at `va` and its rights.
-    fn extract(&self, va: Va) -> Option<(PageNo, Prot)>;
+    /// The mappings in the range are no longer wired.
+    fn unwire<A: PageArray>(&self, pages: &A, range: VaRange);
+
+    /// The page mapped at `va` and its rights. Rights are what the machine would grant
+    /// at once (the AND over the path).
+    fn extract<A: PageArray>(&self, pages: &A, va: Va) -> Option<(PageNo, Prot)>;
 
     /// Number of pages mapped.
     fn resident_count(&self) -> u64;

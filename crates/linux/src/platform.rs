@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use machvm::{PagerId, Platform};
 use machvm_arena::{Handle, Slab};
-use machvm_hal::{Event, Flush, Host, MaySleep, PAGE_SIZE, PageIn, Pager, PagerError, Swap, VaRange};
+use machvm_hal::{Event, Flush, Host, Invalidations, MaySleep, PAGE_SIZE, PageIn, Pager, PagerError, Swap};
 use machvm_pagers::{FilePager, Pool};
 
 use crate::chunk::LinuxChunks;
@@ -63,7 +63,7 @@ struct PagerSlot {
 #[derive(Debug)]
 pub struct FlushedByLinux;
 impl Flush for FlushedByLinux {
-    fn flush(&self, _ranges: &[(u32, VaRange)], _all: bool) {}
+    fn flush(&self, _what: &Invalidations<'_>) {}
 }
 
 impl Linux {

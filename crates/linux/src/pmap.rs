@@ -445,7 +445,7 @@ impl Pmap for LinuxPmap {
         });
     }
 
-    fn unwire(&self, range: VaRange) {
+    fn unwire<A: PageArray>(&self, _pages: &A, range: VaRange) {
         self.mmu.tables.for_each_window(self.root(), range, |part| {
             let Some(mut leaf) = self.lock(part.start()) else { return };
             for va in part.iter() {
@@ -457,7 +457,7 @@ impl Pmap for LinuxPmap {
         });
     }
 
-    fn extract(&self, va: Va) -> Option<(PageNo, Prot)> {
+    fn extract<A: PageArray>(&self, _pages: &A, va: Va) -> Option<(PageNo, Prot)> {
         let pte = self.mmu.tables.peek(self.root(), self.id(), va)?;
         Some((pte.page()?, if pte.write() { Prot::RW } else { Prot::R }))
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use machvm_hal::{
-    EnterError, EnterFlags, Flush, Gather, PageArray, PageNo, Pmap, PmapPage, Prot, RefMod, Region,
-    RegionError, RemoveWhy, Va, VaRange,
+    EnterError, EnterFlags, Flush, Gather, Invalidations, PageArray, PageNo, Pmap, PmapPage, Prot, RefMod,
+    Region, RegionError, RemoveWhy, Va, VaRange,
 };
 
 use crate::hardware::{Hardware, Pte, RegionEntry, Space, State};
@@ -190,7 +190,7 @@ impl Pmap for ModelPmap {
         self.gather_pending(&s, range, gather);
     }
 
-    fn unwire(&self, range: VaRange) {
+    fn unwire<A: PageArray>(&self, _pages: &A, range: VaRange) {
         let mut s = self.hw.state();
         let Some(sp) = s.spaces.get_mut(&self.space) else { return };
         for (_, pte) in sp.ptes.range_mut(range.start().page()..range.end().page()) {
@@ -198,7 +198,7 @@ impl Pmap for ModelPmap {
         }
     }
 
-    fn extract(&self, va: Va) -> Option<(PageNo, Prot)> {
+    fn extract<A: PageArray>(&self, _pages: &A, va: Va) -> Option<(PageNo, Prot)> {
         let s = self.hw.state();
         s.spaces.get(&self.space)?.ptes.get(&va.page()).map(|p| (p.page, p.prot))
     }
@@ -316,14 +316,14 @@ pub struct ModelFlush {
 }
 
 impl Flush for ModelFlush {
-    fn flush(&self, ranges: &[(u32, VaRange)], all: bool) {
+    fn flush(&self, what: &Invalidations<'_>) {
         self.hw.host.preempt();
         let mut s = self.hw.state();
-        if all {
+        if what.all {
             s.stale.clear();
         } else {
             s.stale.retain(|(space, va), _| {
-                !ranges.iter().any(|(t, r)| t == space && r.contains(Va::from_page(*va)))
+                !what.ranges.iter().any(|(t, r)| t == space && r.contains(Va::from_page(*va)))
             });
         }
     }

@@ -102,7 +102,7 @@ fn f03_prefault_maps_residents_for_reading_only() {
         (0..40).filter(|p| *p != 12 && *p != 25).for_each(|p| t.store_word(at(p), p).expect("store"));
         (0..40).for_each(|p| t.map.pmap().forget(vm.page_array(), va(p)));
         t.map.vm_fault_prefault(va(20), 10, 10);
-        let mapped = |p| t.map.pmap().extract(va(p)).map(|(_, prot)| prot);
+        let mapped = |p| t.map.pmap().extract(t.map.vm().page_array(), va(p)).map(|(_, prot)| prot);
         // Stops at the first page on each side that was never touched; a page that came
         // with a cluster counts as resident.
         for p in 13..20 {
@@ -133,7 +133,11 @@ fn z90_z91_prefault_after_a_copy_maps_without_write() {
         child.map.vm_fault_prefault(va(10), 5, 5);
         for who in [&t, &child] {
             for p in 0..20 {
-                let prot = who.map.pmap().extract(va(p)).map_or(Prot::NONE, |(_, prot)| prot);
+                let prot = who
+                    .map
+                    .pmap()
+                    .extract(who.map.vm().page_array(), va(p))
+                    .map_or(Prot::NONE, |(_, prot)| prot);
                 assert!(!prot.contains(Prot::W), "page {p} of {who:?}");
             }
         }

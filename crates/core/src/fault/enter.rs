@@ -40,7 +40,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         if at.access.contains(Prot::W) {
             // Mapped without write although nothing but sharing forbade it.
             let reuse = vm.objects.get(at.object).flags().contains(ObjectFlags::COPIED)
-                && self.pmap().extract(at.va).is_some_and(|(_, had)| !had.contains(Prot::W))
+                && self.pmap().extract(&vm.pages, at.va).is_some_and(|(_, had)| !had.contains(Prot::W))
                 && vm.page_is_dirty(page);
             bump(&vm.stats.cow_reuse, u64::from(reuse));
             vm.forget_copy(anon, page);
@@ -87,7 +87,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             let p = vm.anons.get(a).page()?;
             if vm.pages.get(p).is_mapped() {
                 let va = Va::from_page((at.va.page() + index) - at.index);
-                let here = || self.pmap().extract(va).filter(|(no, _)| *no == number(p));
+                let here = || self.pmap().extract(&vm.pages, va).filter(|(no, _)| *no == number(p));
                 if !writes || here().is_none_or(|(_, prot)| prot.contains(Prot::W)) {
                     return None;
                 }
@@ -186,7 +186,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let at = Place { va, entry, object: oh, index: entry.pindex(va).0, access: Prot::R };
         let (Some(a), _) = vm.tree_lookup(&object.tree, at.index) else { return false };
         let Some(p) = vm.anons.get(a).page() else { return false };
-        if self.pmap().extract(va).is_some() {
+        if self.pmap().extract(&vm.pages, va).is_some() {
             return true;
         }
         if vm.anon_busy_page(a, p).is_err() {

@@ -222,7 +222,7 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
             n.object.set(Some(to));
             n.offset.set(e.pindex(part.start()).0);
             copy.push(new);
-            map.pmap.protect(vm.page_array(), part, Prot::ALL - Prot::W, &mut g);
+            map.pmap.protect_copy(vm.page_array(), part, false, &mut g);
         }
         vm.finish(g, may);
         done

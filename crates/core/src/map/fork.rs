@@ -1,7 +1,7 @@
 //! A child's map by inheritance (M61, M62).
 
 use machvm_arena::{Handle, NoMemory};
-use machvm_hal::{Gather, MaySleep, Pindex, Pmap, Prot};
+use machvm_hal::{Gather, MaySleep, Pindex, Pmap};
 
 use super::edit::{Dead, Edit};
 use super::entry::{Entry, EntryFlags, Inherit, Kind};
@@ -151,7 +151,7 @@ impl<P: Platform> Edit<'_, '_, P> {
                     }
                 };
                 if let Some(range) = e.range() {
-                    self.map.pmap.protect(vm.page_array(), range, Prot::ALL - Prot::W, g);
+                    self.map.pmap.protect_copy(vm.page_array(), range, true, g);
                 }
                 Ok(Some((copy, at)))
             }

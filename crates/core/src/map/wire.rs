@@ -208,7 +208,7 @@ impl<P: Platform> Map<'_, P> {
                     Change::Wire(Wiring::System) | Change::Unwire(Wiring::System) => {}
                 }
                 if let (0, Some(range)) = (wired, e.range()) {
-                    self.pmap.unwire(range);
+                    self.pmap.unwire(self.vm.page_array(), range);
                 }
             }
             e.wirer.set(0);

@@ -49,7 +49,7 @@ impl Frames {
         let mut head = None;
         if let Placement::Dense { first, frames } = plat.mem().placement() {
             for i in 0..u64::from(frames) {
-                let h = pages.0.alloc()?;
+                let h = pages.slab.alloc()?;
                 let page = pages.get(h);
                 page.pfn.set(first.add(i).0);
                 page.q_next.set(head);
@@ -115,7 +115,7 @@ impl<P: Platform> Vm<P> {
             return None;
         }
         let h = if self.frames.sparse {
-            match self.pages.0.alloc() {
+            match self.pages.slab.alloc() {
                 Ok(h) => h,
                 Err(_) => {
                     self.uncharge(1);
@@ -170,7 +170,7 @@ impl<P: Platform> Vm<P> {
             self.plat.host().thread_wakeup(super::event(h));
         }
         if self.frames.sparse {
-            self.pages.0.free(h);
+            self.pages.slab.free(h);
         } else {
             let mut head = self.frames.free.lock();
             page.q_next.set(*head);

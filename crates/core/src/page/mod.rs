@@ -81,7 +81,11 @@ impl Page {
 }
 
 /// Every page structure.
-pub(crate) struct PageTable<P: Platform>(pub(crate) Slab<Page, P::Chunks>);
+pub(crate) struct PageTable<P: Platform> {
+    pub(crate) slab: Slab<Page, P::Chunks>,
+    /// The first frame of the dense placement, whose page is number 1.
+    pub(crate) first: Option<Pfn>,
+}
 
 pub(crate) fn number(h: Handle<Page>) -> PageNo {
     PageNo(h.raw())
@@ -96,15 +100,22 @@ pub(crate) fn event(h: Handle<Page>) -> Event {
 
 impl<P: Platform> PageTable<P> {
     pub(crate) fn get(&self, h: Handle<Page>) -> &Page {
-        self.0.get(h)
+        self.slab.get(h)
     }
 }
 
 impl<P: Platform> PageArray for PageTable<P> {
     fn md(&self, page: PageNo) -> &PageMd {
-        &self.0.get(handle(page)).md
+        &self.slab.get(handle(page)).md
     }
     fn pfn(&self, page: PageNo) -> Pfn {
-        self.0.get(handle(page)).pfn()
+        self.slab.get(handle(page)).pfn()
+    }
+    fn page_at(&self, frame: Pfn) -> Option<PageNo> {
+        let n = frame.0.checked_sub(self.first?.0)?.checked_add(1)?;
+        let n = u32::try_from(n).ok()?;
+        // The dense placement makes its pages in order, before anything else.
+        self.slab.lookup(n).filter(|p| p.pfn() == frame)?;
+        core::num::NonZeroU32::new(n).map(PageNo)
     }
 }

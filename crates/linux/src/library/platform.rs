@@ -144,11 +144,11 @@ impl Pmap for TaskPmap {
     fn protect<A: PageArray>(&self, pages: &A, range: VaRange, prot: Prot, gather: &mut Gather) {
         self.pmap.protect(pages, self.range_there(range), prot, gather);
     }
-    fn unwire(&self, range: VaRange) {
-        self.pmap.unwire(self.range_there(range));
+    fn unwire<A: PageArray>(&self, pages: &A, range: VaRange) {
+        self.pmap.unwire(pages, self.range_there(range));
     }
-    fn extract(&self, va: Va) -> Option<(PageNo, Prot)> {
-        self.pmap.extract(self.there(va))
+    fn extract<A: PageArray>(&self, pages: &A, va: Va) -> Option<(PageNo, Prot)> {
+        self.pmap.extract(pages, self.there(va))
     }
     fn resident_count(&self) -> u64 {
         self.pmap.resident_count()

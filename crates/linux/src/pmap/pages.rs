@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use machvm_arena::Handle;
-use machvm_hal::{Flush, Gather, PageArray, PageNo, PmapPage, RefMod, RemoveWhy, VaRange};
+use machvm_hal::{Flush, Gather, Invalidations, PageArray, PageNo, PmapPage, RefMod, RemoveWhy};
 
 use super::pv::{self, Mapping};
 use super::shadow::{Locked, Pte, WINDOW};
@@ -173,7 +173,7 @@ impl PmapPage for LinuxPv {
 pub struct LinuxFlush;
 
 impl Flush for LinuxFlush {
-    fn flush(&self, _ranges: &[(u32, VaRange)], _all: bool) {}
+    fn flush(&self, _what: &Invalidations<'_>) {}
 }
 
 const _: fn() = || {

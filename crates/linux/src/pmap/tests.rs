@@ -28,6 +28,9 @@ impl PageArray for Pages {
     fn pfn(&self, page: PageNo) -> Pfn {
         self.base.add(u64::from(page.0.get()) - 1)
     }
+    fn page_at(&self, _frame: Pfn) -> Option<PageNo> {
+        None
+    }
 }
 
 fn page(i: u64) -> PageNo {
@@ -164,10 +167,10 @@ fn faults_bring_pages_and_tell_reading_from_writing() {
     w.with_reader(simple, || {
         assert_eq!(load(w.va(3)), 0);
         assert_eq!(w.refmod(3), RefMod::REFERENCED);
-        assert_eq!(w.pmap.extract(w.va(3)), Some((page(3), Prot::R)));
+        assert_eq!(w.pmap.extract(&w.pages, w.va(3)), Some((page(3), Prot::R)));
         store(w.va(3), 7);
         assert_eq!(w.refmod(3), RefMod::all());
-        assert_eq!(w.pmap.extract(w.va(3)), Some((page(3), Prot::RW)));
+        assert_eq!(w.pmap.extract(&w.pages, w.va(3)), Some((page(3), Prot::RW)));
         store(w.va(4), 8);
         assert_eq!((load(w.va(3)), load(w.va(4))), (7, 8));
         let kinds: Vec<_> = w.take_faults().iter().map(|f| (f.write, f.protected, f.minor)).collect();
@@ -212,7 +215,7 @@ fn clearing_modified_traps_the_next_write() {
         // A second write protection without a write in between finds nothing to do.
         w.pv.page_write_protect(&w.pages, &list(0..2), &mut Gather::new());
         w.pv.page_write_protect(&w.pages, &list(0..2), &mut Gather::new());
-        assert_eq!(w.pmap.extract(w.va(0)), Some((page(0), Prot::R)));
+        assert_eq!(w.pmap.extract(&w.pages, w.va(0)), Some((page(0), Prot::R)));
     });
     w.destroy();
 }
@@ -265,8 +268,8 @@ fn one_page_mapped_at_five_places_is_reached_at_all() {
 
     w.pv.page_write_protect(&w.pages, &list(3..8), &mut Gather::new());
     for k in 0..4 {
-        assert_eq!(w.pmap.extract(w.va(512 * k + 4)), Some((page(4), Prot::R)));
-        assert_eq!(w.pmap.extract(w.va(512 * k + 8)), Some((page(8), Prot::RW)));
+        assert_eq!(w.pmap.extract(&w.pages, w.va(512 * k + 4)), Some((page(4), Prot::R)));
+        assert_eq!(w.pmap.extract(&w.pages, w.va(512 * k + 8)), Some((page(8), Prot::RW)));
     }
     let resolve = |w: &World, f: Fault| {
         let va = page_of(f.address);
@@ -421,7 +424,7 @@ fn enter_reports_what_it_could_not_do_and_keeps_the_rest() {
     assert!(w.pages.md[8..].iter().all(|m| m.pv.load(Ordering::Relaxed) == 0));
     let r = w.try_enter(w.va(2), &[page(2), page(900), page(4)], rw, rw, none);
     assert_eq!(r, Err(EnterError::Displaced(w.va(3))));
-    assert_eq!((w.pmap.extract(w.va(3)), w.pmap.resident_count()), (None, 7));
+    assert_eq!((w.pmap.extract(&w.pages, w.va(3)), w.pmap.resident_count()), (None, 7));
     w.destroy();
 }
 
@@ -431,8 +434,8 @@ fn wired_is_kept_apart_from_rights() {
     w.insert(0, 4, 0, Prot::RW).expect("region");
     w.mem.zero(w.pages.base, 4).expect("memory");
     w.enter(w.va(0), &list(0..4), Prot::RW, Prot::RW, EnterFlags::WIRED);
-    w.pmap.unwire(w.range(0, 4));
-    assert_eq!(w.pmap.extract(w.va(0)), Some((page(0), Prot::RW)));
+    w.pmap.unwire(&w.pages, w.range(0, 4));
+    assert_eq!(w.pmap.extract(&w.pages, w.va(0)), Some((page(0), Prot::RW)));
     w.destroy();
 }
 

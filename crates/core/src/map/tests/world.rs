@@ -13,9 +13,9 @@ use std::vec::Vec;
 
 use machvm_arena::{Gate, HeapChunks};
 use machvm_hal::{
-    EnterError, EnterFlags, Event, ExtentError, Flush, Gather, Host, PageArray, PageNo, Pfn, PhysMem,
-    Placement, Pmap, PmapPage, PopulateError, Prot, RefMod, Region, RegionError, RemoveWhy, Va, VaRange,
-    Woken,
+    EnterError, EnterFlags, Event, ExtentError, Flush, Gather, Host, Invalidations, PageArray, PageNo, Pfn,
+    PhysMem, Placement, Pmap, PmapPage, PopulateError, Prot, RefMod, Region, RegionError, RemoveWhy, Va,
+    VaRange, Woken,
 };
 
 use crate::Platform;
@@ -148,7 +148,7 @@ impl Platform for World {
 }
 
 impl Flush for World {
-    fn flush(&self, _ranges: &[(u32, VaRange)], _all: bool) {}
+    fn flush(&self, _what: &Invalidations<'_>) {}
 }
 
 impl PhysMem for World {
@@ -284,8 +284,8 @@ impl Pmap for TestPmap {
         let mut m = locked(&self.machine);
         m.mapped.range_mut(self.keys(range)).for_each(|(_, t)| t.prot &= prot.hardware());
     }
-    fn unwire(&self, _: VaRange) {}
-    fn extract(&self, va: Va) -> Option<(PageNo, Prot)> {
+    fn unwire<A: PageArray>(&self, _: &A, _: VaRange) {}
+    fn extract<A: PageArray>(&self, _pages: &A, va: Va) -> Option<(PageNo, Prot)> {
         let m = locked(&self.machine);
         m.mapped.get(&(self.id, va.page())).map(|t| (t.page, t.prot))
     }
