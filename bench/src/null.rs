@@ -78,7 +78,16 @@ impl PmapPage for NullPmap {
     fn page_write_protect<A: PageArray>(&self, _pages: &A, _list: &[PageNo], _gather: &mut Gather) {}
     fn page_remove<A: PageArray>(&self, _pages: &A, _list: &[PageNo], _why: RemoveWhy, _gather: &mut Gather) {
     }
-    fn page_refmod<A: PageArray>(&self, _pages: &A, _page: PageNo, _clear: RefMod) -> RefMod {
+    fn page_refmod<A: PageArray>(&self, _pages: &A, _page: PageNo) -> RefMod {
+        RefMod::empty()
+    }
+    fn page_clear<A: PageArray>(
+        &self,
+        _pages: &A,
+        _page: PageNo,
+        _clear: RefMod,
+        _gather: &mut Gather,
+    ) -> RefMod {
         RefMod::empty()
     }
 }

@@ -203,6 +203,12 @@ pub trait PmapPage: Sync {
     ///
     /// => as above.
     fn page_remove<A: PageArray>(&self, pages: &A, list: &[PageNo], why: RemoveWhy, gather: &mut Gather);
-    /// Reads what is known and clears `clear` of it.
-    fn page_refmod<A: PageArray>(&self, pages: &A, page: PageNo, clear: RefMod) -> RefMod;
+    /// What is known of the page's use, mapped or not.
+    fn page_refmod<A: PageArray>(&self, pages: &A, page: PageNo) -> RefMod;
+    /// As `page_refmod`, and forgets `clear` of it. Once the gather is finished the next
+    /// use is noticed again.
+    ///
+    /// => the page is busy.
+    fn page_clear<A: PageArray>(&self, pages: &A, page: PageNo, clear: RefMod, gather: &mut Gather)
+    -> RefMod;
 }

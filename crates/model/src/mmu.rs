@@ -304,7 +304,16 @@ impl PmapPage for ModelPages {
         }
     }
 
-    fn page_refmod<A: PageArray>(&self, pages: &A, page: PageNo, clear: RefMod) -> RefMod {
+    fn page_refmod<A: PageArray>(&self, pages: &A, page: PageNo) -> RefMod {
+        self.page_clear(pages, page, RefMod::empty(), &mut Gather::new())
+    }
+    fn page_clear<A: PageArray>(
+        &self,
+        pages: &A,
+        page: PageNo,
+        clear: RefMod,
+        _gather: &mut Gather,
+    ) -> RefMod {
         RefMod::from_bits_truncate(pages.md(page).bits.fetch_and(!clear.bits(), SeqCst))
     }
 }

@@ -13,6 +13,8 @@ pub enum Rank {
     PagerTable = 30,
     /// A pmap or a part of one.
     Pmap = 40,
+    /// A leaf page table.
+    Table = 45,
     /// The mappings of a page.
     Pv = 50,
     /// A page queue.
@@ -29,11 +31,12 @@ pub enum Rank {
 
 impl Rank {
     /// Every rank, ascending.
-    pub const ALL: [Rank; 10] = [
+    pub const ALL: [Rank; 11] = [
         Rank::Map,
         Rank::Object,
         Rank::PagerTable,
         Rank::Pmap,
+        Rank::Table,
         Rank::Pv,
         Rank::PageQueue,
         Rank::Slab,
@@ -87,12 +90,13 @@ mod tests {
             Rank::Object => 1,
             Rank::PagerTable => 2,
             Rank::Pmap => 3,
-            Rank::Pv => 4,
-            Rank::PageQueue => 5,
-            Rank::Slab => 6,
-            Rank::Free => 7,
-            Rank::Shootdown => 8,
-            Rank::Leaf => 9,
+            Rank::Table => 4,
+            Rank::Pv => 5,
+            Rank::PageQueue => 6,
+            Rank::Slab => 7,
+            Rank::Free => 8,
+            Rank::Shootdown => 9,
+            Rank::Leaf => 10,
         };
         assert!(Rank::ALL.iter().enumerate().all(|(i, r)| place(*r) == i));
     }

@@ -473,11 +473,7 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn page_is_dirty(&self, p: Handle<crate::page::Page>) -> bool {
         let page = self.pages.get(p);
         page.flags().contains(PageFlags::DIRTY)
-            || self
-                .plat
-                .pmap_page()
-                .page_refmod(&self.pages, page::number(p), RefMod::empty())
-                .contains(RefMod::MODIFIED)
+            || self.plat.pmap_page().page_refmod(&self.pages, page::number(p)).contains(RefMod::MODIFIED)
     }
 
     /// Sleeps until a busy page is released.

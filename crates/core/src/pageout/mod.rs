@@ -139,17 +139,18 @@ impl<P: Platform> Vm<P> {
         let mut batch: Batch = [None; BATCH];
         let n = self.queues.take_busy(&self.pages, QueueId::Active, 2 * BATCH, &mut batch);
         // Used since the last look: another round. Wired: no business here.
+        let mut g = Gather::new();
         for slot in &mut batch[..n] {
             let Some(h) = *slot else { continue };
             let page = self.pages.get(h);
-            let refs = self.plat.pmap_page().page_refmod(&self.pages, number(h), RefMod::REFERENCED);
+            let refs = self.plat.pmap_page().page_clear(&self.pages, number(h), RefMod::REFERENCED, &mut g);
             if refs.contains(RefMod::REFERENCED) || page.wired.get() != 0 {
                 self.queues.enqueue(&self.pages, h, QueueId::Active);
                 self.page_unbusy(h);
                 *slot = None;
             }
         }
-        self.unmap(&batch[..n], may);
+        self.unmap(&batch[..n], g, may);
         for h in batch[..n].iter().flatten() {
             let q = if self.page_is_dirty(*h) { QueueId::Laundry } else { QueueId::Inactive };
             self.queues.enqueue(&self.pages, *h, q);
@@ -159,8 +160,8 @@ impl<P: Platform> Vm<P> {
         n
     }
 
-    /// Removes every mapping of busy pages.
-    fn unmap(&self, list: &[Option<Handle<Page>>], may: &mut MaySleep) {
+    /// Removes every mapping of busy pages, and finishes what was gathered before.
+    fn unmap(&self, list: &[Option<Handle<Page>>], mut g: Gather, may: &mut MaySleep) {
         let mut mapped = [PageNo(core::num::NonZeroU32::MIN); BATCH];
         let mut m = 0;
         for h in list.iter().flatten() {
@@ -170,26 +171,26 @@ impl<P: Platform> Vm<P> {
             }
         }
         if m != 0 {
-            let mut g = Gather::new();
             self.plat.pmap_page().page_remove(&self.pages, &mapped[..m], RemoveWhy::Sample, &mut g);
-            self.finish(g, may);
         }
+        self.finish(g, may);
     }
 
     /// Takes a batch from a queue; those used meanwhile or wired go back to active,
     /// the rest is unmapped and kept busy.
     fn take_unused(&self, q: QueueId, batch: &mut Batch, may: &mut MaySleep) -> usize {
         let n = self.queues.take_busy(&self.pages, q, 2 * BATCH, batch);
+        let mut g = Gather::new();
         for slot in &mut batch[..n] {
             let Some(h) = *slot else { continue };
-            let refs = self.plat.pmap_page().page_refmod(&self.pages, number(h), RefMod::REFERENCED);
+            let refs = self.plat.pmap_page().page_clear(&self.pages, number(h), RefMod::REFERENCED, &mut g);
             if refs.contains(RefMod::REFERENCED) || self.pages.get(h).wired.get() != 0 {
                 self.queues.enqueue(&self.pages, h, QueueId::Active);
                 self.page_unbusy(h);
                 *slot = None;
             }
         }
-        self.unmap(&batch[..n], may);
+        self.unmap(&batch[..n], g, may);
         n
     }
 
@@ -262,7 +263,7 @@ impl<P: Platform> Vm<P> {
             swap.free(old);
         }
         anon.set_swap(Some(slot));
-        self.mark_clean(h);
+        self.mark_clean(h, may);
         bump(&self.stats.swapouts, 1);
         true
     }
@@ -281,9 +282,13 @@ impl<P: Platform> Vm<P> {
         (a.is_some() && a == page.owner.get()).then_some((inner.source?, index))
     }
 
-    fn mark_clean(&self, h: Handle<Page>) {
+    /// => nothing can write the page: it is mapped nowhere, or everywhere without write
+    /// access and flushed.
+    fn mark_clean(&self, h: Handle<Page>, may: &mut MaySleep) {
         self.pages.get(h).remove_flags(PageFlags::DIRTY);
-        self.plat.pmap_page().page_refmod(&self.pages, number(h), RefMod::MODIFIED);
+        let mut g = Gather::new();
+        self.plat.pmap_page().page_clear(&self.pages, number(h), RefMod::MODIFIED, &mut g);
+        self.finish(g, may);
     }
 
     /// Writes a page to its pager if it is modified.
@@ -309,7 +314,7 @@ impl<P: Platform> Vm<P> {
         self.plat.mem().read(self.pages.get(h).pfn(), 0, &mut buf);
         let pager = self.plat.pager(source.pager).ok_or(PagerError::Gone)?;
         pager.page_out(source.base.wrapping_add(index << machvm_hal::PAGE_SHIFT), &buf)?;
-        self.mark_clean(h);
+        self.mark_clean(h, may);
         bump(&self.stats.pageouts, 1);
         Ok(())
     }

@@ -153,7 +153,16 @@ impl PmapPage for LinuxPv {
     }
 
     /// Clearing MODIFIED traps the next write.
-    fn page_refmod<A: PageArray>(&self, pages: &A, page: PageNo, clear: RefMod) -> RefMod {
+    fn page_refmod<A: PageArray>(&self, pages: &A, page: PageNo) -> RefMod {
+        self.page_clear(pages, page, RefMod::empty(), &mut Gather::new())
+    }
+    fn page_clear<A: PageArray>(
+        &self,
+        pages: &A,
+        page: PageNo,
+        clear: RefMod,
+        _gather: &mut Gather,
+    ) -> RefMod {
         if clear.contains(RefMod::MODIFIED) {
             self.trap_writes(pages, &[page]);
         }

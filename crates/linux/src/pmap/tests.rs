@@ -92,7 +92,7 @@ impl World {
         r
     }
     fn refmod(&self, i: u64) -> RefMod {
-        self.pv.page_refmod(&self.pages, page(i), RefMod::empty())
+        self.pv.page_refmod(&self.pages, page(i))
     }
     fn take_faults(&self) -> Vec<Fault> {
         core::mem::take(&mut self.faults.lock().expect("lock"))
@@ -205,7 +205,7 @@ fn clearing_modified_traps_the_next_write() {
     w.insert(0, 2, 0, Prot::RW).expect("region");
     w.with_reader(simple, || {
         store(w.va(0), 1);
-        assert_eq!(w.pv.page_refmod(&w.pages, page(0), RefMod::all()), RefMod::all());
+        assert_eq!(w.pv.page_clear(&w.pages, page(0), RefMod::all(), &mut Gather::new()), RefMod::all());
         assert_eq!(load(w.va(0)), 1);
         assert_eq!(w.refmod(0), RefMod::empty(), "the read needed no fault");
         w.take_faults();

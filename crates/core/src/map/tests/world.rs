@@ -203,7 +203,10 @@ impl PmapPage for World {
     fn page_remove<A: PageArray>(&self, _: &A, list: &[PageNo], _: RemoveWhy, _: &mut Gather) {
         self.machine().mapped.retain(|_, t| !list.contains(&t.page));
     }
-    fn page_refmod<A: PageArray>(&self, _: &A, page: PageNo, clear: RefMod) -> RefMod {
+    fn page_refmod<A: PageArray>(&self, pages: &A, page: PageNo) -> RefMod {
+        self.page_clear(pages, page, RefMod::empty(), &mut Gather::new())
+    }
+    fn page_clear<A: PageArray>(&self, _: &A, page: PageNo, clear: RefMod, _: &mut Gather) -> RefMod {
         let mut m = self.machine();
         let modified = m.modified.entry(page).or_default();
         let was = *modified;

@@ -1,0 +1,131 @@
+//! What was removed and may still be cached.
+//!
+//! A mapping leaves its page's list as a *tombstone* that names the epoch of the
+//! gather under which it went. The epoch is over when that gather is finished: then
+//! the tombstone is nothing. Until then the page does not look unmapped, and whoever
+//! needs it unmapped flushes everything itself.
+//!
+//! A slot counts up at opening and at closing, so it is odd while open and an epoch
+//! is (slot, odd count). More gathers open at once than slots: the last ones share
+//! [`Epoch::NEVER`], which is never over; that costs flushes and nothing else.
+
+use core::num::NonZeroU64;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use machvm_hal::Gather;
+
+/// Gathers open at once that are told apart: one a CPU.
+const SLOTS: u64 = 64;
+
+/// Names a gather's life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Epoch(NonZeroU64);
+
+impl Epoch {
+    /// Not over until its tombstones are taken over by another.
+    pub(crate) const NEVER: Epoch = Epoch(NonZeroU64::MIN);
+
+    pub(crate) fn raw(self) -> u64 {
+        self.0.get()
+    }
+    /// The inverse of [`Epoch::raw`]; zero names none.
+    pub(crate) fn from_raw(raw: u64) -> Option<Self> {
+        NonZeroU64::new(raw).map(Epoch)
+    }
+}
+
+/// The slots.
+#[derive(Debug)]
+pub(crate) struct Epochs {
+    slots: [AtomicU64; SLOTS as usize],
+}
+
+impl Epochs {
+    pub(crate) const fn new() -> Self {
+        Epochs { slots: [const { AtomicU64::new(0) }; SLOTS as usize] }
+    }
+
+    /// The gather's epoch; opened now if this is the first thing taken away under it.
+    pub(crate) fn of(&self, g: &mut Gather, hint: usize) -> Epoch {
+        if let Some(e) = g.epoch() {
+            return Epoch(e);
+        }
+        let e = self.open(hint);
+        g.set_epoch(e.0);
+        e
+    }
+
+    fn open(&self, hint: usize) -> Epoch {
+        for i in 0..SLOTS {
+            let at = (hint as u64 + i) % SLOTS;
+            let slot = &self.slots[at as usize];
+            let count = slot.load(Ordering::Relaxed);
+            // Acquire: the tables are written after the slot is seen open by others
+            // (Release, and they read it after the entry).
+            if count & 1 == 0
+                && slot.compare_exchange(count, count + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                && let Some(e) = NonZeroU64::new((count + 1) << 6 | at)
+            {
+                return Epoch(e);
+            }
+        }
+        Epoch::NEVER
+    }
+
+    /// The gather is flushed.
+    pub(crate) fn close(&self, e: NonZeroU64) {
+        if Epoch(e) == Epoch::NEVER {
+            return;
+        }
+        let slot = &self.slots[(e.get() % SLOTS) as usize];
+        // Release: who sees it closed sees the flush done. Nobody else writes an open slot.
+        slot.store((e.get() >> 6) + 1, Ordering::Release);
+    }
+
+    /// Is everything that went under `e` out of every TLB?
+    pub(crate) fn is_over(&self, e: Epoch) -> bool {
+        e != Epoch::NEVER
+            && self.slots[(e.raw() % SLOTS) as usize].load(Ordering::Acquire) != e.raw() >> 6
+    }
+
+    /// Is any gather open besides `own`? Then rights that are gone from the tables may
+    /// still be cached.
+    pub(crate) fn others_open(&self, own: Option<NonZeroU64>) -> bool {
+        let mine = own.map_or(u64::MAX, |e| e.get() % SLOTS);
+        (0..SLOTS).any(|i| i != mine && self.slots[i as usize].load(Ordering::Acquire) & 1 != 0)
+            || own.is_some_and(|e| Epoch(e) == Epoch::NEVER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn an_epoch_is_over_when_it_is_closed_and_not_before() {
+        let e = Epochs::new();
+        let a = e.open(3);
+        let b = e.open(3);
+        assert!(a != b && !e.is_over(a) && !e.is_over(b));
+        assert!(e.others_open(Some(a.0)));
+        e.close(b.0);
+        assert!(e.is_over(b) && !e.is_over(a));
+        assert!(!e.others_open(Some(a.0)) && e.others_open(None));
+        e.close(a.0);
+        let again = e.open(3);
+        assert!(e.is_over(a) && !e.is_over(again) && again != a);
+    }
+
+    #[test]
+    fn more_gathers_than_slots_share_one_that_never_ends() {
+        let e = Epochs::new();
+        let all: Vec<_> = (0..SLOTS).map(|i| e.open(i as usize)).collect();
+        assert!(all.iter().all(|x| *x != Epoch::NEVER));
+        let more = e.open(0);
+        assert_eq!(more, Epoch::NEVER);
+        e.close(more.0);
+        assert!(!e.is_over(more));
+        assert!(e.others_open(Some(more.0)));
+    }
+}

@@ -1,0 +1,135 @@
+//! Page-table entry formats, as pure functions over `u64`, on every host.
+//!
+//! An entry read from memory is a raw word first and a typed [`Pte`] after
+//! [`Format::parse`]; [`Format::emit`] is its inverse on every word it gives. Level 1
+//! is the level whose leaves map 4 KiB (one granule); the root is
+//! [`Format::LEVELS`].
+
+use machvm_hal::{Pfn, Prot};
+
+/// How a mapping is cached.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum MemAttr {
+    /// Ordinary memory.
+    #[default]
+    WriteBack,
+    /// Write combining (x86-64), normal non-cacheable (Arm), `NC` (Svpbmt).
+    WriteCombining,
+    /// Uncached and strictly ordered: device registers.
+    Device,
+}
+
+/// A mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// The first frame, aligned to the size of the level.
+    pub pfn: Pfn,
+    /// Rights; [`Prot::R`] always, except that formats which can express
+    /// execute-only give it back.
+    pub prot: Prot,
+    /// Reachable from user mode.
+    pub user: bool,
+    /// Valid in every address space.
+    pub global: bool,
+    /// Used since this was cleared. Where the hardware does not set it, its absence
+    /// makes the next access fault.
+    pub accessed: bool,
+    /// Written since this was cleared. A writable clean entry is one whose first write
+    /// sets this, by hardware or by a fault. It may stay without [`Prot::W`] (write
+    /// access was taken, the page has not been asked yet).
+    pub dirty: bool,
+    /// The pmap may not forget it (software bit).
+    pub wired: bool,
+    /// The page records it (software bit).
+    pub managed: bool,
+    /// One of a run of entries that the hardware may cache as one (AArch64 contiguous
+    /// bit, Svnapot). `pfn` is this entry's own frame.
+    pub contiguous: bool,
+    /// Caching.
+    pub attr: MemAttr,
+}
+
+/// A pointer to the table one level down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Next {
+    /// The table's frame.
+    pub pfn: Pfn,
+    /// What is below may be written. Cleared by a fork: write access below is the AND
+    /// over the path.
+    pub write: bool,
+    /// The hardware does not see what is below (an invalid entry that keeps the frame
+    /// in bits the hardware ignores): how a fork takes write access away where upper
+    /// levels have no rights. Then `write` is false.
+    pub detached: bool,
+}
+
+/// What an entry means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pte {
+    /// Nothing.
+    Absent,
+    /// A table.
+    Next(Next),
+    /// A mapping.
+    Leaf(Leaf),
+}
+
+/// One page-table format.
+pub trait Format: 'static + Send + Sync + Sized {
+    /// For people.
+    const NAME: &'static str;
+    /// Levels; the root's number.
+    const LEVELS: u8;
+    /// log2 of the bytes one level-1 entry maps.
+    const GRANULE_SHIFT: u32 = 12;
+    /// Can an upper-level entry take write access away? If not, forks detach.
+    const UPPER_RIGHTS: bool;
+    /// The kernel has a root of its own (AArch64: TTBR1), else its upper entries are in
+    /// every root.
+    const SPLIT_ROOT: bool;
+    /// The highest level at which an entry can map memory (2: 2 MiB, 3: 1 GiB).
+    const MAX_LEAF_LEVEL: u8;
+    /// What one granule more adds to the raw word of a leaf.
+    const LEAF_STEP: u64;
+
+    /// log2 of the entries of a table at `level`.
+    fn index_bits(_level: u8) -> u32 {
+        Self::GRANULE_SHIFT - 3
+    }
+    /// log2 of the bytes that one entry at `level` covers.
+    fn shift(level: u8) -> u32 {
+        Self::GRANULE_SHIFT + (u32::from(level) - 1) * (Self::GRANULE_SHIFT - 3)
+    }
+    /// Entries of a table at `level`.
+    fn entries(level: u8) -> usize {
+        1 << Self::index_bits(level)
+    }
+    /// Which entry of a table at `level` leads to `va`.
+    fn index(va: u64, level: u8) -> usize {
+        (va >> Self::shift(level)) as usize & (Self::entries(level) - 1)
+    }
+    /// Is it an address of this format, in the user or in the kernel half?
+    fn canonical(va: u64) -> bool;
+    /// Is it in the kernel half? Only for canonical addresses.
+    fn is_kernel(va: u64) -> bool {
+        va >> 63 != 0
+    }
+
+    /// The meaning of a word at `level`. Words the hardware would fault on are
+    /// [`Pte::Absent`], unless they are detached tables.
+    fn parse(raw: u64, level: u8) -> Pte;
+    /// The word of a meaning. Not for meanings the format cannot express: a leaf above
+    /// [`Format::MAX_LEAF_LEVEL`], a detached table with [`Format::UPPER_RIGHTS`], an
+    /// unaligned superpage (debug assertions).
+    fn emit(pte: Pte, level: u8) -> u64;
+}
+
+mod aarch64;
+mod riscv;
+#[cfg(test)]
+mod tests;
+mod x86;
+
+pub use aarch64::{Aarch64, Aarch64Granule16, Aarch64Granule64};
+pub use riscv::{Sv39, Sv48, Sv57};
+pub use x86::{X86L4, X86L5};
