@@ -19,6 +19,6 @@ mod tlb;
 mod x86;
 
 pub use arm::{Arm, ArmIsa, Dsb, Tlbi};
-pub use riscv::{Riscv, RiscvIsa};
+pub use riscv::{Mode, Riscv, RiscvIsa};
 pub use tlb::{Asid, Space, Tlb};
 pub use x86::{Invpcid, X86, X86Isa};

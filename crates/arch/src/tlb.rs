@@ -36,15 +36,19 @@ pub trait Tlb: Sync {
     /// Numbers there are: `0..asids()`; 1: the machine tells spaces apart by flushing.
     fn asids(&self) -> u32;
 
-    /// Earlier table writes of this CPU are seen by walks from here on (from invalid to
-    /// valid; nothing need be flushed for that).
-    fn publish(&self);
+    /// This CPU's table writes that made entries of `range` valid are seen by its walks
+    /// from here on. `walks`: entries above the leaves too (a table was linked or
+    /// attached). Complete by itself. Other CPUs may still fault once, see
+    /// [`Tlb::spurious`]. Not for entries that were valid before.
+    fn publish(&self, space: Space, range: VaRange, walks: bool);
 
     /// Earlier table writes are visible to every walker before the invalidations that
     /// follow.
     fn before(&self);
     /// Invalidates what is named in `range`. `walks`: also what is remembered of the
-    /// tables on the way. More than [`Tlb::MAX_PAGES`] pages are the whole space.
+    /// tables on the way to its pages, which is enough for a table that went away when
+    /// `range` holds a page it led to. More than [`Tlb::MAX_PAGES`] pages are the whole
+    /// space.
     fn flush_range(&self, space: Space, range: VaRange, walks: bool);
     /// Invalidates everything of a space, tables on the way included.
     fn flush_space(&self, space: Space);
@@ -53,11 +57,13 @@ pub trait Tlb: Sync {
     /// The invalidations are complete.
     fn after(&self);
 
-    /// This CPU alone forgets the page: it faulted where the tables allow the access.
+    /// This CPU alone forgets the page and the way to it: it faulted where the tables
+    /// allow the access. Complete by itself.
     fn spurious(&self, space: Space, va: Va);
 
-    /// This CPU walks from `root` from now on, under `asid`. `flush`: first forgets
-    /// everything under that number.
+    /// This CPU walks from `root` from now on, under `asid`. `flush`: what it knew under
+    /// that number is forgotten, also what it learned up to the moment of the switch
+    /// (the number may be the one in use). Where there is one number only, always.
     fn switch(&self, root: Pfn, asid: Asid, flush: bool);
 
     /// Pages flushed one by one; above that the whole space is.
