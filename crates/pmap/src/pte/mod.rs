@@ -4,6 +4,16 @@
 //! [`Format::parse`]; [`Format::emit`] is its inverse on every word it gives. Level 1
 //! is the level whose leaves map 4 KiB (one granule); the root is
 //! [`Format::LEVELS`].
+//!
+//! Frames are 4 KiB whatever the granule: where it is larger ([`Format::GRANULE_SHIFT`]
+//! 14 or 16) a table and a leaf at level 1 are four or sixteen frames, and `pfn` is the
+//! first of them, so a multiple of 4 or 16.
+//!
+//! Every word that the hardware takes for invalid is [`Pte::Absent`], whatever its other
+//! bits say, except the detached tables of formats without [`Format::UPPER_RIGHTS`].
+//! There are no swap entries: what is not mapped is the map's business.
+//!
+//! Which bit is which, and where the manuals say so: `docs/pte.md`.
 
 use machvm_hal::{Pfn, Prot};
 
@@ -24,8 +34,8 @@ pub enum MemAttr {
 pub struct Leaf {
     /// The first frame, aligned to the size of the level.
     pub pfn: Pfn,
-    /// Rights; [`Prot::R`] always, except that formats which can express
-    /// execute-only give it back.
+    /// Rights, never none; [`Prot::R`] always, except that formats which can express
+    /// execute-only (AArch64 for user pages, RISC-V) give it back. The others add R.
     pub prot: Prot,
     /// Reachable from user mode.
     pub user: bool,
@@ -43,7 +53,10 @@ pub struct Leaf {
     /// The page records it (software bit).
     pub managed: bool,
     /// One of a run of entries that the hardware may cache as one (AArch64 contiguous
-    /// bit, Svnapot). `pfn` is this entry's own frame.
+    /// bit, Svnapot); see [`Format::contiguous_bits`]. `pfn` is this entry's own frame,
+    /// except that a Svnapot word has no room for its low four bits: [`Format::emit`]
+    /// takes any frame of the run, [`Format::parse`] gives the first, and
+    /// [`Format::own_frame`] the right one.
     pub contiguous: bool,
     /// Caching.
     pub attr: MemAttr,
@@ -89,7 +102,8 @@ pub trait Format: 'static + Send + Sync + Sized {
     const SPLIT_ROOT: bool;
     /// The highest level at which an entry can map memory (2: 2 MiB, 3: 1 GiB).
     const MAX_LEAF_LEVEL: u8;
-    /// What one granule more adds to the raw word of a leaf.
+    /// What one granule more adds to the raw word of a leaf. Not where
+    /// [`Leaf::contiguous`] is Svnapot: there the words of a run are equal.
     const LEAF_STEP: u64;
 
     /// log2 of the entries of a table at `level`.
@@ -114,14 +128,63 @@ pub trait Format: 'static + Send + Sync + Sized {
     fn is_kernel(va: u64) -> bool {
         va >> 63 != 0
     }
+    /// log2 of the entries of a [`Leaf::contiguous`] run at `level`; 0: the format has
+    /// none there. A run is aligned to its size, in addresses and in frames.
+    fn contiguous_bits(_level: u8) -> u32 {
+        0
+    }
+    /// The frame of a leaf that [`Format::parse`] found in entry `index` of its table.
+    fn own_frame(leaf: &Leaf, _index: usize) -> Pfn {
+        leaf.pfn
+    }
 
     /// The meaning of a word at `level`. Words the hardware would fault on are
     /// [`Pte::Absent`], unless they are detached tables.
     fn parse(raw: u64, level: u8) -> Pte;
     /// The word of a meaning. Not for meanings the format cannot express: a leaf above
-    /// [`Format::MAX_LEAF_LEVEL`], a detached table with [`Format::UPPER_RIGHTS`], an
-    /// unaligned superpage (debug assertions).
+    /// [`Format::MAX_LEAF_LEVEL`] or one without rights, [`Prot::W`] without R, a
+    /// detached table with [`Format::UPPER_RIGHTS`], an attached one without `write`
+    /// where there are none, contiguous where there are no runs, an unaligned superpage
+    /// or a frame beyond the format's addresses (debug assertions; in release builds a
+    /// leaf without rights is an invalid word).
     fn emit(pte: Pte, level: u8) -> u64;
+}
+
+/// `bits` if `on`.
+#[inline]
+const fn when(on: bool, bits: u64) -> u64 {
+    if on { bits } else { 0 }
+}
+
+/// Is `va` the sign extension of its low `bits` bits?
+#[inline]
+const fn sign_extended(va: u64, bits: u32) -> bool {
+    let unused = 64 - bits;
+    ((va << unused) as i64 >> unused) as u64 == va
+}
+
+/// The debug assertions of [`Format::emit`]. `pa_bits`: width of a physical address.
+#[inline]
+fn assert_expressible<F: Format>(pte: &Pte, level: u8, pa_bits: u32) {
+    debug_assert!((1..=F::LEVELS).contains(&level), "{} has no level {level}", F::NAME);
+    let (pfn, log2) = match pte {
+        Pte::Absent => return,
+        Pte::Next(n) => {
+            debug_assert!(level > 1, "no table below level 1: {n:?}");
+            let expressible = if F::UPPER_RIGHTS { !n.detached } else { n.write != n.detached };
+            debug_assert!(expressible, "{} has no such table: {n:?}", F::NAME);
+            (n.pfn.0, F::GRANULE_SHIFT)
+        }
+        Pte::Leaf(l) => {
+            debug_assert!(level <= F::MAX_LEAF_LEVEL, "{} maps nothing at level {level}: {l:?}", F::NAME);
+            debug_assert!(!l.prot.is_empty(), "no rights: {l:?}");
+            debug_assert!(l.prot.contains(Prot::R) || !l.prot.contains(Prot::W), "write-only: {l:?}");
+            debug_assert!(!l.contiguous || F::contiguous_bits(level) != 0, "no runs at level {level}: {l:?}");
+            (l.pfn.0, F::shift(level))
+        }
+    };
+    debug_assert!(pfn >> (pa_bits - 12) == 0, "{}: frame {pfn:#x} needs more than {pa_bits} bits", F::NAME);
+    debug_assert!(pfn.trailing_zeros() >= log2 - 12, "{}: frame {pfn:#x} unaligned at {level}", F::NAME);
 }
 
 mod aarch64;
