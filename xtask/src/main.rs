@@ -1,16 +1,18 @@
-//! Project chores: `cargo xtask test`, `no-alloc`, `long`, `bench`.
+//! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `long`, `bench`.
 #![forbid(unsafe_code)]
 
+mod cross;
 mod no_alloc;
 
 use std::env;
 use std::process::{Command, ExitCode};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
-  test      everything that must pass: format, lints, all tests, the model checks, no-alloc
+  test      everything that must pass: format, lints, all tests, the model checks, no-alloc, cross
   long      the long forms of the randomised tests (tens of minutes; MACHVM_SEED replays one)
   bench     the benchmark tables (against Linux itself, in the same run)
-  no-alloc  proves that hal, sync, arena and core reach no allocator";
+  no-alloc  proves that hal, sync, arena, arch and core reach no allocator
+  cross     builds the core for bare x86-64, AArch64 and RISC-V machines";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
         Some("long") => long(),
         Some("bench") => bench(&args[1..]),
         Some("no-alloc") => no_alloc::check(),
+        Some("cross") => cross::check(),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -50,6 +53,7 @@ fn test() -> bool {
     run("format", &["fmt", "--all", "--check"], &[])
         && run("lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[])
         && no_alloc::check()
+        && cross::check()
         && run(
             "model checks of the locks",
             &["test", "--quiet", "--release", "-p", "machvm-sync", "-p", "machvm-arena", "--test", "loom"],
