@@ -63,19 +63,19 @@ impl<P: Platform> Vm<P> {
             };
             sure(!page.busy.is_busy(), "a page is busy");
             match page.owner.get() {
-                None => sure(page.queue.get() == 0, "a page without an owner is on a queue"),
+                None => sure(!QueueId::names(page.queue.get()), "a page without an owner is on a queue"),
                 Some(a) => {
                     owned += 1;
                     sure(self.anons.get(a).holds(h), "a page names an anon that has another");
                     sure(self.anons.get(a).refs.get() != 0, "a page belongs to a dead anon");
-                    sure(page.queue.get() != 0, "a page is on no queue");
+                    sure(QueueId::names(page.queue.get()), "a page is on no queue");
                 }
             }
         });
         for q in [QueueId::Active, QueueId::Inactive, QueueId::Laundry, QueueId::Unswappable] {
             queued += self.queues.check(&self.pages, q)?;
         }
-        let charged = self.frames.charged();
+        let charged = if self.frames.is_sparse() { self.frames.charged() } else { self.check_frames()? };
         match bad {
             Some(what) => Err(what),
             None if owned != queued => Err("pages on queues and pages in use differ"),

@@ -20,6 +20,14 @@ macro_rules! counters {
             pub frames_resident: u64,
             /// The most frames resident at one time.
             pub frames_peak: u64,
+            /// Of the resident ones, the embedder's (page tables, buffers).
+            pub frames_taken: u64,
+            /// 2 MiB runs that are in use by, or set aside for, one window of an object.
+            pub reservations: u64,
+            /// Runs set aside so far.
+            pub reservations_made: u64,
+            /// Of these, given up before they were empty.
+            pub reservations_broken: u64,
             /// Pages on the active queue.
             pub active: u64,
             /// Pages on the inactive queue.

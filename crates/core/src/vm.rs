@@ -21,7 +21,7 @@ pub struct Vm<P: Platform> {
     pub(crate) nodes: Nodes<P>,
     pub(crate) objects: Slab<Object, P::Chunks>,
     pub(crate) entries: Slab<Entry, P::Chunks>,
-    pub(crate) frames: Frames,
+    pub(crate) frames: Frames<P::Chunks>,
     pub(crate) queues: Queues,
     /// Next unused stray frame number; 0: none reserved yet.
     pub(crate) strays: Spin<u64>,
@@ -94,8 +94,14 @@ impl<P: Platform> Vm<P> {
             + self.nodes.leaves.touched_bytes()
             + self.nodes.inners.touched_bytes()
             + self.objects.touched_bytes()
-            + self.entries.touched_bytes();
+            + self.entries.touched_bytes()
+            + self.frames.touched_bytes();
+        let reservations = self.frames.reserv_stats();
         Stats {
+            reservations: reservations.active,
+            reservations_made: reservations.made,
+            reservations_broken: reservations.broken,
+            frames_taken: self.frames_taken(),
             frame_limit: self.frames.limit(),
             frames_resident: self.frames.charged(),
             frames_peak: self.frames.peak(),
@@ -109,11 +115,12 @@ impl<P: Platform> Vm<P> {
         }
     }
 
-    /// Structures in use, for leak checks: pages charged, anons, leaves, inner
+    /// Structures in use, for leak checks: pages charged (without the embedder's
+    /// frames), anons, leaves, inner
     /// nodes, objects, entries.
     pub fn live(&self) -> [u64; 6] {
         [
-            self.frames.charged(),
+            self.frames.charged().saturating_sub(self.frames_taken()),
             u64::from(self.anons.live()),
             u64::from(self.nodes.leaves.live()),
             u64::from(self.nodes.inners.live()),

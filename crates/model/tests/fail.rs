@@ -312,6 +312,15 @@ const CANNOT_FAIL: &[&str] = &[
     "object_deallocate",
     "memory_is_low",
     "pageout_to_target",
+    // of frames: the pool is all they ask
+    "anywhere",
+    "contig_take",
+    "contig_give_back",
+    "frame_take_wired",
+    "frame_give_back",
+    "frames_taken",
+    "set_frame_reserve",
+    "reservation_is_full",
 ];
 
 /// Names of the public functions of the operations' sources.

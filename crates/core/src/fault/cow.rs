@@ -10,6 +10,9 @@
 //! | foreign (sparse) | yes | *copy* into the natural frame, for reads too |
 //! | foreign (sparse) | no | *move* into the natural frame; `p` is freed |
 //!
+//! In the dense placement the copy goes to its place in the object's reservation,
+//! unless the old page sits there.
+//!
 //! Who turns out to be the last sharer keeps the page (Z52).
 
 use machvm_arena::Handle;
@@ -56,8 +59,11 @@ impl<'vm, P: Platform> Map<'vm, P> {
             return starved(Step::Again);
         }
         let push = natural && vm.frames.is_sparse();
-        let taken =
-            if push { vm.stray_take() } else { vm.page_take(vm.objects.get(at.object).natural(at.index)) };
+        let taken = if push {
+            vm.stray_take()
+        } else {
+            vm.page_take(vm.frame_for(at, at.index), |_| vm.is_fresh_copy(at))
+        };
         let Some(q) = taken else {
             return starved(Step::Wait(WaitFor::Memory));
         };

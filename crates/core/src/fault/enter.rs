@@ -44,6 +44,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 && vm.page_is_dirty(page);
             bump(&vm.stats.cow_reuse, u64::from(reuse));
             vm.forget_copy(anon, page);
+            vm.take_over(at, page);
         }
         let mut run = [PageNo(NonZeroU32::MIN); CLUSTER];
         let (first, n) = self.neighbours(at, page, rights, &object, &mut run);
@@ -235,6 +236,17 @@ impl<P: Platform> Vm<P> {
         if let (Some(s), Some(swap)) = (slot.swap(), self.plat.swap()) {
             slot.set_swap(None);
             swap.free(s);
+        }
+    }
+
+    /// Dense: a page that a copy left behind belongs to this object alone; what is known
+    /// of its place is true of this object from now on.
+    fn take_over(&self, at: &Place<'_>, page: Handle<Page>) {
+        let pg = self.pages.get(page);
+        if !self.frames.is_sparse() && pg.home.get() != Some(at.object) {
+            pg.home.set(Some(at.object));
+            pg.pindex.set(at.index);
+            self.reserv_rename(page, self.frame_for(at, at.index));
         }
     }
 

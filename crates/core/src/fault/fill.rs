@@ -8,7 +8,7 @@ use machvm_sync::{ReadGuard, WriteGuard};
 use super::{CLUSTER, Place, Step, WaitFor};
 use crate::error::FaultError;
 use crate::map::{Advice, Entry, Map, MapInner};
-use crate::object::{Anon, LEAF, ObjectInner, Source};
+use crate::object::{Anon, LEAF, ObjectInner, Source, Tree};
 use crate::page::{Page, PageFlags, QueueId, handle, number};
 use crate::platform::Platform;
 use crate::stats::bump;
@@ -117,7 +117,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         if !vm.limbo_is_empty() {
             return Ok(Step::Wait(WaitFor::Limbo));
         }
-        let Some(page) = vm.adopt_page(at, anon, at.index) else {
+        let Some(page) = vm.adopt_page(at, anon, at.index, &object.tree) else {
             return Ok(Step::Wait(WaitFor::Memory));
         };
         let list = [number(page)];
@@ -147,7 +147,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             return Step::Wait(WaitFor::Limbo);
         }
         let mut s = SwapIn { pages: [None; CLUSTER], len: 0 };
-        let Some(page) = vm.adopt_page(at, anon, at.index) else {
+        let Some(page) = vm.adopt_page(at, anon, at.index, &object.tree) else {
             return Step::Wait(WaitFor::Memory);
         };
         s.push(anon, page);
@@ -159,7 +159,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 let slot = vm.anons.get(a);
                 if slot.page().is_none()
                     && slot.swap().is_some()
-                    && let Some(p) = vm.adopt_page(at, a, index)
+                    && let Some(p) = vm.adopt_page(at, a, index, &object.tree)
                 {
                     s.push(a, p);
                 }
@@ -194,17 +194,21 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let last = at.index - run.before + run.pages;
         let after = (at.index + 1..last).take_while(free).count() as u64;
         let first = at.index - before;
+        let stretch = (before + 1 + after) as usize;
+        let (tree, to) = (object.tree, vm.frame_for(at, first));
+        let fresh = |k| vm.is_fresh(at, &tree, first, stretch, k);
+        let got = vm.page_take_run(to, &mut pages[..stretch], fresh);
         let mut done = 0;
-        for index in first..=at.index + after {
-            let Some(page) = vm.page_take(vm.objects.get(at.object).natural(index)) else { break };
+        for p in pages[..got].iter().map(|p| handle(*p)) {
+            // As many are reserved as there are pages.
             let Some(anon) = anons.take() else {
-                vm.page_untake(page);
-                break;
+                vm.page_untake(p);
+                continue;
             };
-            vm.page_attach(page, anon, at, index);
-            vm.anons.get(anon).reset(Some(page));
+            let index = first + done as u64;
+            vm.page_attach(p, anon, at, index);
+            vm.anons.get(anon).reset(Some(p));
             slot(index).set(Some(anon));
-            pages[done] = number(page);
             done += 1;
         }
         if done as u64 > before {
@@ -244,8 +248,15 @@ impl<P: Platform> Vm<P> {
     /// A busy page for an anon that has none. `None`: no frame.
     ///
     /// => the object that names the anon is write locked.
-    fn adopt_page(&self, at: &Place<'_>, anon: Handle<Anon>, index: u64) -> Option<Handle<Page>> {
-        let page = self.page_take(self.objects.get(at.object).natural(index))?;
+    fn adopt_page(
+        &self,
+        at: &Place<'_>,
+        anon: Handle<Anon>,
+        index: u64,
+        tree: &Tree,
+    ) -> Option<Handle<Page>> {
+        let fresh = |_| self.is_fresh(at, tree, index, 1, 0);
+        let page = self.page_take(self.frame_for(at, index), fresh)?;
         self.page_attach(page, anon, at, index);
         if self.anons.get(anon).change_page(None, Some(page)) {
             return Some(page);

@@ -27,6 +27,7 @@
 mod cow;
 mod enter;
 mod fill;
+mod near;
 mod peek;
 mod wire;
 

@@ -6,6 +6,7 @@ use super::entry::Attributes;
 use super::insert::Backing;
 use super::tree::Hole;
 use super::{FindError, Map, MapInner};
+use crate::page::RUN;
 use crate::platform::Platform;
 
 /// Holes that are large enough but do not fit the alignment, before a hole is looked
@@ -42,9 +43,28 @@ pub enum Place {
     At(Va),
     /// Exactly here, in place of what is there (`MAP_REMAP`; MAP_FIXED).
     Over(Va),
-    /// Wherever there is space (`VMFS_ANY_SPACE`, `VMFS_ALIGNED_SPACE`;
-    /// `VMFS_OPTIMAL_SPACE` is the alignment of a superpage, then any).
+    /// Wherever there is space (`VMFS_ALIGNED_SPACE`); in the dense placement where
+    /// superpages are possible, if there is space like that (`VMFS_OPTIMAL_SPACE`).
     Any(Search),
+}
+
+/// Addresses that are `phase` bytes, less than the alignment, behind a multiple of it.
+#[derive(Clone, Copy)]
+struct Align {
+    /// The alignment, less one.
+    mask: u64,
+    phase: u64,
+}
+
+impl Align {
+    /// The first at or above.
+    fn up(self, va: u64) -> Option<u64> {
+        va.checked_add(self.phase.wrapping_sub(va) & self.mask)
+    }
+    /// The last at or below.
+    fn down(self, va: u64) -> Option<u64> {
+        va.checked_sub(va.wrapping_sub(self.phase) & self.mask)
+    }
 }
 
 impl<P: Platform> Map<'_, P> {
@@ -99,7 +119,11 @@ impl<P: Platform> Map<'_, P> {
         }
         let spare = self.edit(1, may);
         let mut edit = spare.map_err(|_| FindError::Insert(super::InsertError::NoMemory(s.min)))?;
-        let found = self.find_hole(&edit.inner, s, pages).ok_or(FindError::NoSpace);
+        let phase = self.superpage_phase(s, pages, backing);
+        let found = phase
+            .and_then(|phase| self.hole_at_phase(&edit.inner, &Search { align: RUN, ..*s }, pages, phase))
+            .or_else(|| self.find_hole(&edit.inner, s, pages))
+            .ok_or(FindError::NoSpace);
         let done = found.and_then(|range| {
             edit.insert(range, backing, a, may).map(|()| range.start()).map_err(FindError::Insert)
         });
@@ -122,20 +146,46 @@ impl<P: Platform> Map<'_, P> {
     ///
     /// => the map is at least read locked.
     pub(super) fn find_hole(&self, inner: &MapInner, s: &Search, pages: u64) -> Option<VaRange> {
+        self.hole_at_phase(inner, s, pages, 0)
+    }
+
+    /// Where in a superpage a range should start so that large entries can map it (PM50
+    /// `pmap_align_superpage`, `VMFS_OPTIMAL_SPACE`), in pages; `None`: it does not matter.
+    /// The address has the phase of the object's pages, which have that of their frames.
+    fn superpage_phase(&self, s: &Search, pages: u64, backing: Backing) -> Option<u64> {
+        // Frames are tied to objects in the sparse placement, and smaller ranges hold no
+        // superpage.
+        if self.vm.frames.is_sparse() || pages < RUN || s.align > RUN {
+            return None;
+        }
+        let phase = match backing {
+            Backing::Anonymous => 0,
+            Backing::Private(o, at) | Backing::Shared(o, at) => {
+                at.0.wrapping_add(self.vm.object_color(o)) % RUN
+            }
+            Backing::Guard | Backing::Foreign(_) => return None,
+        };
+        // What was asked for comes first.
+        (phase % s.align == 0).then_some(phase)
+    }
+
+    /// As [`Map::find_hole`] for a start that is `phase` pages behind a multiple of the
+    /// alignment.
+    fn hole_at_phase(&self, inner: &MapInner, s: &Search, pages: u64, phase: u64) -> Option<VaRange> {
         let within = VaRange::between(s.min.max(self.min()), s.max.min(self.max()))?;
         let bytes = pages.checked_mul(1 << PAGE_SHIFT).filter(|b| *b <= within.bytes())?;
-        let mask = (s.align << PAGE_SHIFT) - 1;
+        let place = Align { mask: (s.align << PAGE_SHIFT) - 1, phase: phase << PAGE_SHIFT };
         let start = match s.order {
-            Order::LowestFirst => self.find_low(inner, within, bytes, mask),
-            Order::HighestFirst => self.find_high(inner, within, bytes, mask),
+            Order::LowestFirst => self.find_low(inner, within, bytes, place),
+            Order::HighestFirst => self.find_high(inner, within, bytes, place),
         }?;
         VaRange::of_pages(start, pages)
     }
 
-    fn find_low(&self, inner: &MapInner, within: VaRange, bytes: u64, mask: u64) -> Option<Va> {
+    fn find_low(&self, inner: &MapInner, within: VaRange, bytes: u64, place: Align) -> Option<Va> {
         let (slab, tree) = (&self.vm.entries, &inner.tree);
         let fit = |h: &Hole| {
-            let start = h.start.max(within.start()).get().checked_add(mask)? & !mask;
+            let start = place.up(h.start.max(within.start()).get())?;
             let end = start.checked_add(bytes)?;
             (end <= h.end.min(within.end()).get()).then(|| Va::from_page(start >> PAGE_SHIFT))
         };
@@ -145,7 +195,7 @@ impl<P: Platform> Map<'_, P> {
                 return Some(va);
             }
             if tries == EXACT_TRIES
-                && let Some(sure) = tree.hole_above(slab, &hole, bytes.saturating_add(mask))
+                && let Some(sure) = tree.hole_above(slab, &hole, bytes.saturating_add(place.mask))
                 && let Some(va) = fit(&sure)
             {
                 return Some(va);
@@ -155,10 +205,10 @@ impl<P: Platform> Map<'_, P> {
         None
     }
 
-    fn find_high(&self, inner: &MapInner, within: VaRange, bytes: u64, mask: u64) -> Option<Va> {
+    fn find_high(&self, inner: &MapInner, within: VaRange, bytes: u64, place: Align) -> Option<Va> {
         let (slab, tree) = (&self.vm.entries, &inner.tree);
         let fit = |h: &Hole| {
-            let start = h.end.min(within.end()).get().checked_sub(bytes)? & !mask;
+            let start = place.down(h.end.min(within.end()).get().checked_sub(bytes)?)?;
             (start >= h.start.max(within.start()).get()).then(|| Va::from_page(start >> PAGE_SHIFT))
         };
         let mut hole = tree.hole_from(slab, within.end().sub(1));
@@ -167,7 +217,7 @@ impl<P: Platform> Map<'_, P> {
                 return Some(va);
             }
             if tries == EXACT_TRIES
-                && let Some(sure) = tree.hole_below(slab, &hole, bytes.saturating_add(mask))
+                && let Some(sure) = tree.hole_below(slab, &hole, bytes.saturating_add(place.mask))
                 && let Some(va) = fit(&sure)
             {
                 return Some(va);

@@ -7,7 +7,7 @@
 //! entry counts its wirings.
 
 use machvm_arena::Handle;
-use machvm_hal::{Host, MaySleep, Pmap, Prot, Va, VaRange};
+use machvm_hal::{Gather, Host, MaySleep, Pmap, Prot, Va, VaRange};
 
 use super::clip::CLIPS;
 use super::edit::{Edit, transition_event};
@@ -208,7 +208,9 @@ impl<P: Platform> Map<'_, P> {
                     Change::Wire(Wiring::System) | Change::Unwire(Wiring::System) => {}
                 }
                 if let (0, Some(range)) = (wired, e.range()) {
-                    self.pmap.unwire(self.vm.page_array(), range);
+                    let mut g = Gather::new();
+                    self.pmap.unwire(self.vm.page_array(), range, &mut g);
+                    self.vm.finish(g, &mut MaySleep::claim());
                 }
             }
             e.wirer.set(0);

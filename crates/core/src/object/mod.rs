@@ -12,14 +12,14 @@ mod anon;
 mod radix;
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use machvm_arena::{Handle, NoMemory};
-use machvm_hal::{Gather, Host, MaySleep, PagerError, Pfn, PhysMem, Pindex, PmapPage, RefMod};
+use machvm_arena::{Handle, HandleField, NoMemory};
+use machvm_hal::{Gather, Host, MaySleep, PagerError, Pfn, PhysMem, Pindex, PmapPage, RefMod, Va};
 use machvm_sync::{Field32, Field64, Rank, RwSleep};
 
 pub use anon::Anon;
 pub(crate) use radix::{LEAF, Nodes, Tree};
 
-use crate::page::{self, FreeBatch, PageFlags};
+use crate::page::{self, FreeBatch, PageFlags, RUN, Reserv};
 use crate::platform::{PagerId, Platform};
 use crate::vm::Vm;
 
@@ -65,6 +65,12 @@ pub struct Object {
     extent: Field64,
     /// Page indices `[0, capacity)` may be used. \[I\]
     capacity: Field64,
+    /// Dense: one more than what is added to a page index so that it has the phase of the
+    /// addresses it is mapped at, modulo the pages of a superpage (`pg_color`); 0: not
+    /// known yet (not `OBJ_COLORED`). \[O\]
+    color: Field32,
+    /// The first of its reservations. \[F\], the free-frames lock
+    pub(crate) reservs: HandleField<Reserv>,
     /// \[O\]
     pub(crate) lock: RwSleep<ObjectInner>,
 }
@@ -76,6 +82,8 @@ impl Default for Object {
             flags: Field32::new(0),
             extent: Field64::new(0),
             capacity: Field64::new(0),
+            color: Field32::new(0),
+            reservs: HandleField::new(None),
             lock: RwSleep::new(Rank::Object, ObjectInner::default()),
         }
     }
@@ -88,6 +96,21 @@ impl Object {
     /// Entries and handles that name it now.
     pub(crate) fn references(&self) -> u32 {
         self.refs.get()
+    }
+    /// The colour, if it has one.
+    pub(crate) fn color(&self) -> Option<u64> {
+        self.color.get().checked_sub(1).map(u64::from)
+    }
+    /// The colour; if it has none, the one that suits page `index` at `va` (O21
+    /// `vm_object_color`).
+    ///
+    /// => write locked.
+    pub(crate) fn color_at(&self, va: Va, index: u64) -> u64 {
+        self.color().unwrap_or_else(|| {
+            let color = va.page().wrapping_sub(index) % RUN;
+            self.color.set(color as u32 + 1);
+            color
+        })
     }
     /// The frame tied to a page index (sparse placement).
     pub(crate) fn natural(&self, index: u64) -> Pfn {
@@ -186,6 +209,7 @@ impl<P: Platform> Vm<P> {
             }
         }
         object.capacity.set(capacity);
+        object.color.set(0);
         object.flags.set(0);
         object.refs.set(1);
         Ok(h)
@@ -212,6 +236,7 @@ impl<P: Platform> Vm<P> {
             self.tree_release(inner.tree, &mut batch);
             batch.orphaned
         };
+        self.reserv_break_all(h);
         if self.frames.is_sparse() {
             // A page of a copy may still sit at its natural frame here, or a busy
             // page, orphaned now or when a range was dropped, may be about to be freed:
@@ -245,6 +270,10 @@ impl<P: Platform> Vm<P> {
     /// Has the object a pager?
     pub(crate) fn object_has_pager(&self, h: Handle<Object>, may: &mut MaySleep) -> bool {
         self.objects.get(h).lock.read(self.plat.host(), may).source.is_some()
+    }
+    /// The object's colour (R07); 0 when it has none yet.
+    pub(crate) fn object_color(&self, h: Handle<Object>) -> u64 {
+        self.objects.get(h).color().unwrap_or(0)
     }
     /// The natural frame of an index; the first frame in the dense placement.
     pub(crate) fn object_natural(&self, h: Handle<Object>, at: Pindex) -> Pfn {
@@ -323,6 +352,8 @@ impl<P: Platform> Vm<P> {
             let inner = object.lock.write(self.plat.host(), may);
             self.tree_reference(&inner.tree);
             let (tree, source) = (inner.tree, inner.source);
+            // Mapped where the original is.
+            to.color.set(object.color.get());
             drop(inner);
             let mut dst = to.lock.write(self.plat.host(), may);
             dst.tree = tree;

@@ -2,14 +2,18 @@
 //!
 //! What is counted is charges, not addresses (decision 18): in the sparse placement
 //! a page names its own frame and only the number of resident ones is limited; in
-//! the dense placement frames wait on a free list.
+//! the dense placement unused frames are in free blocks ([`super::buddy`]) or set
+//! aside ([`super::reserv`]). Charging comes first, so whoever has a charge finds a
+//! frame.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use machvm_arena::Handle;
+use machvm_arena::{ChunkSource, Handle, NoMemory, Slab};
 use machvm_hal::{Event, Gather, Host, MaySleep, PageNo, Pfn, PhysMem, Placement, PmapPage, RemoveWhy};
 use machvm_sync::{Rank, Spin};
 
+use super::reserv::{Dense, Pool, RUN_ORDER, Reserv, ReservStats, Wish};
 use super::{Page, PageTable, number};
+use crate::object::Object;
 use crate::platform::Platform;
 use crate::vm::Vm;
 
@@ -21,16 +25,61 @@ pub(crate) const LIMBO_EVENT: Event = Event(3 << 60);
 /// Size of the number space of stray frames (never used twice; 4 PiB).
 const STRAYS: u64 = 1 << 40;
 
+/// Frames of the reserve that only [`FrameClass::Interrupt`] gets
+/// (`v_interrupt_free_min`).
+const INTERRUPT_MIN: u64 = 2;
+
+/// How far down the pool a request may go (Y06; `VM_ALLOC_*`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum FrameClass {
+    /// Leaves the reserve ([`Vm::set_frame_reserve`]). What pages of programs are.
+    Normal,
+    /// Leaves two frames: what programs need to go on, such as page tables.
+    System,
+    /// Takes the last one.
+    Interrupt,
+}
+
+/// Which frame a page gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum At {
+    /// Sparse: this one.
+    Frame(Pfn),
+    /// Dense: the one at its place in a reservation, if that can be had.
+    Near(Wish),
+    /// Dense: any.
+    Any,
+}
+
+impl At {
+    /// For the page `n` behind the one that this is for.
+    fn next(self, n: u64) -> At {
+        match self {
+            At::Frame(f) => At::Frame(f.add(n)),
+            At::Near(w) => At::Near(Wish { place: w.place + n, ..w }),
+            At::Any => At::Any,
+        }
+    }
+}
+
 /// The account of frames.
-pub(crate) struct Frames {
-    /// Dense: unused pages, linked through `q_next`. \[F\]
-    free: Spin<Option<Handle<Page>>>,
+pub(crate) struct Frames<C: ChunkSource> {
+    /// Dense: free blocks and reservations.
+    dense: Spin<Pool>,
+    /// Dense: one for each aligned run that memory touches, from number 1 on. \[F\]
+    runs: Slab<Reserv, C>,
+    /// How many of them. \[I\]
+    run_count: u32,
+    /// The first frame. \[I\]
+    first: u64,
     /// Frames resident or about to be. \[a\]
     charged: AtomicU64,
     /// The largest value `charged` had. \[a\]
     peak: AtomicU64,
     /// Never exceeded. \[a\], changed by the embedder
     limit: AtomicU64,
+    /// How much of `limit` pages of programs leave. \[a\], changed by the embedder
+    reserve: AtomicU64,
     /// Threads wait for FREE_EVENT. \[a\]
     waiting: AtomicU32,
     /// Pages whose owner is gone but that are busy still. Their frames are not free
@@ -39,28 +88,34 @@ pub(crate) struct Frames {
     sparse: bool,
 }
 
-impl Frames {
-    /// Dense: makes every page structure now.
-    pub(crate) fn new<P: Platform>(plat: &P, pages: &PageTable<P>) -> Result<Self, machvm_arena::NoMemory> {
+impl<C: ChunkSource> Frames<C> {
+    /// Dense: makes every page structure and every reservation now.
+    pub(crate) fn new<P>(plat: &P, pages: &PageTable<P>) -> Result<Self, NoMemory>
+    where
+        P: Platform<Chunks = C>,
+    {
+        let runs = Slab::new(plat.chunks(), u32::MAX);
+        let (mut pool, mut start, mut run_count) = (Pool::default(), 0, 0);
         let (sparse, limit) = match plat.mem().placement() {
             Placement::Sparse { frames } => (true, frames),
-            Placement::Dense { frames, .. } => (false, u64::from(frames)),
-        };
-        let mut head = None;
-        if let Placement::Dense { first, frames } = plat.mem().placement() {
-            for i in 0..u64::from(frames) {
-                let h = pages.slab.alloc()?;
-                let page = pages.get(h);
-                page.pfn.set(first.add(i).0);
-                page.q_next.set(head);
-                head = Some(h);
+            Placement::Dense { first, frames } => {
+                for i in 0..u64::from(frames) {
+                    pages.get(pages.slab.alloc()?).pfn.set(first.add(i).0);
+                }
+                start = first.0;
+                (pool, run_count) = Pool::new(&pages.slab, &runs, start, frames)?;
+                (false, u64::from(frames))
             }
-        }
+        };
         Ok(Frames {
-            free: Spin::new(Rank::Free, head),
+            dense: Spin::new(Rank::Free, pool),
+            runs,
+            run_count,
+            first: start,
             charged: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             limit: AtomicU64::new(limit),
+            reserve: AtomicU64::new(0),
             waiting: AtomicU32::new(0),
             limbo: AtomicU32::new(0),
             sparse,
@@ -78,8 +133,9 @@ impl Frames {
     pub(crate) fn peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
     }
+    /// Frames that pages of programs may take.
     pub(crate) fn free(&self) -> u64 {
-        self.limit().saturating_sub(self.charged())
+        self.limit_of(FrameClass::Normal).saturating_sub(self.charged())
     }
     /// Below this many free frames the daemon is woken: a sixty-fourth of all,
     /// between 16 and 512 (256 KiB of clusters ahead of the faults).
@@ -90,65 +146,147 @@ impl Frames {
     pub(crate) fn target(&self) -> u64 {
         self.low() * 2
     }
+    /// Bytes of the reservations.
+    pub(crate) fn touched_bytes(&self) -> usize {
+        self.runs.touched_bytes()
+    }
+    pub(crate) fn reserv_stats(&self) -> ReservStats {
+        self.dense.lock().reserv_stats()
+    }
+    pub(super) fn run_is_full(&self, frame: Pfn) -> bool {
+        let n = (frame.0 >> RUN_ORDER).wrapping_sub(self.first >> RUN_ORDER);
+        !self.sparse
+            && n < u64::from(self.run_count)
+            && self.runs.lookup(n as u32 + 1).is_some_and(Reserv::is_full)
+    }
 
-    /// Takes `n` frames into account, or none.
-    fn charge(&self, n: u64) -> bool {
-        let limit = self.limit();
-        let r = self
-            .charged
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |c| (c + n <= limit).then_some(c + n));
-        match r {
+    fn limit_of(&self, class: FrameClass) -> u64 {
+        let reserve = self.reserve.load(Ordering::Relaxed);
+        self.limit().saturating_sub(match class {
+            FrameClass::Normal => reserve,
+            FrameClass::System => reserve.min(INTERRUPT_MIN),
+            FrameClass::Interrupt => 0,
+        })
+    }
+
+    /// Takes up to `most` frames into account, `least` or more, or none. Gives how many.
+    pub(super) fn charge(&self, least: u64, most: u64, class: FrameClass) -> u64 {
+        let limit = self.limit_of(class);
+        let part = |c| {
+            let n = most.min(limit.saturating_sub(c));
+            if n >= least { n } else { 0 }
+        };
+        let more = |c| (part(c) != 0).then(|| c + part(c));
+        match self.charged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
             Ok(before) => {
+                let n = part(before);
                 self.peak.fetch_max(before + n, Ordering::Relaxed);
-                true
+                n
             }
-            Err(_) => false,
+            Err(_) => 0,
         }
     }
 }
 
 impl<P: Platform> Vm<P> {
-    /// A page for the frame `at` (sparse) or any frame (dense): busy, without
-    /// owner, clean. `None`: no frame is free (or no page structure).
-    pub(crate) fn page_take(&self, at: Pfn) -> Option<Handle<Page>> {
-        if !self.frames.charge(1) {
-            return None;
+    /// The free frames. Dense only.
+    pub(super) fn dense(&self) -> Dense<'_, P::Chunks> {
+        Dense {
+            pool: self.frames.dense.lock(),
+            pages: &self.pages.slab,
+            runs: &self.frames.runs,
+            objects: &self.objects,
+            count: self.frames.run_count,
         }
-        let h = if self.frames.sparse {
-            match self.pages.slab.alloc() {
-                Ok(h) => h,
-                Err(_) => {
-                    self.uncharge(1);
-                    return None;
-                }
-            }
-        } else {
-            let mut head = self.frames.free.lock();
-            let h = (*head)?; // charged, so there is one
-            *head = self.pages.get(h).q_next.get();
-            h
+    }
+
+    /// How many frames pages of programs leave to [`FrameClass::System`]. None at
+    /// first; a pmap that takes its tables from the pool needs some, since a fault
+    /// cannot be finished without. Frames that are taken already stay so.
+    pub fn set_frame_reserve(&self, frames: u64) {
+        self.frames.reserve.store(frames, Ordering::Relaxed);
+    }
+
+    /// Pages for a run of frames: busy, without owner, clean. `fresh` tells for a place
+    /// whose window has no reservation whether it should get one (R02); it is asked
+    /// with the free-frames lock held. Gives how many there are: fewer than
+    /// `out` holds when frames, or page structures, run out.
+    pub(crate) fn page_take_run(&self, at: At, out: &mut [PageNo], fresh: impl Fn(u64) -> bool) -> usize {
+        let charged = self.frames.charge(1, out.len() as u64, FrameClass::Normal) as usize;
+        if charged == 0 {
+            return 0;
+        }
+        let got = match at {
+            At::Frame(_) => self.take_natural(at, &mut out[..charged]),
+            At::Near(_) | At::Any => self.take_dense(at, &mut out[..charged], fresh),
         };
-        let page = self.pages.get(h);
-        // A stale finder may hold busy for a moment: it sees that the page is not
-        // what it looked for and lets go.
-        while !page.busy.try_lock() {
+        if got < charged {
+            self.uncharge((charged - got) as u64);
+        }
+        for p in &out[..got] {
+            let page = self.pages.get(super::handle(*p));
+            page.owner.set(None);
+            page.home.set(None);
+            page.flags.set(0);
+            page.wired.set(0);
+            page.md.bits.store(0, Ordering::Relaxed);
+        }
+        self.tell_low();
+        got
+    }
+
+    fn take_natural(&self, at: At, out: &mut [PageNo]) -> usize {
+        for (i, p) in out.iter_mut().enumerate() {
+            let (At::Frame(frame), Ok(h)) = (at.next(i as u64), self.pages.slab.alloc()) else { return i };
+            *p = number(h);
+            self.busy_taken(h);
+            self.pages.get(h).pfn.set(frame.0);
+        }
+        out.len()
+    }
+
+    fn take_dense(&self, at: At, out: &mut [PageNo], fresh: impl Fn(u64) -> bool) -> usize {
+        let mut got = 0;
+        {
+            let mut dense = self.dense();
+            while got < out.len() {
+                let frame = match at.next(got as u64) {
+                    At::Near(w) => dense.take_near(w, || fresh(got as u64)),
+                    _ => dense.take_any(),
+                };
+                let Some(h) = frame.and_then(|f| dense.pool.buddy.page(f)) else { break };
+                out[got] = number(h);
+                got += 1;
+            }
+        }
+        debug_assert!(got == out.len(), "frames were charged that are not there");
+        out[..got].iter().for_each(|p| self.busy_taken(super::handle(*p)));
+        got
+    }
+
+    /// A stale finder may hold busy for a moment: it sees that the page is not what it
+    /// looked for and lets go.
+    fn busy_taken(&self, h: Handle<Page>) {
+        while !self.pages.get(h).busy.try_lock() {
             core::hint::spin_loop();
         }
-        if self.frames.sparse {
-            page.pfn.set(at.0);
-        }
-        page.owner.set(None);
-        page.home.set(None);
-        page.flags.set(0);
-        page.wired.set(0);
-        page.md.bits.store(0, Ordering::Relaxed);
+    }
+
+    /// One page, as [`Vm::page_take_run`]. `None`: no frame is free (or no page
+    /// structure).
+    pub(crate) fn page_take(&self, at: At, fresh: impl Fn(u64) -> bool) -> Option<Handle<Page>> {
+        let mut one = [PageNo(core::num::NonZeroU32::MIN)];
+        (self.page_take_run(at, &mut one, fresh) == 1).then(|| super::handle(one[0]))
+    }
+
+    /// Wakes the daemon when frames are getting few.
+    pub(super) fn tell_low(&self) {
         if self.frames.free() < self.frames.low() {
             self.plat.memory_low();
         }
-        Some(h)
     }
 
-    fn uncharge(&self, n: u64) {
+    pub(super) fn uncharge(&self, n: u64) {
         self.frames.charged.fetch_sub(n, Ordering::Release);
         if self.frames.waiting.swap(0, Ordering::AcqRel) != 0 {
             self.plat.host().thread_wakeup(FREE_EVENT);
@@ -159,23 +297,55 @@ impl<P: Platform> Vm<P> {
     ///
     /// => the page is busy; its frame is not resident (sparse).
     pub(crate) fn page_untake(&self, h: Handle<Page>) {
-        self.page_retire(h);
+        self.pages_retire(&[Some(h)]);
         self.uncharge(1);
     }
 
-    fn page_retire(&self, h: Handle<Page>) {
-        let page = self.pages.get(h);
-        page.owner.set(None);
-        if page.busy.unlock().wake {
-            self.plat.host().thread_wakeup(super::event(h));
+    /// => the pages are busy and clear of everything. They are not charged any more
+    ///    when the caller has uncharged them.
+    fn pages_retire(&self, list: &[Option<Handle<Page>>]) {
+        for h in list.iter().flatten() {
+            let page = self.pages.get(*h);
+            page.owner.set(None);
+            if page.busy.unlock().wake {
+                self.plat.host().thread_wakeup(super::event(*h));
+            }
         }
         if self.frames.sparse {
-            self.pages.slab.free(h);
+            list.iter().flatten().for_each(|h| self.pages.slab.free(*h));
         } else {
-            let mut head = self.frames.free.lock();
-            page.q_next.set(*head);
-            *head = Some(h);
+            let mut dense = self.dense();
+            list.iter().flatten().for_each(|h| dense.put(self.pages.get(*h).pfn.get()));
         }
+    }
+
+    /// The object has no contents any more: its reservations are given up (R05).
+    ///
+    /// => it still has its number.
+    pub(crate) fn reserv_break_all(&self, object: Handle<Object>) {
+        if self.objects.get(object).reservs.get().is_some() {
+            self.dense().break_all(object);
+        }
+    }
+
+    /// A page that a copy left behind is this object's alone now (R06 `rename`).
+    ///
+    /// => the page is busy and `at` is where the object has it.
+    pub(crate) fn reserv_rename(&self, h: Handle<Page>, at: At) {
+        if let At::Near(wish) = at {
+            self.dense().rename(self.pages.get(h).pfn.get(), wish);
+        }
+    }
+
+    /// Every frame is accounted for exactly once; gives how many are pages' (dense).
+    pub(crate) fn check_frames(&self) -> Result<u64, &'static str> {
+        let dense = self.dense();
+        let used = dense.check()?;
+        let (unused, system) = (dense.pool.unused(), dense.pool.system);
+        if unused + used + system != self.frames.limit() || used + system != self.frames.charged() {
+            return Err("frames in use and charges differ");
+        }
+        Ok(used)
     }
 
     /// A page lost its owner while busy elsewhere.
@@ -201,7 +371,7 @@ impl<P: Platform> Vm<P> {
         if *next == 0 {
             *next = self.plat.mem().extent_reserve(STRAYS).ok()?.0;
         }
-        let h = self.page_take(Pfn(*next))?;
+        let h = self.page_take(At::Frame(Pfn(*next)), |_| false)?;
         *next += 1;
         Some(h)
     }
@@ -280,18 +450,21 @@ impl<'a, P: Platform> FreeBatch<'a, P> {
             vm.plat.mem().discard(Pfn(first), n);
         }
         let mut n = 0;
-        for h in list.iter_mut().filter_map(Option::take) {
+        for slot in list.iter_mut() {
+            let Some(h) = *slot else { continue };
             // An anon that is still named gives its page up only now: earlier, a fault
             // would find it empty and fill the frame again before the discard.
             if let Some(a) = vm.pages.get(h).owner.get()
                 && !vm.anons.get(a).change_page(Some(h), None)
             {
                 vm.page_unbusy(h); // dying: both go there
+                *slot = None;
                 continue;
             }
-            vm.page_retire(h);
             n += 1;
         }
+        vm.pages_retire(list);
+        list.fill(None);
         self.len = 0;
         if n != 0 {
             vm.uncharge(n);

@@ -6,8 +6,13 @@
 //! structures are type-stable: a stale number finds a recycled page, so identity
 //! is checked again after busy is had (Z70).
 
+mod buddy;
+mod contig;
 mod frames;
 mod queue;
+mod reserv;
+#[cfg(test)]
+mod tests;
 
 use machvm_arena::{Handle, HandleField, Slab};
 use machvm_hal::{Event, PageArray, PageMd, PageNo, Pfn};
@@ -16,8 +21,14 @@ use machvm_sync::{Busy, Field32, Field64};
 use crate::object::{Anon, Object};
 use crate::platform::Platform;
 
-pub(crate) use frames::{FREE_EVENT, Frames, FreeBatch, LIMBO_EVENT};
+pub use contig::{Contig, NotTaken};
+pub use frames::FrameClass;
+pub(crate) use frames::{At, FREE_EVENT, Frames, FreeBatch, LIMBO_EVENT};
 pub(crate) use queue::{QueueId, Queues};
+pub(crate) use reserv::{RUN, RUN_ORDER, Reserv, Wish};
+
+/// `Page::queue` of a frame that the embedder has.
+pub(crate) const SYSTEM: u32 = 8;
 
 bitflags::bitflags! {
     /// Page flags \[B\].
@@ -34,7 +45,7 @@ bitflags::bitflags! {
 /// One page.
 ///
 /// Letters: \[B\] the page's busy owner, \[Q\] the lock of the queue named by
-/// `queue`, \[F\] the free-list lock, \[M\] the pmap, \[a\] atomic on its own.
+/// `queue`, \[F\] the free-frames lock, \[M\] the pmap, \[a\] atomic on its own.
 #[derive(Debug, Default)]
 pub struct Page {
     /// The anon whose contents this is; none while free. \[B\]
@@ -47,11 +58,11 @@ pub struct Page {
     pub(crate) pindex: Field64,
     /// The object through which the page was allocated. \[B\]
     pub(crate) home: HandleField<Object>,
-    /// Next on a queue or on the free list. \[Q\] or \[F\]
+    /// Next on a queue, or among free blocks. \[Q\] or \[F\]
     pub(crate) q_next: HandleField<Page>,
-    /// Previous on a queue. \[Q\]
+    /// Previous on a queue, or among free blocks. \[Q\] or \[F\]
     pub(crate) q_prev: HandleField<Page>,
-    /// [`QueueId`]. \[Q\] to write
+    /// [`QueueId`], [`SYSTEM`] or the mark of a free block. \[Q\] or \[F\] to write
     pub(crate) queue: Field32,
     /// [`PageFlags`]. \[B\]
     pub(crate) flags: Field32,

@@ -25,6 +25,14 @@ pub(crate) enum QueueId {
 }
 const QUEUES: usize = 4;
 
+impl QueueId {
+    /// Is this the number of a queue? `Page::queue` has other values for frames that
+    /// are no page's.
+    pub(crate) fn names(raw: u32) -> bool {
+        (1..=QUEUES as u32).contains(&raw)
+    }
+}
+
 #[derive(Default)]
 struct List {
     head: Option<Handle<Page>>,

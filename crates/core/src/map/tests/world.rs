@@ -287,7 +287,7 @@ impl Pmap for TestPmap {
         let mut m = locked(&self.machine);
         m.mapped.range_mut(self.keys(range)).for_each(|(_, t)| t.prot &= prot.hardware());
     }
-    fn unwire<A: PageArray>(&self, _: &A, _: VaRange) {}
+    fn unwire<A: PageArray>(&self, _: &A, _: VaRange, _: &mut Gather) {}
     fn extract<A: PageArray>(&self, _pages: &A, va: Va) -> Option<(PageNo, Prot)> {
         let m = locked(&self.machine);
         m.mapped.get(&(self.id, va.page())).map(|t| (t.page, t.prot))
