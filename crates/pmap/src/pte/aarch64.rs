@@ -113,22 +113,23 @@ const fn index_of(attr: MemAttr) -> u64 {
 fn parse_leaf(raw: u64, address: u64) -> Leaf {
     let el0_data = raw & AP_EL0 != 0;
     let el0_execute = raw & EL0_NO_EXECUTE == 0;
-    let user = el0_data || el0_execute;
-    let read = el0_data || !el0_execute;
+    let user = el0_data | el0_execute;
+    let read = el0_data | !el0_execute;
     let unwritten = raw & AP_READ_ONLY != 0;
     // AP[2] clear without DBM is writable and says nothing of writes: dirty.
-    let write = read && (!unwritten || raw & DIRTY_MODIFIER != 0);
+    let write = read & (!unwritten | (raw & DIRTY_MODIFIER != 0));
     let mut prot = Prot::empty();
     prot.set(Prot::R, read);
     prot.set(Prot::W, write);
-    prot.set(Prot::X, if user { el0_execute } else { raw & EL1_NO_EXECUTE == 0 });
+    let el1_execute = raw & EL1_NO_EXECUTE == 0;
+    prot.set(Prot::X, el0_execute | (!user & el1_execute));
     Leaf {
         pfn: Pfn((raw & address) >> 12),
         prot,
         user,
         global: raw & NOT_GLOBAL == 0,
         accessed: raw & ACCESSED != 0,
-        dirty: write && !unwritten || raw & WAS_DIRTY != 0,
+        dirty: write & !unwritten | (raw & WAS_DIRTY != 0),
         wired: raw & WIRED != 0,
         managed: raw & MANAGED != 0,
         contiguous: raw & CONTIGUOUS != 0,
@@ -145,16 +146,16 @@ fn emit_leaf(leaf: &Leaf, address: u64, kind: u64) -> u64 {
         | kind
         | INNER_SHAREABLE
         | when(!leaf.prot.is_empty(), VALID)
-        | when(leaf.user && read, AP_EL0)
-        | when(!(write && leaf.dirty), AP_READ_ONLY)
+        | when(leaf.user & read, AP_EL0)
+        | when(!(write & leaf.dirty), AP_READ_ONLY)
         | when(write, DIRTY_MODIFIER)
-        | when(leaf.user || !execute, EL1_NO_EXECUTE)
-        | when(!(leaf.user && execute), EL0_NO_EXECUTE)
+        | when(leaf.user | !execute, EL1_NO_EXECUTE)
+        | when(!(leaf.user & execute), EL0_NO_EXECUTE)
         | when(!leaf.global, NOT_GLOBAL)
         | when(leaf.accessed, ACCESSED)
         | when(leaf.wired, WIRED)
         | when(leaf.managed, MANAGED)
-        | when(leaf.dirty && !write, WAS_DIRTY)
+        | when(leaf.dirty & !write, WAS_DIRTY)
         | when(leaf.contiguous, CONTIGUOUS)
         | index_of(leaf.attr) << ATTR_SHIFT
 }
@@ -169,6 +170,7 @@ impl<const SHIFT: u32> Format for Vmsa<SHIFT> {
     const GRANULE_SHIFT: u32 = SHIFT;
     const UPPER_RIGHTS: bool = true;
     const SPLIT_ROOT: bool = true;
+    const BREAK_BEFORE_MAKE: bool = true;
     /// D8.3.1.2: without 52-bit addresses, blocks at Arm level 2, and with 4 KiB at 1.
     const MAX_LEAF_LEVEL: u8 = if SHIFT == 12 { 3 } else { 2 };
     const LEAF_STEP: u64 = 1 << SHIFT;

@@ -100,6 +100,9 @@ pub trait Format: 'static + Send + Sync + Sized {
     /// The kernel has a root of its own (AArch64: TTBR1), else its upper entries are in
     /// every root.
     const SPLIT_ROOT: bool;
+    /// Must an entry that changes between a table and a mapping, or its frame, be invalid
+    /// and flushed in between (Arm ARM D8.16)? Where it must, one CPU's flush reaches all.
+    const BREAK_BEFORE_MAKE: bool = false;
     /// The highest level at which an entry can map memory (2: 2 MiB, 3: 1 GiB).
     const MAX_LEAF_LEVEL: u8;
     /// What one granule more adds to the raw word of a leaf. Not where

@@ -119,9 +119,10 @@ fn parse_leaf(raw: u64, level: u8) -> Pte {
     let ppn = (raw & PPN) >> PPN_SHIFT;
     let contiguous = raw & NAPOT != 0;
     // Reserved encodings, and superpages that are not aligned: they fault.
-    let bad_run = contiguous && (level != 1 || ppn & NAPOT_MASK != NAPOT_64K);
+    let bad_run = contiguous & ((level != 1) | (ppn & NAPOT_MASK != NAPOT_64K));
     let write_only = raw & (READ | WRITE) == WRITE;
-    if raw & RESERVED != 0 || raw & PBMT == PBMT || write_only || ppn & below(level) != 0 || bad_run {
+    let bad_bits = raw & RESERVED | ppn & below(level) != 0;
+    if bad_bits | write_only | (raw & PBMT == PBMT) | bad_run {
         return Pte::Absent;
     }
     Pte::Leaf(Leaf {
