@@ -65,7 +65,7 @@ impl Pmap for NullPmap {
     }
     fn remove<A: PageArray>(&self, _pages: &A, _range: VaRange, _gather: &mut Gather) {}
     fn protect<A: PageArray>(&self, _pages: &A, _range: VaRange, _prot: Prot, _gather: &mut Gather) {}
-    fn unwire<A: PageArray>(&self, _pages: &A, _range: VaRange) {}
+    fn unwire<A: PageArray>(&self, _pages: &A, _range: VaRange, _gather: &mut Gather) {}
     fn extract<A: PageArray>(&self, _pages: &A, _va: Va) -> Option<(PageNo, Prot)> {
         None
     }

@@ -140,8 +140,9 @@ pub trait Pmap: Sync + Sized {
         self.protect(pages, range, Prot::ALL - Prot::W, gather);
     }
 
-    /// The mappings in the range are no longer wired.
-    fn unwire<A: PageArray>(&self, pages: &A, range: VaRange);
+    /// The mappings in the range are no longer wired. No right changes; what is gathered
+    /// comes from breaking a superpage.
+    fn unwire<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather);
 
     /// The page mapped at `va` and its rights. Rights are what the machine would grant
     /// at once (the AND over the path).

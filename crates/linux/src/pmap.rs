@@ -445,7 +445,7 @@ impl Pmap for LinuxPmap {
         });
     }
 
-    fn unwire<A: PageArray>(&self, _pages: &A, range: VaRange) {
+    fn unwire<A: PageArray>(&self, _pages: &A, range: VaRange, _gather: &mut Gather) {
         self.mmu.tables.for_each_window(self.root(), range, |part| {
             let Some(mut leaf) = self.lock(part.start()) else { return };
             for va in part.iter() {

@@ -190,7 +190,7 @@ impl Pmap for ModelPmap {
         self.gather_pending(&s, range, gather);
     }
 
-    fn unwire<A: PageArray>(&self, _pages: &A, range: VaRange) {
+    fn unwire<A: PageArray>(&self, _pages: &A, range: VaRange, _gather: &mut Gather) {
         let mut s = self.hw.state();
         let Some(sp) = s.spaces.get_mut(&self.space) else { return };
         for (_, pte) in sp.ptes.range_mut(range.start().page()..range.end().page()) {

@@ -84,8 +84,7 @@ impl Epochs {
 
     /// Is everything that went under `e` out of every TLB?
     pub(crate) fn is_over(&self, e: Epoch) -> bool {
-        e != Epoch::NEVER
-            && self.slots[(e.raw() % SLOTS) as usize].load(Ordering::Acquire) != e.raw() >> 6
+        e != Epoch::NEVER && self.slots[(e.raw() % SLOTS) as usize].load(Ordering::Acquire) != e.raw() >> 6
     }
 
     /// Is any gather open besides `own`? Then rights that are gone from the tables may

@@ -22,6 +22,7 @@
 //! | `epoch` | what was removed and may still be cached |
 //! | `enter`, `remove`, `protect` | by address |
 //! | `fork` | write access taken at upper levels, pushed down by faults |
+//! | `superpage` | 512 mappings as one |
 //! | `page` | by page |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod cpu;
 mod enter;
 mod epoch;
 mod fork;
@@ -42,6 +44,7 @@ mod pv;
 mod query;
 mod remove;
 mod seed;
+mod superpage;
 mod system;
 mod table;
 mod walk;

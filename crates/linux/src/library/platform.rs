@@ -144,8 +144,8 @@ impl Pmap for TaskPmap {
     fn protect<A: PageArray>(&self, pages: &A, range: VaRange, prot: Prot, gather: &mut Gather) {
         self.pmap.protect(pages, self.range_there(range), prot, gather);
     }
-    fn unwire<A: PageArray>(&self, pages: &A, range: VaRange) {
-        self.pmap.unwire(pages, self.range_there(range));
+    fn unwire<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather) {
+        self.pmap.unwire(pages, self.range_there(range), gather);
     }
     fn extract<A: PageArray>(&self, pages: &A, va: Va) -> Option<(PageNo, Prot)> {
         self.pmap.extract(pages, self.there(va))

@@ -434,7 +434,7 @@ fn wired_is_kept_apart_from_rights() {
     w.insert(0, 4, 0, Prot::RW).expect("region");
     w.mem.zero(w.pages.base, 4).expect("memory");
     w.enter(w.va(0), &list(0..4), Prot::RW, Prot::RW, EnterFlags::WIRED);
-    w.pmap.unwire(&w.pages, w.range(0, 4));
+    w.pmap.unwire(&w.pages, w.range(0, 4), &mut Gather::new());
     assert_eq!(w.pmap.extract(&w.pages, w.va(0)), Some((page(0), Prot::RW)));
     w.destroy();
 }

@@ -1,0 +1,117 @@
+//! Taking rights away by address (PM19), and wiring (PM22).
+
+use machvm_hal::{Gather, PageArray, Prot, VaRange};
+
+use crate::port::Port;
+use crate::pte::{Format, Leaf};
+use crate::seed::Bug;
+use crate::system::{PmapId, System};
+use crate::walk::{LeafGuard, NoLeaf, as_leaf};
+
+impl<P: Port> System<P> {
+    /// `pmap_protect`: rights beyond `prot` go. Adds none; what is not mapped is
+    /// skipped. Never fails.
+    pub(crate) fn protect_range<A: PageArray>(
+        &self,
+        id: PmapId,
+        pages: &A,
+        range: VaRange,
+        prot: Prot,
+        g: &mut Gather,
+    ) {
+        if !prot.contains(Prot::R) {
+            return self.remove_range(id, pages, range, g);
+        }
+        if self.epochs.others_open(g.epoch()) {
+            g.invalidate(id.raw(), range);
+        }
+        let pm = self.pmap(id);
+        self.for_windows(range, |part| {
+            if let Ok((leaf, _)) = self.lock_leaf(id, part.start().get()) {
+                self.protect_part(id, part, prot, &leaf, g);
+                return None;
+            }
+            let _pm = pm.lock.lock();
+            loop {
+                match self.lock_leaf(id, part.start().get()) {
+                    Ok((leaf, _)) => {
+                        self.protect_part(id, part, prot, &leaf, g);
+                        return None;
+                    }
+                    Err(NoLeaf(w)) => {
+                        let Some(old) = as_leaf::<P::Format>(w.raw, w.stop) else { return Some(w.stop) };
+                        if prot.contains(old.prot) {
+                            return Some(w.stop);
+                        }
+                        if self.covers(&w, part, range) {
+                            self.protect_superpage(id, part.start().get(), prot, g);
+                            return Some(w.stop);
+                        }
+                        if !self.demote(id, pages, part.start().get(), g) {
+                            return None;
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn protect_part(&self, id: PmapId, part: VaRange, prot: Prot, leaf: &LeafGuard<'_>, g: &mut Gather) {
+        let first = P::Format::index(part.start().get(), 1);
+        for i in 0..part.pages() as usize {
+            let old = self.update(leaf.table, first + i, 1, |l| {
+                (!prot.contains(l.prot)).then_some(Leaf { prot: l.prot & prot, ..l })
+            });
+            if old.is_some_and(|l| !prot.contains(l.prot)) && !self.port.seeded(Bug::ProtectWithoutFlush) {
+                // Somebody who finds the rights gone must know that they may be cached.
+                self.epochs.of(g, id.raw() as usize);
+                g.invalidate(id.raw(), VaRange::page(part.start().add(i as u64)));
+            }
+        }
+    }
+
+    /// `pmap_unwire`: mappings in the range may be forgotten from now on. What is not
+    /// mapped or not wired is skipped (Z150). Nothing is flushed: no right changes.
+    pub(crate) fn unwire_range<A: PageArray>(&self, id: PmapId, pages: &A, range: VaRange, g: &mut Gather) {
+        let pm = self.pmap(id);
+        self.for_windows(range, |part| {
+            let _pm = pm.lock.lock();
+            loop {
+                match self.lock_leaf(id, part.start().get()) {
+                    Ok((leaf, w)) => {
+                        let n = self.unwire_part(part, &leaf);
+                        leaf.md.eager.sub(n);
+                        self.count_eager(&w, -(n as i32));
+                        drop(leaf);
+                        pm.count(0, -i64::from(n));
+                        return None;
+                    }
+                    Err(NoLeaf(w)) => {
+                        let Some(old) = as_leaf::<P::Format>(w.raw, w.stop) else { return Some(w.stop) };
+                        if !old.wired {
+                            return Some(w.stop);
+                        }
+                        if self.covers(&w, part, range) {
+                            self.unwire_superpage(id, pages, part.start().get());
+                            return Some(w.stop);
+                        }
+                        // A wired superpage has its table: this cannot fail (Q10).
+                        if !self.demote(id, pages, part.start().get(), g) {
+                            return None;
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn unwire_part(&self, part: VaRange, leaf: &LeafGuard<'_>) -> u32 {
+        let first = P::Format::index(part.start().get(), 1);
+        (0..part.pages() as usize)
+            .filter(|i| {
+                self.update(leaf.table, first + i, 1, |l| l.wired.then_some(Leaf { wired: false, ..l }))
+                    .is_some_and(|l| l.wired)
+            })
+            .count() as u32
+    }
+}
