@@ -152,6 +152,13 @@ fn other_space_without_numbers_has_nothing_here() {
     assert_eq!(recorded(plain(), |m| m.flush_space(OTHER_PLAIN)), []);
 }
 
+#[test]
+fn two_numbers_tell_spaces_apart() {
+    let other = Space::User { asid: Asid(1), current: false };
+    assert_eq!(flushed(machine(2), other, 1, false), each(AT, 1, Some(1)));
+    assert_eq!(recorded(machine(2), |m| m.switch(Pfn(2), Asid(1), false)).len(), 2);
+}
+
 /// A number would leave global translations.
 #[test]
 fn kernel_page_by_page_under_every_number() {
