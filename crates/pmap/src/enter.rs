@@ -13,7 +13,7 @@ use crate::pte::{Format, Leaf, MemAttr, Pte};
 use crate::pv::{PvCursor, Record};
 use crate::seed::Bug;
 use crate::system::{PmapData, PmapId, System};
-use crate::walk::{LeafGuard, window};
+use crate::walk::LeafGuard;
 
 /// What all pages of one call share.
 pub(crate) struct Entering<'a, A> {
@@ -263,6 +263,8 @@ impl<P: Port> System<P> {
         pv: &mut PvCursor<'_>,
         gather: &mut Gather,
     ) -> Option<Leaf> {
+        // Open before the entry goes: who finds it gone finds the epoch open.
+        let epoch = self.epochs.of(gather, id.raw() as usize);
         let raw = self.port.mem().swap(leaf.table, index, 0);
         let old = crate::walk::as_leaf::<P::Format>(raw, 1)?;
         if !self.port.seeded(Bug::RemoveWithoutFlush) {
@@ -275,7 +277,6 @@ impl<P: Port> System<P> {
             let md = pages.md(page);
             pv.at(old.pfn);
             self.harvest(md, &old);
-            let epoch = self.epochs.of(gather, id.raw() as usize);
             let record = Record::Mapping { table: leaf.table, index };
             let there = self.pv_replace(pages, old.pfn, md, record, Some(Record::Dead(epoch)));
             debug_assert!(there, "{va:?} of {id:?}: page {page:?} has no record of its mapping");
@@ -313,9 +314,14 @@ impl<P: Port> System<P> {
             self.port.tlb().spurious(e.pm.space_here(), va);
             return Ok(true);
         }
-        match self.demote(e.id, e.pages, va.get(), gather) {
-            true => Ok(false),
-            false => Err(EnterError::Displaced(Va::from_page(window::<P::Format>(va.get()) >> 12))),
+        if !self.demote(e.id, e.pages, va.get(), gather) {
+            if old.wired {
+                return Err(EnterError::NoMemory);
+            }
+            // A pmap may forget what is not wired.
+            self.remove_superpage(e.id, e.pages, va.get(), gather);
+            return Err(EnterError::Displaced(va));
         }
+        Ok(false)
     }
 }

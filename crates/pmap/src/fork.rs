@@ -29,14 +29,11 @@ impl<P: Port> System<P> {
         whole: bool,
         g: &mut Gather,
     ) {
-        if self.epochs.others_open(g.epoch()) {
-            g.invalidate(id.raw(), range);
-        }
         let mut at = range.start().get();
         while let Some(part) = VaRange::between(Va::from_page(at >> 12), range.end()) {
             match self.weaken_upper(id, part, whole, g) {
                 Ok(Some(next)) => at = next,
-                Ok(None) => return,
+                Ok(None) => break,
                 // A window that must be weakened entry by entry.
                 Err(window) => {
                     self.protect_range(id, pages, window, Prot::ALL - Prot::W, g);
@@ -44,6 +41,7 @@ impl<P: Port> System<P> {
                 }
             }
         }
+        self.flush_others(id, range, g);
     }
 
     /// Weakens the highest entry on the way to the start of `part` that may be, and
@@ -76,6 +74,7 @@ impl<P: Port> System<P> {
                         let end = Va::from_page(next.unwrap_or(part.end().get()) >> 12);
                         return Err(VaRange::between(part.start(), end).unwrap_or(part));
                     }
+                    self.epochs.of(g, id.raw() as usize);
                     self.update(table, index, level, |l| Some(Leaf { prot: l.prot - Prot::W, ..l }));
                     self.weakened(id, first, span, g);
                     return Ok(next);
@@ -88,6 +87,7 @@ impl<P: Port> System<P> {
             let eager = self.md(step.pfn).is_none_or(|md| md.eager.get() != 0);
             let may = !eager && (whole || covered);
             if may {
+                self.epochs.of(g, id.raw() as usize);
                 mem.store(table, index, P::Format::emit(Pte::Next(without_write::<P>(step)), level));
                 self.weakened(id, first, span, g);
                 return Ok(next);
@@ -107,7 +107,6 @@ impl<P: Port> System<P> {
         if self.port.seeded(Bug::ForkWithoutFlush) {
             return;
         }
-        self.epochs.of(g, id.raw() as usize);
         if let Some(r) = VaRange::of_pages(Va::from_page(first >> 12), span >> 12) {
             g.invalidate(id.raw(), r);
         } else {

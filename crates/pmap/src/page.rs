@@ -183,13 +183,15 @@ impl<P: Port> System<P> {
                 page,
                 |_| true,
                 |v| {
+                    // Open before the entry goes: who finds it gone finds the epoch open.
+                    let epoch = self.epochs.of(g, v.id.raw() as usize);
                     let raw = self.port.mem().swap(v.leaf.table, v.index, 0);
                     let Some(old) = as_leaf::<P::Format>(raw, 1) else { return };
                     if !self.port.seeded(Bug::RemoveWithoutFlush) {
                         g.invalidate(v.id.raw(), VaRange::page(v.va));
                     }
                     self.harvest(md, &old);
-                    v.place.store(Record::Dead(self.epochs.of(g, v.id.raw() as usize)).raw(), Release);
+                    v.place.store(Record::Dead(epoch).raw(), Release);
                     v.leaf.md.children.sub(1);
                     if old.wired {
                         // Only visited in order: the pmap is locked.
@@ -231,7 +233,7 @@ impl<P: Port> System<P> {
             }
         }
         self.pv_tidy(pages, pfn, md);
-        let others = |r: Record| matches!(r, Record::Dead(e) if Some(e) != own);
+        let others = |r: Record| matches!(r, Record::Dead(e) if Some(e) != own || e == Epoch::NEVER);
         let pending = self.pv_find(md, others).is_some()
             || head.is_some_and(|h| self.pv_find(pages.md(h), others).is_some());
         if pending {
@@ -248,22 +250,22 @@ impl<P: Port> System<P> {
 
     fn write_protect_page<A: PageArray>(&self, pages: &A, page: PageNo, g: &mut Gather) {
         let writable = |l: &Leaf| l.prot.contains(Prot::W);
-        if self.epochs.others_open(g.epoch()) {
-            // Rights that are gone from the tables may be in use still.
-            g.invalidate_all();
-        }
         loop {
             self.break_superpages(pages, page, writable, g);
             self.visit(pages, page, writable, |v| {
+                self.epochs.of(g, v.id.raw() as usize);
                 self.update(v.leaf.table, v.index, 1, |l| Some(Leaf { prot: l.prot - Prot::W, ..l }));
                 if !self.port.seeded(Bug::ProtectWithoutFlush) {
-                    self.epochs.of(g, v.id.raw() as usize);
                     g.invalidate(v.id.raw(), VaRange::page(v.va));
                 }
             });
             if self.superpage_of(pages, page, writable).is_none() {
-                return;
+                break;
             }
+        }
+        if self.epochs.others_open(g.epoch()) {
+            // Rights that are gone from the tables may be in use still.
+            g.invalidate_all();
         }
     }
 
@@ -314,6 +316,7 @@ impl<P: Port> System<P> {
                 self.spread_notes(id, pages, clear, g);
             }
             self.visit(pages, page, hit, |v| {
+                self.epochs.of(g, v.id.raw() as usize);
                 self.update(v.leaf.table, v.index, 1, |l| {
                     Some(Leaf {
                         accessed: l.accessed && !clear.contains(RefMod::REFERENCED),
@@ -321,7 +324,6 @@ impl<P: Port> System<P> {
                         ..l
                     })
                 });
-                self.epochs.of(g, v.id.raw() as usize);
                 g.invalidate(v.id.raw(), VaRange::page(v.va));
             });
             if self.superpage_of(pages, page, hit).is_none() {

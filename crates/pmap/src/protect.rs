@@ -22,9 +22,6 @@ impl<P: Port> System<P> {
         if !prot.contains(Prot::R) {
             return self.remove_range(id, pages, range, g);
         }
-        if self.epochs.others_open(g.epoch()) {
-            g.invalidate(id.raw(), range);
-        }
         let pm = self.pmap(id);
         self.for_windows(range, |part| {
             if let Ok((leaf, _)) = self.lock_leaf(id, part.start().get()) {
@@ -48,23 +45,26 @@ impl<P: Port> System<P> {
                             return Some(w.stop);
                         }
                         if !self.demote(id, pages, part.start().get(), g) {
+                            self.protect_superpage(id, part.start().get(), prot, g);
                             return None;
                         }
                     }
                 }
             }
         });
+        self.flush_others(id, range, g);
     }
 
     fn protect_part(&self, id: PmapId, part: VaRange, prot: Prot, leaf: &LeafGuard<'_>, g: &mut Gather) {
         let first = P::Format::index(part.start().get(), 1);
         for i in 0..part.pages() as usize {
-            let old = self.update(leaf.table, first + i, 1, |l| {
-                (!prot.contains(l.prot)).then_some(Leaf { prot: l.prot & prot, ..l })
-            });
-            if old.is_some_and(|l| !prot.contains(l.prot)) && !self.port.seeded(Bug::ProtectWithoutFlush) {
-                // Somebody who finds the rights gone must know that they may be cached.
-                self.epochs.of(g, id.raw() as usize);
+            if self.leaf_at(leaf.table, first + i).1.is_none_or(|l| prot.contains(l.prot)) {
+                continue;
+            }
+            // First: somebody who finds the rights gone must know that they may be cached.
+            self.epochs.of(g, id.raw() as usize);
+            self.update(leaf.table, first + i, 1, |l| Some(Leaf { prot: l.prot & prot, ..l }));
+            if !self.port.seeded(Bug::ProtectWithoutFlush) {
                 g.invalidate(id.raw(), VaRange::page(part.start().add(i as u64)));
             }
         }

@@ -15,10 +15,6 @@ impl<P: Port> System<P> {
     /// skipped by the largest entries that say so (Z152). Never fails.
     pub(crate) fn remove_range<A: PageArray>(&self, id: PmapId, pages: &A, range: VaRange, g: &mut Gather) {
         let pm = self.pmap(id);
-        if self.epochs.others_open(g.epoch()) {
-            // Somebody else took mappings out and may not have flushed yet.
-            g.invalidate(id.raw(), range);
-        }
         self.for_windows(range, |part| {
             if let Ok((leaf, _)) = self.lock_leaf(id, part.start().get())
                 && leaf.md.eager.get() == 0
@@ -53,6 +49,16 @@ impl<P: Port> System<P> {
                 }
             }
         });
+        self.flush_others(id, range, g);
+    }
+
+    /// What others took away in the range and have not flushed goes with this gather.
+    ///
+    /// => after the tables were looked at: their epoch was open before the entry changed.
+    pub(crate) fn flush_others(&self, id: PmapId, range: VaRange, g: &mut Gather) {
+        if self.epochs.others_open(g.epoch()) {
+            g.invalidate(id.raw(), range);
+        }
     }
 
     /// Calls `f` for every part of the range that lies in one window. `f` may say that

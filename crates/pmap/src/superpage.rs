@@ -79,13 +79,15 @@ impl<P: Port> System<P> {
         let mut whole: Option<Leaf> = None;
         for i in 0..REGION {
             let clean = |l: &Leaf| l.prot.contains(Prot::W) && !l.dirty;
+            if self.leaf_at(leaf.table, i as usize).1.is_some_and(|l| clean(&l)) {
+                self.epochs.of(g, id.raw() as usize);
+            }
             let old = self.update(leaf.table, i as usize, 1, |l| {
                 clean(&l).then_some(Leaf { prot: l.prot - Prot::W, ..l })
             })?;
             let mut now = old;
             if clean(&old) {
                 now.prot -= Prot::W;
-                self.epochs.of(g, id.raw() as usize);
                 g.invalidate(id.raw(), VaRange::page(first.add(i)));
             }
             let base = whole.get_or_insert(now);
@@ -281,12 +283,12 @@ impl<P: Port> System<P> {
             return;
         }
         let (level, index) = (w.stop, P::Format::index(va, w.stop));
+        let epoch = self.epochs.of(g, id.raw() as usize);
         let raw = mem.swap(w.table(level), index, 0);
         let Some(old) = as_leaf::<P::Format>(raw, level) else { return };
         let first = va & !((1 << P::Format::shift(level)) - 1);
         let pages_of = 1u64 << (P::Format::shift(level) - P::Format::shift(1));
         let range = VaRange::of_pages(Va::from_page(first >> 12), pages_of);
-        let epoch = self.epochs.of(g, id.raw() as usize);
         match range {
             Some(r) if !self.port.seeded(Bug::SuperpageFlushedAsPage) => g.invalidate(id.raw(), r),
             Some(r) => g.invalidate(id.raw(), VaRange::page(r.start())),
@@ -333,9 +335,9 @@ impl<P: Port> System<P> {
             return;
         }
         let index = P::Format::index(va, w.stop);
+        self.epochs.of(g, id.raw() as usize);
         self.update(w.table(w.stop), index, w.stop, |l| Some(Leaf { prot: l.prot & prot, ..l }));
         let first = va & !((1 << P::Format::shift(w.stop)) - 1);
-        self.epochs.of(g, id.raw() as usize);
         match VaRange::of_pages(Va::from_page(first >> 12), 1 << (P::Format::shift(w.stop) - 12)) {
             Some(r) if !self.port.seeded(Bug::ProtectWithoutFlush) => g.invalidate(id.raw(), r),
             Some(_) => {}
@@ -379,6 +381,7 @@ impl<P: Port> System<P> {
             ..l
         };
         let index = P::Format::index(id.va, SUPER);
+        self.epochs.of(g, id.pmap.raw() as usize);
         let old = self.update(f.walk.table(SUPER), index, SUPER, |l| Some(without(l)));
         for i in 0..REGION as usize {
             let aside = self.update(f.deposit, i, 1, |l| Some(without(l)));
@@ -387,7 +390,6 @@ impl<P: Port> System<P> {
                 self.harvest(pages.md(page), &Leaf { accessed, ..old });
             }
         }
-        self.epochs.of(g, id.pmap.raw() as usize);
         g.invalidate(id.pmap.raw(), Self::span(id.va));
     }
 }
