@@ -1,9 +1,10 @@
 //! AArch64: VMSAv8-64 stage 1, the EL1&0 regime, granules of 4, 16 and 64 KiB.
 //!
-//! Sections of the Arm ARM (DDI 0487): D8.3 "Translation table descriptor formats" for the
-//! layout, D8.4 "Memory access control" for rights and the access and dirty states, D8.6
-//! "Memory attributes" (numbers as in issues J and K). Our level `n` is Arm's lookup level
-//! `4 - n`.
+//! The Arm ARM (DDI 0487), chapter D8 "The AArch64 Virtual Memory System Architecture", by
+//! subject, since the numbers below D8.3 differ between issues: D8.3 "Translation table
+//! descriptor formats" (table descriptors; block and page descriptors), memory access
+//! control, the Access flag, the dirty state, memory region attributes, the Contiguous bit.
+//! Our level `n` is Arm's lookup level `4 - n`.
 //!
 //! Addresses have 48 bits on both sides (no FEAT_LPA, FEAT_LPA2 or FEAT_LVA in use), so the
 //! root of the 16 KiB granule has two entries and that of the 64 KiB granule 64. Bits the
@@ -17,37 +18,37 @@ use machvm_hal::{Pfn, Prot};
 
 use super::{Format, Leaf, MemAttr, Next, Pte, assert_expressible, when};
 
-/// Valid (D8.3.1, bit 0).
+/// Valid (D8.3, bit 0).
 const VALID: u64 = 1 << 0;
-/// At Arm levels 0 to 2: a table, not a block; at level 3: must be set (D8.3.1, bit 1).
+/// At Arm levels 0 to 2: a table, not a block; at level 3: must be set (D8.3, bit 1).
 const TABLE: u64 = 1 << 1;
-/// AttrIndx\[2:0\]: which field of the MAIR (D8.3.1.2, bits 4:2).
+/// AttrIndx\[2:0\]: which field of the MAIR (memory region attributes, bits 4:2).
 const ATTR_SHIFT: u32 = 2;
-/// AP\[1\]: EL0 may read, and write if EL1 may (D8.4.1, bit 6).
+/// AP\[1\]: EL0 may read, and write if EL1 may (access permissions, bit 6).
 const AP_EL0: u64 = 1 << 6;
-/// AP\[2\]: no writes (D8.4.1, bit 7). With DBM: clean (D8.4.6).
+/// AP\[2\]: no writes (access permissions, bit 7). With DBM: clean (dirty state).
 const AP_READ_ONLY: u64 = 1 << 7;
-/// SH: inner shareable (D8.6.2, bits 9:8). Ignored for device and non-cacheable memory.
+/// SH: inner shareable (shareability, bits 9:8). Ignored for device and non-cacheable memory.
 const INNER_SHAREABLE: u64 = 0b11 << 8;
-/// AF: access flag (D8.4.5, bit 10).
+/// AF: access flag (the Access flag, bit 10).
 const ACCESSED: u64 = 1 << 10;
-/// nG: belongs to the ASID (D8.3.1.2, bit 11).
+/// nG: belongs to the ASID (D8.3, bit 11).
 const NOT_GLOBAL: u64 = 1 << 11;
-/// DBM: a write may clear AP\[2\] (D8.4.6, bit 51).
+/// DBM: a write may clear AP\[2\] (dirty state, bit 51).
 const DIRTY_MODIFIER: u64 = 1 << 51;
-/// Contiguous (D8.7.1, bit 52).
+/// Contiguous (the Contiguous bit, bit 52).
 const CONTIGUOUS: u64 = 1 << 52;
-/// PXN: EL1 does not execute (D8.4.2, bit 53).
+/// PXN: EL1 does not execute (execution permissions, bit 53).
 const EL1_NO_EXECUTE: u64 = 1 << 53;
-/// UXN: EL0 does not execute (D8.4.2, bit 54).
+/// UXN: EL0 does not execute (execution permissions, bit 54).
 const EL0_NO_EXECUTE: u64 = 1 << 54;
-/// Ours: wired (bits 58:55 are for software, D8.3.1.2).
+/// Ours: wired (bits 58:55 are for software, D8.3).
 const WIRED: u64 = 1 << 55;
 /// Ours: managed.
 const MANAGED: u64 = 1 << 56;
 /// Ours: dirty, in an entry that lost write access; AP\[2\] cannot tell it then.
 const WAS_DIRTY: u64 = 1 << 57;
-/// APTable\[1\]: no writes below (D8.4.1 "Hierarchical control of data access", bit 62).
+/// APTable\[1\]: no writes below (D8.3 and hierarchical permissions, bit 62).
 /// Overrides DBM too: a write below faults and changes nothing.
 const BELOW_READ_ONLY: u64 = 1 << 62;
 
@@ -171,7 +172,7 @@ impl<const SHIFT: u32> Format for Vmsa<SHIFT> {
     const UPPER_RIGHTS: bool = true;
     const SPLIT_ROOT: bool = true;
     const BREAK_BEFORE_MAKE: bool = true;
-    /// D8.3.1.2: without 52-bit addresses, blocks at Arm level 2, and with 4 KiB at 1.
+    /// D8.3: without 52-bit addresses, blocks at Arm level 2, and with 4 KiB at 1.
     const MAX_LEAF_LEVEL: u8 = if SHIFT == 12 { 3 } else { 2 };
     const LEAF_STEP: u64 = 1 << SHIFT;
 
@@ -181,14 +182,14 @@ impl<const SHIFT: u32> Format for Vmsa<SHIFT> {
         if level == Self::LEVELS { VA_BITS - Self::shift(level) } else { Self::STRIDE }
     }
 
-    /// D8.2.4: TTBR0 where bits 63:48 are all clear, TTBR1 where they are all set. Unlike
+    /// TTBR0 where bits 63:48 are all clear, TTBR1 where they are all set. Unlike
     /// on the other machines bit 47 is free on both sides.
     #[inline]
     fn canonical(va: u64) -> bool {
         matches!(va >> VA_BITS, 0 | 0xffff)
     }
 
-    /// D8.7.1: 64 KiB and 32 MiB runs of 4 KiB pages and 2 MiB blocks (1 GiB blocks: 16
+    /// The Contiguous bit: 64 KiB and 32 MiB runs of 4 KiB pages and 2 MiB blocks (1 GiB blocks: 16
     /// too); 2 MiB and 1 GiB of 16 KiB and 32 MiB; 2 MiB and 16 GiB of 64 KiB and 512 MiB.
     #[inline]
     fn contiguous_bits(level: u8) -> u32 {

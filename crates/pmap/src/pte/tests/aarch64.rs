@@ -4,18 +4,20 @@ use machvm_hal::{Pfn, Prot};
 
 use super::{Manual, PLAIN, bits, flags};
 use crate::pte::aarch64::Vmsa;
-use crate::pte::{Aarch64, Aarch64Granule16, Aarch64Granule64, Format, Leaf, MemAttr, Next, Pte};
+use crate::pte::{
+    Aarch64, Aarch64Granule16, Aarch64Granule64, Format, Leaf, MemAttr, Next, Pte, Sv39, X86L4,
+};
 
 impl<const SHIFT: u32> Manual for Vmsa<SHIFT> {
     const PA_BITS: u32 = 48;
 
-    /// D8.3.1.1, table descriptors: APTable\[1\] (62), the address from the granule's size
+    /// Table descriptors: APTable\[1\] (62), the address from the granule's size
     /// up, 1:0. NSTable (63), APTable\[0\] (61), UXNTable (60) and PXNTable (59) stay 0.
     fn pointer_bits(_level: u8) -> u64 {
         bits(62, 62) | bits(47, SHIFT) | bits(1, 0)
     }
 
-    /// D8.3.1.2, pages and blocks: software (57:55), UXN, PXN, Contiguous, DBM (54:51), the
+    /// Page and block descriptors: software (57:55), UXN, PXN, Contiguous, DBM (54:51), the
     /// address, nG (11) to AP (7:6), AttrIndx (4:2), 1:0. PBHA and POIndex (62:59), GP (50),
     /// 49:48, nT (16) and NS (5) stay 0.
     fn leaf_bits(level: u8) -> u64 {
@@ -32,7 +34,7 @@ impl<const SHIFT: u32> Manual for Vmsa<SHIFT> {
     }
 
     fn given_back(leaf: Leaf) -> Leaf {
-        // Only EL0 can be kept from reading what it executes (D8.4.1, AP\[2:1\]).
+        // Only EL0 can be kept from reading what it executes (AP\[2:1\]).
         if leaf.user { leaf } else { Leaf { prot: leaf.prot | Prot::R, ..leaf } }
     }
 }
@@ -90,7 +92,7 @@ fn pages_of_the_kernel() {
     word::<Aarch64>(3, Pte::Leaf(buffer), 0x0068_0000_8000_0705);
 }
 
-/// D8.3.1.1: table descriptors, APTable\[1\] in bit 62.
+/// Table descriptors: APTable\[1\] in bit 62.
 #[test]
 fn tables_take_write_access_away() {
     for level in 2..=4 {
@@ -127,14 +129,27 @@ fn larger_granules() {
     // A page must have bit 1.
     assert_eq!(Aarch64::parse(0x0068_0000_4000_0f41, 1), Pte::Absent);
     assert_eq!(Aarch64::parse(0x0068_0000_4000_0f42, 1), Pte::Absent);
-    // D8.7.1: entries of a contiguous run by granule and level.
+    // The Contiguous bit: entries of a contiguous run by granule and level.
     assert_eq!([1, 2, 3, 4].map(Aarch64::contiguous_bits), [4, 4, 4, 0]);
     assert_eq!([1, 2, 3, 4].map(Aarch64Granule16::contiguous_bits), [7, 5, 0, 0]);
     assert_eq!([1, 2, 3].map(Aarch64Granule64::contiguous_bits), [5, 5, 0]);
 }
 
-/// What EL0 and EL1 may do with a descriptor: D8.4.1 (AP\[2:1\], DBM), D8.4.2 (UXN, PXN),
-/// as (read, write, execute). EL1 data rights do not depend on PAN here.
+/// "Using break-before-make when updating translation table entries": changing the size or the output address of a live entry needs it. The other
+/// two allow the change and then a flush.
+#[test]
+fn only_arm_breaks_before_it_makes() {
+    let arm = [
+        Aarch64::BREAK_BEFORE_MAKE,
+        Aarch64Granule16::BREAK_BEFORE_MAKE,
+        Aarch64Granule64::BREAK_BEFORE_MAKE,
+    ];
+    assert_eq!(arm, [true; 3]);
+    assert_eq!([X86L4::BREAK_BEFORE_MAKE, Sv39::BREAK_BEFORE_MAKE], [false; 2]);
+}
+
+/// What EL0 and EL1 may do with a descriptor by the access permissions (AP\[2:1\], DBM) and
+/// the execution permissions (UXN, PXN), as (read, write, execute). EL1 data rights do not depend on PAN here.
 fn rights(raw: u64) -> ([bool; 3], [bool; 3]) {
     let bit = |n: u32| raw >> n & 1 != 0;
     let writable = !bit(7) || bit(51);
@@ -166,7 +181,7 @@ fn nobody_executes_the_pages_of_the_other() {
     }
 }
 
-/// D8.4.5 and D8.4.6: hardware sets AF and, with DBM, clears AP\[2\]; nothing else.
+/// The Access flag and the dirty state: hardware sets AF and, with DBM, clears AP\[2\]; nothing else.
 #[test]
 fn the_hardware_sets_accessed_and_dirty() {
     let clean = Leaf { accessed: false, dirty: false, managed: true, ..USER_DATA };
@@ -196,7 +211,7 @@ fn z131_dirty_survives_losing_write_access() {
     word::<Aarch64>(1, Pte::Leaf(Leaf { prot: Prot::RW, ..back }), 0x0068_0000_4000_0f43);
 }
 
-/// D24.2 `MAIR_EL1`: 0xff normal write-back, 0x44 normal non-cacheable, 0x00 nGnRnE.
+/// `MAIR_EL1`: 0xff normal write-back, 0x44 normal non-cacheable, 0x00 nGnRnE.
 #[test]
 fn pm47_memory_types_are_mair_indices() {
     let indirect = |attr| {

@@ -27,7 +27,7 @@ fn halves_end_where_the_manuals_say() {
     // SDM 1 section 3.3.7.1: bits 63:47, with 5 levels 63:56, are equal.
     halves::<X86L4>(0x0000_7fff_ffff_ffff, 0xffff_8000_0000_0000);
     halves::<X86L5>(0x00ff_ffff_ffff_ffff, 0xff00_0000_0000_0000);
-    // Arm ARM D8.2.4: 48 bits on each side, bit 47 included.
+    // Arm ARM D8: 48 bits on each side, bit 47 included.
     halves::<Aarch64>(0x0000_ffff_ffff_ffff, 0xffff_0000_0000_0000);
     halves::<Aarch64Granule16>(0x0000_ffff_ffff_ffff, 0xffff_0000_0000_0000);
     halves::<Aarch64Granule64>(0x0000_ffff_ffff_ffff, 0xffff_0000_0000_0000);
@@ -53,7 +53,7 @@ fn levels_cover_what_the_manuals_say() {
     shape::<X86L4>(&[12, 21, 30, 39], &[t; 4], 3);
     shape::<X86L5>(&[12, 21, 30, 39, 48], &[t; 5], 3);
     shape::<Aarch64>(&[12, 21, 30, 39], &[t; 4], 3);
-    // Arm ARM D8.2.7 and D8.2.8: VA[47] alone indexes level 0, VA[47:42] level 1.
+    // Arm ARM D8: VA[47] alone indexes level 0, VA[47:42] level 1.
     shape::<Aarch64Granule16>(&[14, 25, 36, 47], &[2048, 2048, 2048, 2], 2);
     shape::<Aarch64Granule64>(&[16, 29, 42], &[8192, 8192, 64], 2);
     shape::<Sv39>(&[12, 21, 30], &[t; 3], 3);
