@@ -101,7 +101,8 @@ pub trait Format: 'static + Send + Sync + Sized {
     /// every root.
     const SPLIT_ROOT: bool;
     /// Must an entry that changes between a table and a mapping, or its frame, be invalid
-    /// and flushed in between (Arm ARM, "break-before-make")? Where it must, one CPU's flush reaches all.
+    /// and flushed in between (Arm ARM, "break-before-make")? Where it must, one CPU's
+    /// flush reaches all.
     const BREAK_BEFORE_MAKE: bool = false;
     /// The highest level at which an entry can map memory (2: 2 MiB, 3: 1 GiB).
     const MAX_LEAF_LEVEL: u8;

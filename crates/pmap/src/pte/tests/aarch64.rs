@@ -135,8 +135,9 @@ fn larger_granules() {
     assert_eq!([1, 2, 3].map(Aarch64Granule64::contiguous_bits), [5, 5, 0]);
 }
 
-/// "Using break-before-make when updating translation table entries": changing the size or the output address of a live entry needs it. The other
-/// two allow the change and then a flush.
+/// "Using break-before-make when updating translation table entries": changing the size or
+/// the output address of a live entry needs it. The other two machines allow the change and
+/// then a flush.
 #[test]
 fn only_arm_breaks_before_it_makes() {
     let arm = [
@@ -149,7 +150,8 @@ fn only_arm_breaks_before_it_makes() {
 }
 
 /// What EL0 and EL1 may do with a descriptor by the access permissions (AP\[2:1\], DBM) and
-/// the execution permissions (UXN, PXN), as (read, write, execute). EL1 data rights do not depend on PAN here.
+/// the execution permissions (UXN, PXN), as (read, write, execute). EL1 data rights do not
+/// depend on PAN here.
 fn rights(raw: u64) -> ([bool; 3], [bool; 3]) {
     let bit = |n: u32| raw >> n & 1 != 0;
     let writable = !bit(7) || bit(51);
@@ -181,7 +183,8 @@ fn nobody_executes_the_pages_of_the_other() {
     }
 }
 
-/// The Access flag and the dirty state: hardware sets AF and, with DBM, clears AP\[2\]; nothing else.
+/// The Access flag and the dirty state: hardware sets AF and, with DBM, clears AP\[2\];
+/// nothing else.
 #[test]
 fn the_hardware_sets_accessed_and_dirty() {
     let clean = Leaf { accessed: false, dirty: false, managed: true, ..USER_DATA };
