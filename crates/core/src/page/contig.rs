@@ -42,7 +42,7 @@ impl Contig {
         Contig { frames, low: Pfn(0), high: Pfn(u64::MAX), align: 1, boundary: 0 }
     }
 
-    fn is_sane(&self) -> bool {
+    pub(super) fn is_sane(&self) -> bool {
         self.frames != 0
             && self.low < self.high
             && self.align.is_power_of_two()
@@ -67,10 +67,13 @@ impl Contig {
 pub struct NotTaken(pub Pfn);
 
 /// What a search of a part of memory came to.
-enum Found {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Found {
+    /// A run from there on, now the embedder's.
     Run(u64),
-    /// Nothing that starts below this.
+    /// None that starts below this.
     Not(u64),
+    /// None.
     Nowhere,
 }
 
@@ -123,17 +126,8 @@ impl<P: Platform> Vm<P> {
         }
         let mut from = want.low.0;
         let found = loop {
-            let mut dense = self.dense();
-            let found = match dense.quick(&want) {
-                Some(start) => Found::Run(start),
-                None => dense.search(&want, from),
-            };
-            match found {
-                Found::Run(start) => {
-                    dense.take_exactly(start, want.frames);
-                    dense.mark_system(start, want.frames);
-                    break Some(Pfn(start));
-                }
+            match self.dense().contig_step(&want, from) {
+                Found::Run(start) => break Some(Pfn(start)),
                 Found::Not(next) => from = next,
                 Found::Nowhere => break None,
             }
@@ -173,6 +167,18 @@ impl<P: Platform> Vm<P> {
 }
 
 impl<C: machvm_arena::ChunkSource> Dense<'_, C> {
+    /// A part of the search for a run, from `from` on; takes it when it is there.
+    ///
+    /// => `want` lies in memory.
+    pub(super) fn contig_step(&mut self, want: &Contig, from: u64) -> Found {
+        let found = self.quick(want).map_or_else(|| self.search(want, from), Found::Run);
+        if let Found::Run(start) = found {
+            self.take_exactly(start, want.frames);
+            self.mark_system(start, want.frames);
+        }
+        found
+    }
+
     /// => they were just taken.
     fn mark_system(&mut self, start: u64, frames: u64) {
         for h in (start..start + frames).filter_map(|f| self.pool.buddy.page(f)) {
@@ -182,7 +188,7 @@ impl<C: machvm_arena::ChunkSource> Dense<'_, C> {
     }
 
     /// On failure the first frame that is not the embedder's.
-    fn free_system(&mut self, start: u64, frames: u64) -> Result<(), u64> {
+    pub(super) fn free_system(&mut self, start: u64, frames: u64) -> Result<(), u64> {
         let mut at = start;
         while at - start < frames {
             let page = self.pool.buddy.page(at).map(|h| self.pages.get(h));
