@@ -24,17 +24,25 @@
 //! | `fork` | write access taken at upper levels, pushed down by faults |
 //! | `superpage` | 512 mappings as one |
 //! | `page` | by page |
+//! | `activate` | which pmap a CPU walks |
+//! | `shootdown` | out of every TLB: the invariant |
+//! | `active`, `mailbox`, `asid` | its protocols: who may have it, asking a CPU, numbers |
+//! | `cpu` | what is kept for each CPU |
 #![no_std]
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
 
+mod activate;
+mod active;
+mod asid;
 mod cpu;
 mod enter;
 mod epoch;
 mod fork;
 mod handle;
+mod mailbox;
 mod page;
 mod path;
 mod port;
@@ -44,6 +52,7 @@ mod pv;
 mod query;
 mod remove;
 mod seed;
+mod shootdown;
 mod superpage;
 mod system;
 mod table;

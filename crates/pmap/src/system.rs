@@ -1,18 +1,21 @@
 //! All pmaps of a machine.
 
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU64, Ordering};
 
-use machvm_arch::{Asid, Space};
+use machvm_arch::{Asid, Space, Tlb};
 use machvm_arena::{Handle, NoMemory, Slab};
 use machvm_hal::{CpuId, Flush, Invalidations, Pfn, VaRange};
+use machvm_sync::atomic::{AtomicU64, Ordering};
 use machvm_sync::{Field32, Field64, Rank, Refs, Spin};
 
+use crate::active::ActiveSet;
+use crate::asid::{self, AsidPool};
 use crate::cpu::{MAX_CPUS, PerCpu};
 use crate::epoch::Epochs;
 use crate::port::{Cpus, Port, TableMem};
 use crate::pte::{Format, Pte};
 use crate::pv::PvPool;
+use crate::seed::Bug;
 use crate::table::{Ident, TableMd};
 
 /// Names a pmap. The tag of its ranges in a [`machvm_hal::Gather`].
@@ -62,13 +65,9 @@ pub(crate) struct PmapData {
     kernel: Field32,
     /// Handles.
     pub(crate) refs: Refs,
-    /// CPUs that have it loaded. \[a\], protocol in `shootdown`
-    pub(crate) active: AtomicU64,
-    /// CPUs that may have translations under the present number. \[a\]
-    pub(crate) used: AtomicU64,
-    /// CPUs that must flush before they load it again. \[a\]
-    pub(crate) stale: AtomicU64,
-    /// Generation << 16 | address-space number; 0: none yet. \[a\]
+    /// CPUs that its translations may be on. \[a\]
+    pub(crate) cpus: ActiveSet,
+    /// Generation << 16 | address-space number; 0: none yet. \[a\], protocol in `asid`
     pub(crate) context: AtomicU64,
     /// Pages mapped. \[a\]
     pub(crate) resident: AtomicU64,
@@ -83,9 +82,7 @@ impl Default for PmapData {
             root: Field64::new(0),
             kernel: Field32::new(0),
             refs: Refs::new(0),
-            active: AtomicU64::new(0),
-            used: AtomicU64::new(0),
-            stale: AtomicU64::new(0),
+            cpus: ActiveSet::new(),
             context: AtomicU64::new(0),
             resident: AtomicU64::new(0),
             wired: AtomicU64::new(0),
@@ -105,7 +102,7 @@ impl PmapData {
     }
     /// The number its translations carry now.
     pub(crate) fn asid(&self) -> Asid {
-        Asid(self.context.load(Ordering::Relaxed) as u16)
+        Asid(asid::number(self.context.load(Ordering::Relaxed)))
     }
     /// For instructions on a CPU that has it loaded.
     pub(crate) fn space_here(&self) -> Space {
@@ -130,6 +127,9 @@ pub struct System<P: Port> {
     pub(crate) pv: PvPool<P>,
     pub(crate) epochs: Epochs,
     pub(crate) cpus: [PerCpu; MAX_CPUS],
+    pub(crate) asids: AsidPool<MAX_CPUS>,
+    /// Root of CPUs that walk no user pmap. \[I\]
+    pub(crate) idle: Pfn,
     kernel: PmapId,
     /// Kernel addresses below this have tables. \[P\] of the kernel's pmap to write
     pub(crate) kernel_end: AtomicU64,
@@ -144,17 +144,22 @@ impl<P: Port> System<P> {
         let c = port.chunks();
         let pmaps = Slab::new(c, u32::MAX >> 1);
         let h: Handle<PmapData> = pmaps.alloc()?;
-        let sys = System {
+        // A port that forgets to flush is to be caught soon.
+        let few = if port.seeded(Bug::AsidReusedWithoutFlush) { 8 } else { u32::MAX };
+        let mut sys = System {
             pv: PvPool::new(c),
             pmaps,
             epochs: Epochs::new(),
             cpus: core::array::from_fn(|_| PerCpu::new()),
+            asids: AsidPool::new(port.tlb().asids().min(few), P::Tlb::BROADCAST),
+            idle: Pfn(0),
             kernel: PmapId(h.raw()),
             kernel_end: AtomicU64::new(port.kernel_range().start().get()),
             port,
         };
         let root = sys.table_take().ok_or(CreateError)?;
         sys.bring_to_life(sys.kernel, root, true);
+        sys.idle = if P::Format::SPLIT_ROOT { sys.table_take().ok_or(CreateError)? } else { root };
         Ok(sys)
     }
 
@@ -164,7 +169,8 @@ impl<P: Port> System<P> {
             md.set_ident(Ident { pmap: id, va: 0, level: P::Format::LEVELS, deposited: false });
         }
         pm.refs.revive();
-        for word in [&pm.active, &pm.used, &pm.stale, &pm.context, &pm.resident, &pm.wired] {
+        pm.cpus.reset();
+        for word in [&pm.context, &pm.resident, &pm.wired] {
             word.store(0, Ordering::Relaxed);
         }
         pm.kernel.set(u32::from(kernel));
@@ -207,7 +213,7 @@ impl<P: Port> System<P> {
     pub(crate) fn destroy_raw(&self, id: PmapId) {
         let pm = self.pmap(id);
         let resident = pm.resident.load(Ordering::Relaxed);
-        let active = pm.active.load(Ordering::SeqCst);
+        let active = pm.cpus.active().0;
         debug_assert!(active == 0, "{id:?} is destroyed while CPUs {active:#b} have it loaded");
         debug_assert!(resident == 0, "{id:?} is destroyed with {resident} pages mapped");
         if resident != 0 || active != 0 {
@@ -300,6 +306,9 @@ impl<P: Port> System<P> {
 impl<P: Port> Drop for System<P> {
     fn drop(&mut self) {
         // Frames are the embedder's: give back what is kept here.
+        if P::Format::SPLIT_ROOT && self.idle != Pfn(0) {
+            self.port.mem().free(self.idle);
+        }
         for cpu in &self.cpus {
             if let Some(spare) = Some(cpu.spare.swap(0, Ordering::Acquire)).filter(|s| *s != 0) {
                 self.port.mem().free(Pfn(spare));
