@@ -13,7 +13,8 @@ use std::{env, fs};
 use crate::run;
 
 const TARGETS: [&str; 3] = ["x86_64-unknown-none", "aarch64-unknown-none", "riscv64gc-unknown-none-elf"];
-const CRATES: [&str; 5] = ["machvm-hal", "machvm-sync", "machvm-arena", "machvm-arch", "machvm"];
+const CRATES: [&str; 6] =
+    ["machvm-hal", "machvm-sync", "machvm-arena", "machvm-arch", "machvm-pmap", "machvm"];
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CORE: &str = "/usr/lib/rustlib/src/rust/library/core/src/lib.rs";

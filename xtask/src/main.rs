@@ -11,7 +11,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test      everything that must pass: format, lints, all tests, the model checks, no-alloc, cross
   long      the long forms of the randomised tests (tens of minutes; MACHVM_SEED replays one)
   bench     the benchmark tables (against Linux itself, in the same run)
-  no-alloc  proves that hal, sync, arena, arch and core reach no allocator
+  no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
   cross     builds the core for bare x86-64, AArch64 and RISC-V machines";
 
 fn main() -> ExitCode {

@@ -8,7 +8,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const CRATES: [&str; 5] = ["machvm-hal", "machvm-sync", "machvm-arena", "machvm-arch", "machvm"];
+const CRATES: [&str; 6] =
+    ["machvm-hal", "machvm-sync", "machvm-arena", "machvm-arch", "machvm-pmap", "machvm"];
 /// What a Rust program calls to allocate, and C's own.
 const ALLOCATORS: [&str; 5] = ["__rust_alloc", "__rust_realloc", "__rg_alloc", "malloc", "exchange_malloc"];
 
@@ -61,7 +62,7 @@ fn contains(bytes: &[u8], what: &[u8]) -> bool {
 fn sources_have_no_alloc() -> bool {
     let root = env::current_dir().unwrap_or_default();
     let mut ok = true;
-    for dir in ["crates/hal", "crates/sync", "crates/arena", "crates/arch", "crates/core"] {
+    for dir in ["crates/hal", "crates/sync", "crates/arena", "crates/arch", "crates/pmap", "crates/core"] {
         let lib = root.join(dir).join("src/lib.rs");
         let text = std::fs::read_to_string(&lib).unwrap_or_default();
         if !text.contains("#![no_std]") {
