@@ -4,7 +4,8 @@
 //! Linux or from a test machine is here: addresses that have been checked
 //! ([`addr`]), waiting and waking ([`Host`]), frames ([`PhysMem`]), the
 //! machine-dependent map ([`Pmap`], [`PmapPage`]), deferred invalidation
-//! ([`Gather`]) and data sources ([`Pager`], [`Swap`]).
+//! ([`Gather`]) and data sources ([`Pager`], [`Swap`]). Beside them, for who knows the
+//! manual: [`pmap9`].
 //!
 //! What this crate is not: it holds no locks, allocates nothing, knows no
 //! architecture and no page-table format.
@@ -17,6 +18,7 @@ mod host;
 mod mem;
 mod pager;
 mod pmap;
+pub mod pmap9;
 mod prot;
 
 pub use addr::{PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, Pfn, Pindex, RangeError, RawAddr, RawSize, Va, VaRange};
