@@ -10,7 +10,7 @@ use machvm_hal::{Gather, MaySleep, PAGE_SHIFT, Pindex, Pmap, Prot, Region, Va, V
 
 use super::clip::CLIPS;
 use super::edit::Edit;
-use super::entry::{Attributes, Entry, EntryFlags, Kind};
+use super::entry::{Entry, EntryFlags, Kind};
 use super::{CopyError, CopyWhy, Map, MapInner, Side};
 use crate::object::Object;
 use crate::platform::Platform;
@@ -20,12 +20,12 @@ use crate::vm::Vm;
 /// sleep: drop it with nothing locked.
 #[must_use]
 pub struct MapCopy<'vm, P: Platform> {
-    vm: &'vm Vm<P>,
+    pub(super) vm: &'vm Vm<P>,
     /// Chained through `links.next`, ascending; bounds count from zero.
-    head: Option<Handle<Entry>>,
-    tail: Option<Handle<Entry>>,
-    pages: u64,
-    pieces: u32,
+    pub(super) head: Option<Handle<Entry>>,
+    pub(super) tail: Option<Handle<Entry>>,
+    pub(super) pages: u64,
+    pub(super) pieces: u32,
 }
 
 impl<'vm, P: Platform> MapCopy<'vm, P> {
@@ -33,7 +33,11 @@ impl<'vm, P: Platform> MapCopy<'vm, P> {
     pub fn pages(&self) -> u64 {
         self.pages
     }
-    fn push(&mut self, h: Handle<Entry>) {
+    /// No piece yet.
+    pub(super) fn empty(vm: &'vm Vm<P>, pages: u64) -> Self {
+        MapCopy { vm, head: None, tail: None, pages, pieces: 0 }
+    }
+    pub(super) fn push(&mut self, h: Handle<Entry>) {
         let links = &self.vm.entries.get(h).links;
         links.next.set(None);
         match self.tail {
@@ -43,7 +47,7 @@ impl<'vm, P: Platform> MapCopy<'vm, P> {
         self.tail = Some(h);
         self.pieces += 1;
     }
-    fn iter(&self) -> impl Iterator<Item = Handle<Entry>> + use<'vm, P> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = Handle<Entry>> + use<'vm, P> {
         let slab = &self.vm.entries;
         core::iter::successors(self.head, move |h| slab.get(*h).links.next.get())
     }
@@ -105,7 +109,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let mut edit = self
             .edit_counted(range, need, may)
             .map_err(|NoMemory| failed(range.start(), CopyWhy::NoMemory))?;
-        let mut copy = MapCopy { vm: self.vm, head: None, tail: None, pages: range.pages(), pieces: 0 };
+        let mut copy = MapCopy::empty(self.vm, range.pages());
         let done = edit.check_copy(range, Prot::R).and_then(|()| edit.snapshot(range, &mut copy, may));
         edit.done(may);
         // On failure the pieces go here, with nothing locked.
@@ -120,7 +124,24 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// # Errors
     /// [`CopyError`] on [`Side::Destination`]; nothing changed. The snapshot is
     /// consumed either way.
-    pub fn overwrite(&self, dst: Va, mut copy: MapCopy<'vm, P>, may: &mut MaySleep) -> Result<(), CopyError> {
+    pub fn overwrite(&self, dst: Va, copy: MapCopy<'vm, P>, may: &mut MaySleep) -> Result<(), CopyError> {
+        self.overwrite_if(dst, copy, Sharers::KeepTheirs, may)
+    }
+
+    /// As [`Map::overwrite`]; `sharers` says what becomes of a destination that others
+    /// see too.
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// As [`Map::overwrite`], and [`CopyWhy::Shared`].
+    pub fn overwrite_if(
+        &self,
+        dst: Va,
+        mut copy: MapCopy<'vm, P>,
+        sharers: Sharers,
+        may: &mut MaySleep,
+    ) -> Result<(), CopyError> {
         let failed = |at, why| CopyError { side: Side::Destination, at, why };
         let range = VaRange::of_pages(dst, copy.pages)
             .and_then(|r| r.intersect(self.bounds).filter(|w| *w == r))
@@ -132,7 +153,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
         };
         let mut edit =
             self.edit_counted(range, need, may).map_err(|NoMemory| failed(dst, CopyWhy::NoMemory))?;
-        let done = edit.check_copy(range, Prot::W).and_then(|()| {
+        let checked = edit.check_copy(range, Prot::W).and_then(|()| edit.check_sharers(range, sharers));
+        let done = checked.and_then(|()| {
             let done = edit.overwrite(range, &mut copy, may);
             edit.settle(range, &done);
             done
@@ -161,8 +183,29 @@ impl<'vm, P: Platform> Map<'vm, P> {
     }
 }
 
+/// What becomes of those who share a destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharers {
+    /// They keep the old contents: the destination no longer shares with them.
+    KeepTheirs,
+    /// Shared destinations are refused: their object stays (U15, Z104), so bytes must
+    /// be written into it.
+    Refuse,
+}
+
 impl<'vm, P: Platform> Edit<'_, 'vm, P> {
-    fn check_copy(&self, range: VaRange, access: Prot) -> Result<(), (Va, CopyWhy)> {
+    fn check_sharers(&self, range: VaRange, sharers: Sharers) -> Result<(), (Va, CopyWhy)> {
+        let vm = self.map.vm;
+        let permanent = |h: &Handle<Entry>| self.entry(*h).object.get().is_some_and(|o| vm.object_is_permanent(o));
+        match self.map.overlapping(&self.inner, range).find(permanent) {
+            Some(h) if sharers == Sharers::Refuse => {
+                Err((self.entry(h).start().max(range.start()), CopyWhy::Shared))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn check_copy(&self, range: VaRange, access: Prot) -> Result<(), (Va, CopyWhy)> {
         if let Some(hole) = self.first_hole(range) {
             return Err((hole, CopyWhy::Hole));
         }
@@ -180,7 +223,7 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
         Ok(())
     }
 
-    fn snapshot(
+    pub(super) fn snapshot(
         &mut self,
         range: VaRange,
         copy: &mut MapCopy<'vm, P>,
@@ -217,7 +260,7 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
             let from = part.start().page() - range.start().page();
             let n = self.entry(new);
             if let Some(r) = VaRange::of_pages(Va::from_page(from), part.pages()) {
-                n.reset(r, Kind::Object, &Attributes::new(Prot::NONE));
+                n.reset(r, Kind::Object, &e.attributes());
             }
             n.object.set(Some(to));
             n.offset.set(e.pindex(part.start()).0);

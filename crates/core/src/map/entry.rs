@@ -73,8 +73,15 @@ bitflags::bitflags! {
         const USER3 = 0x400;
         /// As [`EntryFlags::USER1`].
         const USER4 = 0x800;
+        /// `VM_FLAGS_PERMANENT`: a deallocation takes its rights and leaves the entry.
+        const PERMANENT = 0x1000;
+        /// `VM_BEHAVIOR_RSEQNTL`: access is expected downwards. Kept; the fault finds the
+        /// direction itself.
+        const REVERSED = 0x2000;
+        /// `VM_BEHAVIOR_ZERO_WIRED_PAGES`: wired contents are zeroed when they are let go.
+        const ZERO_WIRED = 0x4000;
         /// What a caller may ask for when it inserts.
-        const CALLER = 0xf43;
+        const CALLER = 0x7f43;
     }
 }
 

@@ -154,6 +154,8 @@ pub enum CopyWhy {
     Foreign,
     /// A wired destination cannot get other pages: copy the bytes instead.
     Wired,
+    /// Others see the destination too: write the bytes into it instead.
+    Shared,
     /// No memory for entries or objects.
     NoMemory,
     /// The machine has no structure for another region.
