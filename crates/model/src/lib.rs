@@ -12,12 +12,14 @@
 mod check;
 mod hardware;
 mod host;
+pub mod hw;
 mod inject;
 mod machine;
 mod mem;
 mod mmu;
 mod oracle;
 mod pager;
+pub mod pt;
 mod rng;
 mod swap;
 mod task;

@@ -3,7 +3,7 @@
 use core::ops::Deref;
 use core::sync::atomic::Ordering;
 
-use machvm_hal::{CpuId, EnterError, EnterFlags, Gather, PageArray, PageNo, Pmap, Prot, Va, VaRange};
+use machvm_hal::{CpuId, EnterError, EnterFlags, Gather, PageArray, PageNo, Pfn, Pmap, Prot, Va, VaRange};
 
 use crate::enter::Entering;
 use crate::port::Port;
@@ -35,6 +35,10 @@ impl<P: Port, S: Deref<Target = System<P>>> PtPmap<P, S> {
     /// All pmaps.
     pub fn system(&self) -> &System<P> {
         &self.sys
+    }
+    /// The frame of its root table.
+    pub fn root(&self) -> Pfn {
+        self.sys.pmap(self.id).root()
     }
     /// The tag of its ranges in a gather.
     pub fn id(&self) -> PmapId {

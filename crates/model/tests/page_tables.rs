@@ -1,0 +1,70 @@
+//! Random operations on page-table pmaps of every format, on hardware that does
+//! everything the manuals allow: no check finds anything, and pmap, walker and oracle
+//! agree.
+//!
+//! `MACHVM_SEED` runs one seed again; `MACHVM_STEPS` sets the length (1,000,000 in
+//! `cargo xtask long`).
+
+use machvm_model::hw::{Config, HwFormat};
+use machvm_model::pt::World;
+use machvm_model::seed_from_env;
+use machvm_pmap::pte::{Aarch64, Sv39, Sv48, Sv57, X86L4, X86L5};
+
+fn steps() -> u64 {
+    std::env::var("MACHVM_STEPS").ok().and_then(|s| s.parse().ok()).unwrap_or(20_000)
+}
+
+fn run<F: HwFormat>(seed: u64, bits: bool) {
+    let mut left = steps();
+    let mut seed = seed_from_env(seed);
+    // A fresh machine now and then: other choices of numbers and instructions.
+    while left > 0 {
+        let n = left.min(10_000);
+        let mut c = Config::new(F::ARCH, seed);
+        if !bits {
+            c = c.without_updates();
+        }
+        let mut w = World::<F>::new(c, &[]);
+        for step in 0..n {
+            if let Err(wrong) = w.step() {
+                panic!(
+                    "{}, hardware bits {bits}, MACHVM_SEED={seed}, step {step}: {wrong}\n{}",
+                    F::NAME,
+                    w.hw().explain()
+                );
+            }
+            assert!(
+                w.hw().found() == 0,
+                "{}, hardware bits {bits}, MACHVM_SEED={seed}, step {step}:\n{}",
+                F::NAME,
+                w.hw().explain()
+            );
+        }
+        assert!(n < 10_000 || w.promoted > 0, "{}: no superpage in {n} steps: {w:?}", F::NAME);
+        w.end().unwrap_or_else(|wrong| panic!("{}, MACHVM_SEED={seed}, at the end: {wrong}", F::NAME));
+        w.hw().assert_clean();
+        left -= n;
+        seed += 1;
+    }
+}
+
+macro_rules! formats {
+    ($($name:ident: $format:ty, $bits:expr, $seed:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            run::<$format>($seed, $bits);
+        }
+    )*};
+}
+formats! {
+    x86_64_four_levels: X86L4, true, 100;
+    x86_64_five_levels: X86L5, true, 200;
+    aarch64_with_bits: Aarch64, true, 300;
+    aarch64_without_bits: Aarch64, false, 400;
+    sv39_with_bits: Sv39, true, 500;
+    sv39_without_bits: Sv39, false, 600;
+    sv48_with_bits: Sv48, true, 700;
+    sv48_without_bits: Sv48, false, 800;
+    sv57_with_bits: Sv57, true, 900;
+    sv57_without_bits: Sv57, false, 1000;
+}
