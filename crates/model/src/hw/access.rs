@@ -50,13 +50,7 @@ impl Access {
 
 impl State {
     /// The frame that an access reaches.
-    pub(crate) fn access(
-        &mut self,
-        cpu: usize,
-        va: u64,
-        what: Access,
-        mode: Mode,
-    ) -> Result<u64, Fault> {
+    pub(crate) fn access(&mut self, cpu: usize, va: u64, what: Access, mode: Mode) -> Result<u64, Fault> {
         self.tick(cpu);
         self.heat(va & !0xfff);
         let got = if self.mmu.arch.canonical(va) {

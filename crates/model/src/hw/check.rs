@@ -4,6 +4,7 @@
 //! cannot (the number it carries is not loaded) it is *condemned*, and a mistake once
 //! that number is loaded and it is still there and still more than the tables give.
 
+use super::config::Delivery;
 use super::cpu::{Cached, Mark};
 use super::report::Kind;
 use super::state::{Origin, Place, State, Use};
@@ -87,9 +88,28 @@ impl State {
         }
     }
 
+    /// Something else than an instruction happens on the CPU: what it flushed for the
+    /// root that it loaded last is flushed. Where one host thread runs at a time that
+    /// goes for all CPUs, since nobody hands over between instructions.
+    #[inline]
+    pub(crate) fn settle(&mut self, cpu: usize) {
+        if self.loading > 0 {
+            self.settle_all(cpu, self.config.delivery == Delivery::Anyone);
+        }
+    }
+
+    pub(crate) fn settle_all(&mut self, cpu: usize, all: bool) {
+        for c in 0..self.cpus.len() {
+            if (all || c == cpu) && self.cpus[c].loading {
+                self.check_loaded(c);
+            }
+        }
+    }
+
     /// The CPU has loaded a root, and flushed what it wanted to flush for that.
     pub(crate) fn check_loaded(&mut self, cpu: usize) {
         self.cpus[cpu].loading = false;
+        self.loading -= 1;
         let Some((root, _)) = self.cpus[cpu].loaded else { return };
         let own = self.origin(root);
         let (start, end) = ALL_PAGES;
@@ -276,7 +296,11 @@ impl State {
                     self.place(n.table, Place { origin, level: at.level - 1, va });
                 }
                 Entry::Reserved => self.report(Kind::Malformed, 0, Some(at.origin), va, raw),
-                _ => {}
+                Entry::Leaf(_) => {
+                    let whole = self.mmu.arch.extend(va, at.origin == Origin::KERNEL);
+                    self.heat(whole);
+                }
+                Entry::Invalid => {}
             }
         }
     }

@@ -120,11 +120,8 @@ impl Named {
         Named { pages: None, asid: None, global: true, tables: Tables::All, level: None, pieces: true };
 
     pub(crate) fn takes(&self, e: &Cached) -> bool {
-        let number = if e.mark.contains(Mark::GLOBAL) {
-            self.global
-        } else {
-            self.asid.is_none_or(|a| a == e.asid)
-        };
+        let number =
+            if e.mark.contains(Mark::GLOBAL) { self.global } else { self.asid.is_none_or(|a| a == e.asid) };
         let log2 = if self.pieces { e.source.max(e.log2) } else { e.log2 };
         let vpn = (e.vpn >> log2) << log2;
         number
@@ -133,11 +130,8 @@ impl Named {
     }
 
     pub(crate) fn takes_table(&self, e: &CachedTable) -> bool {
-        let number = if e.mark.contains(Mark::GLOBAL) {
-            self.global
-        } else {
-            self.asid.is_none_or(|a| a == e.asid)
-        };
+        let number =
+            if e.mark.contains(Mark::GLOBAL) { self.global } else { self.asid.is_none_or(|a| a == e.asid) };
         number
             && match self.tables {
                 Tables::Keep => false,

@@ -214,10 +214,8 @@ impl State {
 
     fn see_all(&mut self, table: u32, index: usize) {
         for cpu in 0..self.cpus.len() {
-            let last = self.cpus[cpu]
-                .unseen
-                .iter()
-                .rposition(|u| u.table == table && usize::from(u.index) == index);
+            let last =
+                self.cpus[cpu].unseen.iter().rposition(|u| u.table == table && usize::from(u.index) == index);
             if let Some(last) = last {
                 self.see(cpu, last + 1);
             }
@@ -227,9 +225,7 @@ impl State {
     /// The root, or a table that is remembered.
     fn start(&mut self, cpu: usize, root: u32, asid: u16, va: u64) -> At {
         let vpn = va >> 12;
-        let matches = |e: &&CachedTable| {
-            e.covers(vpn) && (e.mark.contains(Mark::GLOBAL) || e.asid == asid)
-        };
+        let matches = |e: &&CachedTable| e.covers(vpn) && (e.mark.contains(Mark::GLOBAL) || e.asid == asid);
         let n = self.cpus[cpu].tables.iter().filter(matches).count() as u64;
         // One more for the root.
         let pick = self.rng.below(n + 1) as usize;

@@ -316,7 +316,8 @@ impl Hw {
     /// reported complete; it began at step `since` ([`Hw::now`]; `u64::MAX`: nobody else
     /// changes anything meanwhile).
     pub fn check_flushed(&self, root: Option<Pfn>, range: VaRange, since: u64) {
-        self.here(|s, _| {
+        self.here(|s, cpu| {
+            s.settle(cpu);
             let origin = root.map_or(Origin::KERNEL, |r| s.origin(r.0 as u32));
             let pages = (range.start().page(), range.start().page() + range.pages());
             s.check_flushed(Some(origin), pages, since);
@@ -328,13 +329,10 @@ impl Hw {
     }
     /// A flush of everything, that began at `since`, is complete.
     pub fn check_flushed_all(&self, since: u64) {
-        self.here(|s, _| {
+        self.here(|s, cpu| {
+            s.settle(cpu);
             if since == u64::MAX {
-                for cpu in 0..s.cpus.len() {
-                    if s.cpus[cpu].loading {
-                        s.check_loaded(cpu);
-                    }
-                }
+                s.settle_all(0, true);
             }
             s.check_flushed(None, super::check::ALL_PAGES, since);
         });

@@ -90,6 +90,8 @@ pub(crate) struct State {
     pub(crate) asked: u64,
     /// Interrupts that were sent and not taken.
     pub(crate) ipis: u32,
+    /// CPUs between loading a root and the flush for it.
+    pub(crate) loading: u32,
 }
 
 impl State {
@@ -122,6 +124,7 @@ impl State {
             fail_on: false,
             asked: 0,
             ipis: 0,
+            loading: 0,
             config,
         }
     }
@@ -135,8 +138,7 @@ impl State {
             return;
         }
         self.found += 1;
-        let space =
-            origin.filter(|o| *o != Origin::KERNEL).map(|o| machvm_hal::Pfn(u64::from(o.root)));
+        let space = origin.filter(|o| *o != Origin::KERNEL).map(|o| machvm_hal::Pfn(u64::from(o.root)));
         let r = Report { kind, cpu: cpu as u16, space, va, frame, step: self.step };
         if self.first.is_none() {
             self.first = Some(self.ring.text());

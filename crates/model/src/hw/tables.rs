@@ -50,11 +50,8 @@ impl State {
     /// Another moment of this CPU, in which anything may happen.
     pub(crate) fn tick(&mut self, cpu: usize) {
         self.step += 1;
-        let c = &mut self.cpus[cpu];
-        c.turns = 0;
-        if c.loading {
-            self.check_loaded(cpu);
-        }
+        self.cpus[cpu].turns = 0;
+        self.settle(cpu);
         self.adversary();
     }
 

@@ -132,14 +132,7 @@ impl State {
     }
 
     /// `other`: only where the tables map another frame, else whatever they do not give.
-    pub(crate) fn lead(
-        &self,
-        cpu: usize,
-        e: &CachedTable,
-        start: u64,
-        end: u64,
-        other: bool,
-    ) -> Option<u64> {
+    pub(crate) fn lead(&self, cpu: usize, e: &CachedTable, start: u64, end: u64, other: bool) -> Option<u64> {
         let (start, end) = (start.max(e.vpn), end.min(e.vpn + (1 << e.log2())));
         let root = self.root_of(e.origin, cpu);
         if let Some(root) = root
@@ -183,8 +176,7 @@ impl State {
                 Entry::Invalid | Entry::Reserved => {}
                 Entry::Next(n) if self.exists(n.table) => {
                     let at = (vpn, start, end);
-                    let found =
-                        self.lead_below(root, n.table as u32, level - 1, mask & n.mask, at, other);
+                    let found = self.lead_below(root, n.table as u32, level - 1, mask & n.mask, at, other);
                     if found.is_some() {
                         return found;
                     }

@@ -59,6 +59,7 @@ impl State {
         }
         c.loaded = Some((root as u32, asid));
         c.loading = true;
+        self.loading += 1;
     }
 
     /// The tree below a root is placed, if it was not.

@@ -58,8 +58,7 @@ pub enum Arch {
 
 impl Arch {
     /// Every one.
-    pub const ALL: [Arch; 6] =
-        [Arch::X86L4, Arch::X86L5, Arch::Aarch64, Arch::Sv39, Arch::Sv48, Arch::Sv57];
+    pub const ALL: [Arch; 6] = [Arch::X86L4, Arch::X86L5, Arch::Aarch64, Arch::Sv39, Arch::Sv48, Arch::Sv57];
 
     /// Levels; the root's number.
     pub const fn levels(self) -> u8 {
