@@ -7,7 +7,7 @@
 //! let port = HwPort::<X86L4>::new(Config::new(Arch::X86L4, seed));   // a machine and its port
 //! let hw = port.hw().clone();                                        // the machine itself
 //! let sys = Arc::new(System::new(port)?);
-//! hw.set_ipi_handler({ let sys = sys.clone(); move |cpu| sys.shootdown_interrupt(cpu) });
+//! hw.set_ipi_handler({ let sys = sys.clone(); move |_| sys.shootdown_interrupt() });
 //! hw.set_kernel_root(root of the kernel's pmap);                     // AArch64: TTBR1
 //! hw.space_begins(root of a new pmap);  ...  hw.space_ends(root);    // around create and destroy
 //! hw.on_cpu(2, || pmap.activate(CpuId(2)));                          // a host thread is a CPU

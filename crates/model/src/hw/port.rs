@@ -19,7 +19,7 @@ pub trait HwFormat: Format {
     /// The hardware's side.
     const ARCH: Arch;
     /// The flush sequences.
-    type Tlb: Tlb;
+    type Tlb: Tlb + Send + 'static;
     /// The flush sequences on this machine. INVPCID is there where the seed is even.
     fn tlb(isa: HwIsa, config: &Config) -> Self::Tlb;
 }
