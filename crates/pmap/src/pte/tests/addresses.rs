@@ -61,6 +61,18 @@ fn levels_cover_what_the_manuals_say() {
     shape::<Sv57>(&[12, 21, 30, 39, 48], &[t; 5], 5);
 }
 
+/// Arm has rights above leaves (APTable) and a root for each half; x86-64 the rights; RISC-V
+/// neither.
+#[test]
+fn what_the_machines_have() {
+    fn has<F: Format>() -> (bool, bool) {
+        (F::UPPER_RIGHTS, F::SPLIT_ROOT)
+    }
+    assert_eq!([has::<X86L4>(), has::<X86L5>()], [(true, false); 2]);
+    assert_eq!([has::<Aarch64>(), has::<Aarch64Granule16>(), has::<Aarch64Granule64>()], [(true, true); 3]);
+    assert_eq!([has::<Sv39>(), has::<Sv48>(), has::<Sv57>()], [(false, false); 3]);
+}
+
 fn indices<F: Manual>() {
     for level in 1..=F::LEVELS {
         let last = F::entries(level) - 1;
