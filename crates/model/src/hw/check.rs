@@ -178,22 +178,24 @@ impl State {
         }
     }
 
-    /// What became more than the tables give is stale from now on.
+    /// What became more than the tables give, in these pages, is stale from now on.
     fn note_stale(&mut self, origin: Origin, (start, end): (u64, u64)) {
         let step = self.step;
         for cpu in 0..self.cpus.len() {
             for i in 0..self.cpus[cpu].tlb.len() {
                 let e = self.cpus[cpu].tlb[i];
                 if e.origin == origin && e.meets(start, end) {
-                    let more = self.excess(cpu, &e, ALL_PAGES.0, ALL_PAGES.1).is_some();
-                    self.cpus[cpu].tlb[i].stale = next_stale(e.stale, more, step);
+                    let more = self.excess(cpu, &e, start, end).is_some();
+                    let whole = start <= e.vpn && e.vpn + (1 << e.log2) <= end;
+                    self.cpus[cpu].tlb[i].stale = next_stale(e.stale, more, whole, step);
                 }
             }
             for i in 0..self.cpus[cpu].tables.len() {
                 let e = self.cpus[cpu].tables[i];
                 if e.origin == origin && e.meets(start, end) {
-                    let more = self.excess_table(cpu, &e, ALL_PAGES.0, ALL_PAGES.1).is_some();
-                    self.cpus[cpu].tables[i].stale = next_stale(e.stale, more, step);
+                    let more = self.excess_table(cpu, &e, start, end).is_some();
+                    let whole = start <= e.vpn && e.vpn + (1 << e.log2()) <= end;
+                    self.cpus[cpu].tables[i].stale = next_stale(e.stale, more, whole, step);
                 }
             }
         }
@@ -306,11 +308,12 @@ impl State {
     }
 }
 
-fn next_stale(old: u64, more: bool, step: u64) -> u64 {
+/// `whole`: all that the entry covers was looked at, so that it is known not to be stale.
+fn next_stale(old: u64, more: bool, whole: bool, step: u64) -> u64 {
     match (more, old) {
-        (false, _) => 0,
+        (false, _) if whole => 0,
         (true, 0) => step,
-        (true, since) => since,
+        (_, since) => since,
     }
 }
 

@@ -36,7 +36,8 @@ struct At {
     table: u32,
     level: u8,
     mask: Rights,
-    global: bool,
+    /// What the way here makes of what is found: global, or in use until ISB only.
+    mark: Mark,
     stale: u64,
 }
 
@@ -134,20 +135,16 @@ impl State {
                     if !n.accessed && self.mmu.arch.is_x86() {
                         self.note(cpu, at.table, index, self.mmu.with_accessed(raw));
                     }
+                    let mut mark = at.mark;
+                    mark.set(Mark::GLOBAL, n.global || mark.contains(Mark::GLOBAL));
                     let mask = at.mask & n.mask;
-                    at = At {
-                        table: n.table as u32,
-                        level: at.level - 1,
-                        mask,
-                        global: at.global | n.global,
-                        stale,
-                    };
+                    at = At { table: n.table as u32, level: at.level - 1, mask, mark, stale };
                     self.remember_table(cpu, va, asid, origin, &at);
                 }
                 Entry::Leaf(mut leaf) => {
                     self.note_use(cpu, &at, (index, raw), &mut leaf, want)?;
                     leaf.rights = finish(self.mmu.arch, leaf.rights & at.mask);
-                    leaf.global |= at.global;
+                    leaf.global |= at.mark.contains(Mark::GLOBAL);
                     at.stale = stale;
                     return Ok(self.remember(cpu, va, asid, origin, &at, &leaf));
                 }
@@ -234,14 +231,14 @@ impl State {
                 table: e.table,
                 level: e.level,
                 mask: e.mask,
-                global: e.mark.contains(Mark::GLOBAL),
+                mark: e.mark & (Mark::GLOBAL | Mark::LINGERS),
                 stale: e.stale,
             },
             None => At {
                 table: root,
                 level: self.mmu.arch.levels(),
                 mask: Rights::all(),
-                global: false,
+                mark: Mark::empty(),
                 stale: 0,
             },
         }
@@ -257,13 +254,18 @@ impl State {
             asid,
             level: at.level,
             mask: at.mask,
-            mark: if at.global { Mark::GLOBAL } else { Mark::empty() },
+            mark: at.mark,
         };
         let room = self.config.tlb / 2;
         let random = self.rng.bits() as usize;
         let list = &mut self.cpus[cpu].tables;
         let same = |o: &CachedTable| {
-            o.table == e.table && o.vpn == e.vpn && o.asid == e.asid && o.mask == e.mask && o.level == e.level
+            o.table == e.table
+                && o.vpn == e.vpn
+                && o.asid == e.asid
+                && o.mask == e.mask
+                && o.level == e.level
+                && o.mark - Mark::CONDEMNED == e.mark
         };
         if room == 0 || list.iter().any(same) {
             return;
@@ -293,7 +295,7 @@ impl State {
             run => *self.rng.pick(&[run, run, run.min(9), run.min(4), 0]),
         };
         let base = vpn >> log2 << log2;
-        let mut mark = Mark::empty();
+        let mut mark = at.mark;
         mark.set(Mark::GLOBAL, leaf.global);
         mark.set(Mark::DIRTY, leaf.dirty);
         let e = Cached {

@@ -113,12 +113,20 @@ impl Hw {
     pub fn cpu(&self) -> u16 {
         CPU.get().min(self.config.cpus - 1)
     }
-    /// Runs `f` on a CPU.
+    /// Runs `f` on a CPU. Afterwards the thread may go on elsewhere, so what it wrote and
+    /// invalidated is complete then, as after any kernel's context switch (AArch64: DSB).
     ///
     /// # Panics
     /// When there is no such CPU.
     pub fn on_cpu<R>(&self, cpu: u16, f: impl FnOnce() -> R) -> R {
+        struct Leave<'a>(&'a Hw, u16);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.state().context_switch(usize::from(self.1));
+            }
+        }
         let _on = OnCpu::new(self, cpu);
+        let _leave = Leave(self, cpu);
         f()
     }
 

@@ -53,6 +53,7 @@
 //! | `ipi` | interrupts and waiting |
 //! | `check`, `report`, `trace` | what is looked at, found, remembered |
 //! | `hardware` | the interface |
+//! | `survey` | everything that a root maps |
 //! | `port` | the port for `machvm-pmap` |
 //!
 //! What it is not: a timing model, or a memory model of data accesses: loads and stores
@@ -70,6 +71,7 @@ mod isa;
 mod port;
 mod report;
 mod state;
+mod survey;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -86,5 +88,6 @@ pub use isa::HwIsa;
 pub use port::{HwCpus, HwFormat, HwMem, HwPort};
 pub use report::{Checks, Kind, Report};
 pub use state::Use;
+pub use survey::Mapped;
 pub use tree::Translation;
 pub use walk::{Arch, Entry, LeafEntry, Mmu, NextEntry, Rights, Updates};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use machvm_arch::{Arm, Mode, Riscv, Tlb, X86};
-use machvm_arena::{Gate, HeapChunks};
+use machvm_arena::{ChunkSource, Gate, HeapChunks};
 use machvm_hal::{CpuId, CpuSet, Pfn, RawAddr, Va, VaRange};
 use machvm_pmap::pte::{Aarch64, Format, Sv39, Sv48, Sv57, X86L4, X86L5};
 use machvm_pmap::{Bug, Cpus, HwBits, Port, TableMd, TableMem};
@@ -72,6 +72,8 @@ impl HwFormat for Sv57 {
 pub struct HwMem {
     hw: Arc<Hw>,
     md: Vec<TableMd>,
+    /// Asked before a table is handed out.
+    gate: HeapChunks,
 }
 
 impl TableMem for HwMem {
@@ -88,6 +90,9 @@ impl TableMem for HwMem {
         self.hw.here_then_interrupts(|s, cpu| s.table_exchange(cpu, table.0, index, old, new))
     }
     fn alloc(&self) -> Option<Pfn> {
+        if !self.gate.admit() {
+            return None;
+        }
         self.hw.here(|s, cpu| s.table_alloc(cpu)).map(Pfn)
     }
     fn free(&self, table: Pfn) {
@@ -149,14 +154,23 @@ impl<F: HwFormat> HwPort<F> {
     }
     /// As [`HwPort::new`]; records and pmap structures ask `gate` for memory.
     pub fn gated(config: Config, gate: Option<&'static dyn Gate>) -> Self {
+        Self::with_gates(config, gate, None)
+    }
+    /// As [`HwPort::gated`]; page tables ask `tables`.
+    pub fn with_gates(
+        config: Config,
+        records: Option<&'static dyn Gate>,
+        tables: Option<&'static dyn Gate>,
+    ) -> Self {
+        let heap = |gate: Option<&'static dyn Gate>| gate.map_or(HeapChunks::new(), HeapChunks::gated);
         let config = Config { arch: F::ARCH, ..config };
         let hw = Hw::new(config);
         let all = config.first_frame() + u64::from(config.frames);
         HwPort {
-            mem: HwMem { hw: hw.clone(), md: (1..all).map(|_| TableMd::new()).collect() },
+            mem: HwMem { hw: hw.clone(), md: (1..all).map(|_| TableMd::new()).collect(), gate: heap(tables) },
             tlb: F::tlb(HwIsa::new(hw.clone()), &config),
             cpus: HwCpus { hw: hw.clone() },
-            chunks: gate.map_or(HeapChunks::new(), HeapChunks::gated),
+            chunks: heap(records),
             bugs: AtomicU64::new(0),
             hw,
         }

@@ -117,6 +117,15 @@ impl State {
         }
     }
 
+    /// DSB ISH, without the adversary.
+    pub(crate) fn context_switch(&mut self, cpu: usize) {
+        self.see(cpu, usize::MAX);
+        for which in 0..self.cpus[cpu].issued.len() {
+            self.carry_out(cpu, which, u64::MAX);
+        }
+        self.cpus[cpu].issued.clear();
+    }
+
     fn dsb(&mut self, cpu: usize, kind: Dsb) {
         let name = match kind {
             Dsb::Ish => "dsb ish",
