@@ -282,6 +282,112 @@ fn r02_a_window_of_single_frames_gets_no_reservation_in_its_middle() {
     end(&vm);
 }
 
+/// Decision 10: half a window is enough to fill it, and a full one is entered at once.
+#[test]
+fn d10_half_a_window_fills_the_rest() {
+    let vm = vm(3000);
+    let t = task(&vm, 0, 2 * RUN);
+    let order: Vec<u64> = (0..RUN).map(|i| i * 167 % RUN).collect();
+    order[..RUN as usize / 2 - 1].iter().for_each(|p| store(&t, *p));
+    let before = vm.statistics();
+    assert!(before.zero_fill < RUN / 2 + 20, "{before:?}");
+    order[RUN as usize / 2 - 1..].iter().for_each(|p| store(&t, *p));
+    let s = vm.statistics();
+    assert_eq!((s.zero_fill, t.map.pmap().resident_count()), (RUN, RUN), "not a page of the next window");
+    assert!(s.faults - before.faults <= 3, "{} faults", s.faults - before.faults);
+    assert!(is_run(&t, 0, RUN));
+    (0..RUN).for_each(|p| assert_eq!(load(&t, p), p + 1));
+    check_quiet(&vm, [&t]);
+    drop(t);
+    end(&vm);
+}
+
+#[test]
+fn d10_a_sequence_goes_on_behind_the_window() {
+    let vm = vm(5000);
+    let t = task(&vm, 3, 4 * RUN);
+    let faults = |pages: &mut dyn Iterator<Item = u64>| {
+        let before = vm.statistics().faults;
+        pages.for_each(|p| store(&t, p));
+        vm.statistics().faults - before
+    };
+    let first = faults(&mut (3..RUN));
+    let next = faults(&mut (RUN..2 * RUN));
+    assert!(next <= RUN / 2 / 16 + 2, "{next} faults, after {first}");
+    let down = faults(&mut (2 * RUN..4 * RUN).rev());
+    assert!(down <= 2 * (RUN / 2 / 16 + 2) + 4, "{down} faults downwards");
+    (3..4 * RUN).for_each(|p| assert_eq!(load(&t, p), p + 1));
+    check_quiet(&vm, [&t]);
+    drop(t);
+    end(&vm);
+}
+
+#[test]
+fn d10_no_large_fill_where_it_would_be_a_guess() {
+    let vm = vm(3000);
+    // A quarter of the pages; then all of them, one by one, because the program said so.
+    let t = task(&vm, 0, 2 * RUN);
+    (0..RUN).step_by(4).for_each(|p| store(&t, p));
+    assert_eq!(vm.statistics().zero_fill, RUN / 4);
+    let range = VaRange::of_pages(va(RUN), RUN).expect("fits");
+    t.map
+        .madvise(range, machvm::map::Advise::Access(machvm::map::Advice::Random), &mut may())
+        .expect("advise");
+    (RUN..2 * RUN - 1).for_each(|p| store(&t, p));
+    assert_eq!(vm.statistics().zero_fill, RUN / 4 + RUN - 1);
+    drop(t);
+    end(&vm);
+    // Memory is short: the frames that are left are worth more.
+    let vm = self::vm(RUN as u32 + 600);
+    let t = task(&vm, 0, 3 * RUN);
+    (0..RUN - 16).for_each(|p| store(&t, RUN + p));
+    let other = task(&vm, 0, RUN);
+    let before = vm.statistics().zero_fill;
+    let touched: Vec<u64> = (0..RUN).step_by(2).chain([1]).collect();
+    touched.iter().for_each(|p| store(&other, *p));
+    assert_eq!(vm.statistics().zero_fill - before, touched.len() as u64);
+    check_quiet(&vm, [&t, &other]);
+    drop((t, other));
+    end(&vm);
+}
+
+#[test]
+fn d10_only_what_the_entry_covers() {
+    let vm = vm(3000);
+    let t = task(&vm, 0, RUN);
+    let upper = VaRange::of_pages(va(400), RUN - 400).expect("fits");
+    let read = machvm::map::SetProt::prot(Prot::R);
+    t.map.protect(upper, &read, &mut may()).expect("protect");
+    (0..400).for_each(|p| store(&t, p));
+    assert_eq!(vm.statistics().zero_fill, 400, "the other entry's pages are its own business");
+    (400..RUN).for_each(|p| assert_eq!(load(&t, p), 0));
+    assert!(is_run(&t, 0, RUN), "but they are in the same run");
+    assert_eq!(t.store_word(va(400).get(), 1), Err(FaultError::Protection(va(400))));
+    check_quiet(&vm, [&t]);
+    drop(t);
+    end(&vm);
+}
+
+#[test]
+fn d10_a_child_reads_a_full_window_with_one_fault() {
+    let vm = vm(3000);
+    let t = task(&vm, 0, RUN);
+    (0..RUN).for_each(|p| store(&t, p));
+    let child = fork(&t);
+    let faults = vm.statistics().faults;
+    (0..RUN).rev().for_each(|p| assert_eq!(load(&child, p), p + 1));
+    assert_eq!(vm.statistics().faults - faults, 1);
+    let array = vm.page_array();
+    let rights = |t: &Task<'_>, p| t.map.pmap().extract(array, va(p)).map(|(_, prot)| prot);
+    assert!((0..RUN).all(|p| rights(&child, p).is_some_and(|r| !r.contains(Prot::W))), "shared pages");
+    // A page of its own does not become the others' again.
+    child.store_word(va(77).get(), 5).expect("store");
+    assert_eq!((load(&t, 77), load(&child, 77), load(&child, 78)), (78, 5, 79));
+    check_quiet(&vm, [&t, &child]);
+    drop((t, child));
+    end(&vm);
+}
+
 #[test]
 fn y06_classes_of_requests() {
     let vm = vm(64);
@@ -334,7 +440,7 @@ fn y04_runs_for_the_embedder_beside_programs() {
     (0..3 * RUN).step_by(7).for_each(|p| store(&t, p));
     let want = Contig { align: 16, boundary: 256, high: Pfn(2000), ..Contig::anywhere(100) };
     let got = vm.contig_take(&want, FrameClass::Normal).expect("a run");
-    assert!(got.0 % 16 == 0 && got.0 + 100 <= 2000 && got.0 / 256 == (got.0 + 99) / 256);
+    assert!(got.0.is_multiple_of(16) && got.0 + 100 <= 2000 && got.0 / 256 == (got.0 + 99) / 256);
     check_quiet(&vm, [&t]);
     assert_eq!(vm.contig_take(&Contig::anywhere(3000), FrameClass::Interrupt), None, "not that many");
     assert_eq!(vm.contig_take(&Contig { align: 3, ..want }, FrameClass::Normal), None);

@@ -46,14 +46,33 @@ impl<'vm, P: Platform> Map<'vm, P> {
             vm.forget_copy(anon, page);
             vm.take_over(at, page);
         }
+        if self.is_window_due(at, page, rights) {
+            return self.enter_window(at, page, rights, map, object);
+        }
         let mut run = [PageNo(NonZeroU32::MIN); CLUSTER];
         let (first, n) = self.neighbours(at, page, rights, &object, &mut run);
+        self.enter_busy(at, page, first, &run[..n], rights, map, object)
+    }
+
+    /// Enters a run of busy pages, among them `page`, and lets them go.
+    #[expect(clippy::too_many_arguments)]
+    pub(super) fn enter_busy(
+        &self,
+        at: &Place<'_>,
+        page: Handle<Page>,
+        first: Va,
+        run: &[PageNo],
+        rights: Prot,
+        map: MapGuard<'_, P>,
+        object: ObjectGuard<'_, P>,
+    ) -> Result<Step<'vm>, FaultError> {
+        let vm = self.vm();
         drop(object);
         // The pages are busy and the map is read locked: nobody enters, removes or
         // write-protects them meanwhile, so the object is not needed any more.
-        let r = self.enter_run(first, &run[..n], rights, at);
-        vm.activate_entered(page, &run[..n]);
-        for p in &run[..n] {
+        let r = self.enter_run(first, run, rights, at);
+        vm.activate_entered(page, run);
+        for p in run {
             vm.page_unbusy(handle(*p));
         }
         drop(map);
@@ -214,7 +233,7 @@ impl<P: Platform> Vm<P> {
     /// What the page may be mapped with: the entry's rights, without write while the
     /// page is shared, or clean with a copy elsewhere (so that the first write is
     /// seen).
-    fn rights(
+    pub(super) fn rights(
         &self,
         entry: &Entry,
         object: &ObjectInner,

@@ -87,6 +87,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let pages = &pages[..run.pages as usize];
         match object.source {
             None => {
+                if self.is_window_half_full(at, pages) {
+                    return self.fill_window(at, run.before, pages, map, object);
+                }
                 drop((object, map));
                 vm.zero_run(pages).map_err(|()| FaultError::NoMemory(at.va))?;
                 Ok(Step::Again)
@@ -238,7 +241,7 @@ impl SwapIn {
 }
 
 impl<P: Platform> Vm<P> {
-    fn page_attach(&self, page: Handle<Page>, anon: Handle<Anon>, at: &Place<'_>, index: u64) {
+    pub(super) fn page_attach(&self, page: Handle<Page>, anon: Handle<Anon>, at: &Place<'_>, index: u64) {
         let pg = self.pages.get(page);
         pg.owner.set(Some(anon));
         pg.home.set(Some(at.object));

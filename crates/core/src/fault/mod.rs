@@ -29,6 +29,7 @@ mod enter;
 mod fill;
 mod near;
 mod peek;
+mod window;
 mod wire;
 
 use machvm_arena::Handle;

@@ -1,6 +1,6 @@
 //! Inserting exactly there (M11), and joining what is inserted to a neighbour.
 
-use machvm_arena::Handle;
+use machvm_arena::{Handle, NoMemory};
 use machvm_hal::{MaySleep, Pindex, Pmap, Prot, Region, VaRange};
 
 use super::clip::CLIPS;
@@ -9,7 +9,9 @@ use super::entry::{Attributes, Entry, EntryFlags, Kind};
 use super::tree::Tree;
 use super::{InsertError, Map, MapFlags};
 use crate::object::Object;
+use crate::page::RUN;
 use crate::platform::Platform;
+use crate::vm::Vm;
 
 /// What stands behind a new entry.
 ///
@@ -28,6 +30,21 @@ pub enum Backing {
     /// The machine's own mapping, made by the caller after the insertion; from page
     /// `Pindex` of its file on. The pmap is told of its protection and removal only.
     Foreign(Pindex),
+}
+
+impl<P: Platform> Vm<P> {
+    /// An anonymous object for a new range, and the index of its first page: in the dense
+    /// placement with the phase of the address, so that the windows of its tree are those
+    /// that superpages map (R07).
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub(super) fn object_for(&self, range: VaRange) -> Result<(Handle<Object>, Pindex), NoMemory> {
+        let (o, Pindex(at)) = self.object_allocate(range.pages())?;
+        // There is room for more than a window on both sides.
+        let phase = if self.frames.is_sparse() { 0 } else { range.start().page() % RUN };
+        Ok((o, Pindex(at + phase)))
+    }
 }
 
 /// Where the contents of a new range will be.
@@ -139,7 +156,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         if let Some(joint) = self.coalesce(range, a, may) {
             return Ok(joint);
         }
-        let made = self.map.vm.object_allocate(range.pages());
+        let made = self.map.vm.object_for(range);
         let (o, at) = made.map_err(InsertError::no_memory(range.start()))?;
         Ok(Joint::Own(Some(o), at))
     }

@@ -245,7 +245,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             n.reset(range, Kind::Object, &e.attributes());
             n.links.next.set(head);
             head = Some(new);
-            match vm.object_allocate(range.pages()) {
+            match vm.object_for(range) {
                 Ok((o, Pindex(at))) => {
                     n.object.set(Some(o));
                     n.offset.set(at);

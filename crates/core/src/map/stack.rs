@@ -125,7 +125,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         let (Some(upper), Some(lower)) = (self.spare.take(), self.spare.take()) else {
             return Err(InsertError::NoMemory(range.start()));
         };
-        let made = vm.object_allocate(range.pages()).map_err(InsertError::no_memory(range.start()));
+        let made = vm.object_for(range).map_err(InsertError::no_memory(range.start()));
         let entered = made.and_then(|(o, at)| {
             let region = Region { first: vm.object_natural(o, at), prot: a.prot };
             match map.pmap.region_insert(range, region) {

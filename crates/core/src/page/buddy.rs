@@ -85,7 +85,7 @@ impl Buddy {
     /// The free block that `frame` lies in.
     pub(super) fn block_of<C: ChunkSource>(&self, pages: &Slab<Page, C>, frame: u64) -> Option<Block> {
         (0..ORDERS as u32).find_map(|order| {
-            let start = frame >> order << order;
+            let start = (frame >> order) << order;
             self.starts(pages, start, order).map(|_| Block { start, order })
         })
     }

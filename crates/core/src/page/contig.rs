@@ -162,7 +162,7 @@ impl<P: Platform> Vm<P> {
     /// Is the whole aligned 2 MiB run around `frame` in use by one object's pages, each
     /// at its place (R06 `vm_reserv_level_iffullpop`)? A hint: takes no lock.
     pub fn reservation_is_full(&self, frame: Pfn) -> bool {
-        self.frames.run_is_full(frame)
+        self.frames.run_populated(frame) == super::RUN as u32
     }
 }
 

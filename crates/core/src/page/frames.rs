@@ -1,4 +1,4 @@
-//! Frames: how many there are, how many are taken, and giving them back in runs.
+//! Frames: how many there are, how many are taken, and taking them.
 //!
 //! What is counted is charges, not addresses (decision 18): in the sparse placement
 //! a page names its own frame and only the number of resident ones is limited; in
@@ -8,7 +8,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use machvm_arena::{ChunkSource, Handle, NoMemory, Slab};
-use machvm_hal::{Event, Gather, Host, MaySleep, PageNo, Pfn, PhysMem, Placement, PmapPage, RemoveWhy};
+use machvm_hal::{Event, Host, PageNo, Pfn, PhysMem, Placement};
 use machvm_sync::{Rank, Spin};
 
 use super::reserv::{Dense, Pool, RUN_ORDER, Reserv, ReservStats, Wish};
@@ -28,6 +28,9 @@ const STRAYS: u64 = 1 << 40;
 /// Frames of the reserve that only [`FrameClass::Interrupt`] gets
 /// (`v_interrupt_free_min`).
 const INTERRUPT_MIN: u64 = 2;
+
+/// Most frames taken under one hold of the free-frames lock: a few microseconds.
+const HOLD: usize = 64;
 
 /// How far down the pool a request may go (Y06; `VM_ALLOC_*`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -153,11 +156,14 @@ impl<C: ChunkSource> Frames<C> {
     pub(crate) fn reserv_stats(&self) -> ReservStats {
         self.dense.lock().reserv_stats()
     }
-    pub(super) fn run_is_full(&self, frame: Pfn) -> bool {
+    /// Pages in the reservation around `frame`; 0: there is none. A hint: no lock.
+    pub(crate) fn run_populated(&self, frame: Pfn) -> u32 {
         let n = (frame.0 >> RUN_ORDER).wrapping_sub(self.first >> RUN_ORDER);
-        !self.sparse
-            && n < u64::from(self.run_count)
-            && self.runs.lookup(n as u32 + 1).is_some_and(Reserv::is_full)
+        if n < u64::from(self.run_count) {
+            self.runs.lookup(n as u32 + 1).map_or(0, Reserv::populated)
+        } else {
+            0
+        }
     }
 
     fn limit_of(&self, class: FrameClass) -> u64 {
@@ -250,6 +256,10 @@ impl<P: Platform> Vm<P> {
         {
             let mut dense = self.dense();
             while got < out.len() {
+                if got % HOLD == HOLD - 1 {
+                    drop(dense); // others wait for it with interrupts off
+                    dense = self.dense();
+                }
                 let frame = match at.next(got as u64) {
                     At::Near(w) => dense.take_near(w, || fresh(got as u64)),
                     _ => dense.take_any(),
@@ -303,7 +313,7 @@ impl<P: Platform> Vm<P> {
 
     /// => the pages are busy and clear of everything. They are not charged any more
     ///    when the caller has uncharged them.
-    fn pages_retire(&self, list: &[Option<Handle<Page>>]) {
+    pub(super) fn pages_retire(&self, list: &[Option<Handle<Page>>]) {
         for h in list.iter().flatten() {
             let page = self.pages.get(*h);
             page.owner.set(None);
@@ -383,97 +393,5 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn frames_mark_waiting(&self) -> bool {
         self.frames.waiting.store(1, Ordering::SeqCst);
         self.frames.free() == 0
-    }
-}
-
-/// Pages in a [`FreeBatch`]: a sixteenth of a leaf; 128 bytes of stack.
-const BATCH: usize = 32;
-
-/// Pages on their way to the free list: unmapped, flushed, discarded and uncharged
-/// together, contiguous frames in one call.
-pub(crate) struct FreeBatch<'a, P: Platform> {
-    vm: &'a Vm<P>,
-    pages: [Option<Handle<Page>>; BATCH],
-    len: usize,
-    /// Some page was busy elsewhere; its holder frees it.
-    pub(crate) orphaned: bool,
-}
-
-impl<'a, P: Platform> FreeBatch<'a, P> {
-    pub(crate) fn new(vm: &'a Vm<P>) -> Self {
-        FreeBatch { vm, pages: [None; BATCH], len: 0, orphaned: false }
-    }
-
-    /// Adds a page. If it still has an owner, the contents are taken from that anon.
-    ///
-    /// => the page is busy and on no queue.
-    pub(crate) fn push(&mut self, h: Handle<Page>) {
-        if self.len == BATCH {
-            self.flush();
-        }
-        self.pages[self.len] = Some(h);
-        self.len += 1;
-    }
-
-    fn flush(&mut self) {
-        let vm = self.vm;
-        let list = &mut self.pages[..self.len];
-        let mut mapped = [PageNo(core::num::NonZeroU32::MIN); BATCH];
-        let mut m = 0;
-        for h in list.iter().flatten() {
-            if vm.pages.get(*h).is_mapped() {
-                mapped[m] = number(*h);
-                m += 1;
-            }
-        }
-        if m != 0 {
-            let mut g = Gather::new();
-            vm.plat.pmap_page().page_remove(&vm.pages, &mapped[..m], RemoveWhy::Free, &mut g);
-            // Waits for other CPUs at most, and no spin lock is held here.
-            vm.finish(g, &mut MaySleep::claim());
-        }
-        // One discard for each run of frames.
-        let mut run: Option<(u64, u32)> = None;
-        for h in list.iter().flatten() {
-            let f = vm.pages.get(*h).pfn.get();
-            run = match run {
-                Some((first, n)) if first + u64::from(n) == f => Some((first, n + 1)),
-                other => {
-                    if let Some((first, n)) = other {
-                        vm.plat.mem().discard(Pfn(first), n);
-                    }
-                    Some((f, 1))
-                }
-            };
-        }
-        if let Some((first, n)) = run {
-            vm.plat.mem().discard(Pfn(first), n);
-        }
-        let mut n = 0;
-        for slot in list.iter_mut() {
-            let Some(h) = *slot else { continue };
-            // An anon that is still named gives its page up only now: earlier, a fault
-            // would find it empty and fill the frame again before the discard.
-            if let Some(a) = vm.pages.get(h).owner.get()
-                && !vm.anons.get(a).change_page(Some(h), None)
-            {
-                vm.page_unbusy(h); // dying: both go there
-                *slot = None;
-                continue;
-            }
-            n += 1;
-        }
-        vm.pages_retire(list);
-        list.fill(None);
-        self.len = 0;
-        if n != 0 {
-            vm.uncharge(n);
-        }
-    }
-}
-
-impl<P: Platform> Drop for FreeBatch<'_, P> {
-    fn drop(&mut self) {
-        self.flush();
     }
 }

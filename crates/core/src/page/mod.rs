@@ -6,6 +6,7 @@
 //! structures are type-stable: a stale number finds a recycled page, so identity
 //! is checked again after busy is had (Z70).
 
+mod batch;
 mod buddy;
 mod contig;
 mod frames;
@@ -21,9 +22,10 @@ use machvm_sync::{Busy, Field32, Field64};
 use crate::object::{Anon, Object};
 use crate::platform::Platform;
 
+pub(crate) use batch::FreeBatch;
 pub use contig::{Contig, NotTaken};
 pub use frames::FrameClass;
-pub(crate) use frames::{At, FREE_EVENT, Frames, FreeBatch, LIMBO_EVENT};
+pub(crate) use frames::{At, FREE_EVENT, Frames, LIMBO_EVENT};
 pub(crate) use queue::{QueueId, Queues};
 pub(crate) use reserv::{RUN, RUN_ORDER, Reserv, Wish};
 

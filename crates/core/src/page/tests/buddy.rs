@@ -42,7 +42,7 @@ impl Both {
             let at = |f: u64| sums[(f - self.first) as usize];
             start >= self.first && end <= self.all().end && at(end) - at(start) == 1 << order
         };
-        let best = |f: u64| (0..ORDERS as u32).rev().find(|o| whole(f >> o << o, *o));
+        let best = |f: u64| (0..ORDERS as u32).rev().find(|o| whole((f >> o) << o, *o));
         self.all().map(best).collect()
     }
     fn alloc(&mut self, order: u32) -> Option<u64> {

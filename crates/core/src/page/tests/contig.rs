@@ -144,7 +144,7 @@ fn random(mut rng: Rng) {
         let mut free = std::vec![false; (first + frames) as usize];
         m.unused().iter().for_each(|f| free[*f as usize] = true);
         let fits = |at: u64| {
-            at % c.align == 0
+            at.is_multiple_of(c.align)
                 && at >= c.low.0
                 && at + n <= c.high.0
                 && (c.boundary == 0 || at / c.boundary == (at + n - 1) / c.boundary)

@@ -1,0 +1,100 @@
+//! Giving frames back in runs.
+
+use machvm_arena::Handle;
+use machvm_hal::{Gather, MaySleep, PageNo, Pfn, PhysMem, PmapPage, RemoveWhy};
+
+use super::{Page, number};
+use crate::platform::Platform;
+use crate::vm::Vm;
+
+/// Pages in a [`FreeBatch`]: a sixteenth of a leaf; 128 bytes of stack.
+const BATCH: usize = 32;
+
+/// Pages on their way to the free list: unmapped, flushed, discarded and uncharged
+/// together, contiguous frames in one call.
+pub(crate) struct FreeBatch<'a, P: Platform> {
+    vm: &'a Vm<P>,
+    pages: [Option<Handle<Page>>; BATCH],
+    len: usize,
+    /// Some page was busy elsewhere; its holder frees it.
+    pub(crate) orphaned: bool,
+}
+
+impl<'a, P: Platform> FreeBatch<'a, P> {
+    pub(crate) fn new(vm: &'a Vm<P>) -> Self {
+        FreeBatch { vm, pages: [None; BATCH], len: 0, orphaned: false }
+    }
+
+    /// Adds a page. If it still has an owner, the contents are taken from that anon.
+    ///
+    /// => the page is busy and on no queue.
+    pub(crate) fn push(&mut self, h: Handle<Page>) {
+        if self.len == BATCH {
+            self.flush();
+        }
+        self.pages[self.len] = Some(h);
+        self.len += 1;
+    }
+
+    fn flush(&mut self) {
+        let vm = self.vm;
+        let list = &mut self.pages[..self.len];
+        let mut mapped = [PageNo(core::num::NonZeroU32::MIN); BATCH];
+        let mut m = 0;
+        for h in list.iter().flatten() {
+            if vm.pages.get(*h).is_mapped() {
+                mapped[m] = number(*h);
+                m += 1;
+            }
+        }
+        if m != 0 {
+            let mut g = Gather::new();
+            vm.plat.pmap_page().page_remove(&vm.pages, &mapped[..m], RemoveWhy::Free, &mut g);
+            // Waits for other CPUs at most, and no spin lock is held here.
+            vm.finish(g, &mut MaySleep::claim());
+        }
+        // One discard for each run of frames.
+        let mut run: Option<(u64, u32)> = None;
+        for h in list.iter().flatten() {
+            let f = vm.pages.get(*h).pfn.get();
+            run = match run {
+                Some((first, n)) if first + u64::from(n) == f => Some((first, n + 1)),
+                other => {
+                    if let Some((first, n)) = other {
+                        vm.plat.mem().discard(Pfn(first), n);
+                    }
+                    Some((f, 1))
+                }
+            };
+        }
+        if let Some((first, n)) = run {
+            vm.plat.mem().discard(Pfn(first), n);
+        }
+        let mut n = 0;
+        for slot in list.iter_mut() {
+            let Some(h) = *slot else { continue };
+            // An anon that is still named gives its page up only now: earlier, a fault
+            // would find it empty and fill the frame again before the discard.
+            if let Some(a) = vm.pages.get(h).owner.get()
+                && !vm.anons.get(a).change_page(Some(h), None)
+            {
+                vm.page_unbusy(h); // dying: both go there
+                *slot = None;
+                continue;
+            }
+            n += 1;
+        }
+        vm.pages_retire(list);
+        list.fill(None);
+        self.len = 0;
+        if n != 0 {
+            vm.uncharge(n);
+        }
+    }
+}
+
+impl<P: Platform> Drop for FreeBatch<'_, P> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
