@@ -6,6 +6,7 @@ use machvm::{Seen, Vm};
 use machvm_hal::MaySleep;
 
 use crate::machine::Machine;
+use crate::pmap::ModelPmap;
 use crate::task::Task;
 
 #[derive(Debug, Default)]
@@ -92,8 +93,8 @@ pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
         "in use (left) and reachable (right): pages, anons, leaves, inner nodes, objects"
     );
     let machine = vm.platform();
-    assert_eq!(machine.hardware().resident(), owned, "frames resident (left) and pages (right)");
-    assert_eq!(machine.hardware().stale(), 0, "translations that were never flushed");
+    assert_eq!(machine.resident(), owned, "frames resident (left) and pages (right)");
+    machine.check_quiet();
     if let Some(swap) = machine.mem_swap() {
         assert_eq!(swap.kept(), c.swapped.len(), "swap slots in use (left) and known (right)");
     }
@@ -102,7 +103,21 @@ pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
 
 /// Invariant 10: mappings are a subset of entries, and so are their rights.
 fn check_mappings(t: &Task<'_>, may: &mut MaySleep) {
-    for (va, page, prot, _) in t.map.pmap().mappings() {
+    let p = match t.map.pmap() {
+        ModelPmap::Flat(p) => p,
+        ModelPmap::Tables(p) => {
+            let (vm, mut wired) = (t.map.vm(), 0);
+            p.check(vm.page_array(), |va| {
+                let e = t.map.entry_from(va, may).filter(|e| e.range.contains(va));
+                e.map(|e| e.attributes.prot)
+            });
+            t.map.for_each_entry(|e| wired += if e.wired != 0 { e.range.pages() } else { 0 }, may);
+            // Less where the entry allows nothing.
+            assert!(p.wired_count() <= wired, "{t:?}: {} pages wired, {wired} by the map", p.wired_count());
+            return;
+        }
+    };
+    for (va, page, prot, _) in p.mappings() {
         let Some(e) = t.map.entry_from(va, may).filter(|e| e.range.contains(va)) else {
             panic!("{va:?} of {t:?} is mapped to {page:?} without an entry");
         };

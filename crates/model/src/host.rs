@@ -195,6 +195,15 @@ impl ModelHost {
         }
     }
 
+    /// The number of the thread that calls; 0: the test's own.
+    pub(crate) fn me() -> usize {
+        ME.get()
+    }
+    /// Do real threads run?
+    pub(crate) fn is_threaded(&self) -> bool {
+        self.threaded.load(SeqCst)
+    }
+
     /// A call of the machine: here another thread may come in between.
     ///
     /// => no spin lock is held.

@@ -30,6 +30,10 @@ pub enum Point {
     PageIn = 0x200,
     /// The pager cannot write.
     PageOut = 0x400,
+    /// A frame for a page table.
+    Table = 0x800,
+    /// A record of a mapping, or the structure of a pmap.
+    Record = 0x1000,
 }
 
 /// Counts chances to fail, and makes one of them fail.
@@ -42,7 +46,7 @@ pub struct Injector {
     lasting: AtomicBool,
     fired: AtomicU64,
     /// Chances so far, by the bit of the point.
-    chances: [AtomicU64; 11],
+    chances: [AtomicU64; 13],
 }
 
 impl Injector {
@@ -97,5 +101,15 @@ impl Injector {
 impl Gate for Injector {
     fn admit(&self) -> bool {
         !self.fails(Point::Object)
+    }
+}
+
+/// An injector as those see it who ask for one thing.
+#[derive(Debug)]
+pub(crate) struct GateAt(pub(crate) &'static Injector, pub(crate) Point);
+
+impl Gate for GateAt {
+    fn admit(&self) -> bool {
+        !self.0.fails(self.1)
     }
 }

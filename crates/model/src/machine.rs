@@ -6,19 +6,35 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use machvm::{PagerId, Platform};
 use machvm_arena::HeapChunks;
-use machvm_hal::{Pager, Pfn, Placement, Swap};
+use machvm_hal::{PageArray, Pager, Pfn, Placement, Swap, Va};
+use machvm_pmap::CreateError;
 
-use crate::hardware::Hardware;
+use crate::hardware::{Access, Hardware};
 use crate::host::ModelHost;
+use crate::hw::{self, Arch};
 use crate::inject::Injector;
-use crate::mem::ModelMem;
-use crate::mmu::{ModelFlush, ModelPages, ModelPmap};
+use crate::mem::{Frames, ModelMem};
+use crate::mmu::{FlatFlush, FlatPages, FlatPmap};
 use crate::pager::MemPager;
+use crate::paging::Tables;
+use crate::pmap::{ModelFlush, ModelPages, ModelPmap};
 use crate::swap::MemSwap;
+
+/// How translations are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mmu {
+    /// In a plain map, with no more CPUs than it takes to have stale translations.
+    Flat,
+    /// In page tables, with CPUs, TLBs and interrupts as configured there; frames and seed
+    /// are the machine's. Dense placement only.
+    Tables(hw::Config),
+}
 
 /// What machine to build.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
+    /// How translations are kept.
+    pub mmu: Mmu,
     /// The sparse placement, else the dense one.
     pub sparse: bool,
     /// Frames.
@@ -36,15 +52,52 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { sparse: true, frames: 256, swap: Some(1 << 20), forget: 0, reference_bits: true, seed: 1 }
+        Config {
+            mmu: Mmu::Flat,
+            sparse: true,
+            frames: 256,
+            swap: Some(1 << 20),
+            forget: 0,
+            reference_bits: true,
+            seed: 1,
+        }
     }
+}
+
+impl Config {
+    /// On page tables of this format; `noted`: the hardware notes use and writes.
+    #[must_use]
+    pub const fn on_tables(self, arch: Arch, noted: bool) -> Self {
+        let c = hw::Config { tables: 256, trace: 64, ..hw::Config::new(arch, self.seed) };
+        let c = if noted { c } else { c.without_updates() };
+        Config { mmu: Mmu::Tables(c), sparse: false, ..self }
+    }
+    /// On page tables of every format, with and without hardware that notes use.
+    pub fn every_format(self) -> impl Iterator<Item = Config> {
+        Arch::ALL.into_iter().flat_map(move |a| {
+            let noted: &[bool] = if a.is_x86() { &[true] } else { &[true, false] };
+            noted.iter().map(move |n| self.on_tables(a, *n))
+        })
+    }
+    /// Every kind of machine: flat in both placements, then [`Config::every_format`].
+    pub fn every_kind(self) -> impl Iterator<Item = Config> {
+        let flat = [true, false].map(|sparse| Config { mmu: Mmu::Flat, sparse, ..self });
+        flat.into_iter().chain(self.every_format())
+    }
+}
+
+/// What is under the core.
+#[derive(Clone, Debug)]
+enum Under {
+    Flat(Arc<Hardware>),
+    Tables(Arc<Tables>),
 }
 
 /// See the crate text.
 #[derive(Debug)]
 pub struct Machine {
     host: Arc<ModelHost>,
-    hw: Arc<Hardware>,
+    under: Under,
     mem: ModelMem,
     pages: ModelPages,
     flush: ModelFlush,
@@ -60,31 +113,126 @@ impl Machine {
     pub fn new(c: Config) -> Self {
         let inject: &'static Injector = Box::leak(Box::default());
         let host = Arc::new(ModelHost::new(c.seed));
-        let hw = Arc::new(Hardware::new(host.clone(), inject, c));
+        let (under, first) = match c.mmu {
+            Mmu::Flat => (Under::Flat(Arc::new(Hardware::new(host.clone(), inject, c))), 0x100),
+            Mmu::Tables(t) => {
+                assert!(!c.sparse, "page tables have the dense placement only");
+                let tables = Arc::new(Tables::new(host.clone(), inject, &c, t));
+                let first = tables.hw().config().first_frame();
+                (Under::Tables(tables), first)
+            }
+        };
         let placement = if c.sparse {
             Placement::Sparse { frames: u64::from(c.frames) }
         } else {
-            Placement::Dense { first: Pfn(0x100), frames: c.frames }
+            Placement::Dense { first: Pfn(first), frames: c.frames }
+        };
+        let (frames, pages, flush) = match under.clone() {
+            Under::Flat(hw) => (
+                Frames::Flat(hw.clone()),
+                ModelPages::Flat(FlatPages { hw: hw.clone() }),
+                ModelFlush::Flat(FlatFlush { hw }),
+            ),
+            Under::Tables(t) => {
+                (Frames::Tables(t.clone()), ModelPages::Tables(t.clone()), ModelFlush::Tables(t))
+            }
         };
         Machine {
-            mem: ModelMem { hw: hw.clone(), placement },
-            pages: ModelPages { hw: hw.clone() },
-            flush: ModelFlush { hw: hw.clone() },
+            mem: ModelMem { frames, placement, host: host.clone(), inject },
+            pages,
+            flush,
             swap: c.swap.map(|n| MemSwap::new(n, host.clone(), inject)),
             pagers: Mutex::default(),
             users: AtomicU64::new(0),
             host,
-            hw,
+            under,
             inject,
         }
     }
     /// A new address space.
+    ///
+    /// # Panics
+    /// There is no memory for it (page tables); see [`Machine::try_pmap`].
     pub fn pmap(&self) -> ModelPmap {
-        ModelPmap::new(self.hw.clone())
+        self.try_pmap().expect("memory for a pmap")
     }
-    /// Frames and the walker.
-    pub fn hardware(&self) -> &Hardware {
-        &self.hw
+    /// A new address space.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn try_pmap(&self) -> Result<ModelPmap, CreateError> {
+        match &self.under {
+            Under::Flat(hw) => Ok(ModelPmap::Flat(FlatPmap::new(hw.clone()))),
+            Under::Tables(t) => t.create().map(ModelPmap::Tables),
+        }
+    }
+    /// The page-table machine, if it is one.
+    pub fn tables(&self) -> Option<&Arc<Tables>> {
+        match &self.under {
+            Under::Flat(_) => None,
+            Under::Tables(t) => Some(t),
+        }
+    }
+    /// Programs' addresses end at this page.
+    pub fn end_page(&self) -> u64 {
+        match self.tables().map(|t| t.hw().config().arch) {
+            Some(Arch::Sv39) => 1 << 26,
+            _ => 1 << 35,
+        }
+    }
+    /// Frames that hold contents now.
+    pub fn resident(&self) -> u64 {
+        match &self.under {
+            Under::Flat(hw) => hw.resident(),
+            Under::Tables(t) => t.hw().frames_in_use(),
+        }
+    }
+    /// No translation is used that was taken away, and nothing was found wrong so far.
+    ///
+    /// => nothing runs on the machine.
+    ///
+    /// # Panics
+    /// Something is wrong.
+    pub fn check_quiet(&self) {
+        match &self.under {
+            Under::Flat(hw) => assert_eq!(hw.stale(), 0, "translations that were never flushed"),
+            Under::Tables(t) => {
+                t.hw().check_quiet();
+                t.hw().assert_clean();
+            }
+        }
+    }
+    /// Loads from a page, as a CPU would; `None`: it faults.
+    pub fn load<A: PageArray>(
+        &self,
+        pages: &A,
+        p: &ModelPmap,
+        va: Va,
+        off: usize,
+        buf: &mut [u8],
+    ) -> Option<()> {
+        match (&self.under, p) {
+            (Under::Flat(hw), ModelPmap::Flat(p)) => hw.load(pages, p.space(), va, off, buf),
+            (_, ModelPmap::Tables(p)) => p.load(va.get() + off as u64, buf),
+            (Under::Tables(_), ModelPmap::Flat(_)) => None,
+        }
+    }
+    /// As [`Machine::load`].
+    pub fn touch<A: PageArray>(
+        &self,
+        pages: &A,
+        p: &ModelPmap,
+        va: Va,
+        off: usize,
+        access: Access<'_>,
+    ) -> Option<()> {
+        let at = va.get() + off as u64;
+        match (&self.under, p, access) {
+            (Under::Flat(hw), ModelPmap::Flat(p), _) => hw.touch(pages, p.space(), va, off, access),
+            (_, ModelPmap::Tables(p), Access::Store(data)) => p.store(at, data),
+            (_, ModelPmap::Tables(p), Access::Fetch) => p.fetch(at),
+            (Under::Tables(_), ModelPmap::Flat(_), _) => None,
+        }
     }
     /// What fails.
     pub fn inject(&self) -> &'static Injector {

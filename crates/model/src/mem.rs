@@ -5,19 +5,30 @@ use std::sync::Arc;
 use machvm_hal::{ExtentError, PAGE_SIZE, Pfn, PhysMem, Placement, PopulateError};
 
 use crate::hardware::{GARBAGE, Hardware, State};
-use crate::inject::Point;
+use crate::host::ModelHost;
+use crate::inject::{Injector, Point};
+use crate::paging::Tables;
 
 /// Physical memory, in either placement. Panics at what the contract forbids: filling
 /// a frame twice, using one that is not resident, freeing one that is still mapped.
 #[derive(Clone, Debug)]
 pub struct ModelMem {
-    pub(crate) hw: Arc<Hardware>,
+    pub(crate) frames: Frames,
     pub(crate) placement: Placement,
+    pub(crate) host: Arc<ModelHost>,
+    pub(crate) inject: &'static Injector,
+}
+
+/// Where they are.
+#[derive(Clone, Debug)]
+pub(crate) enum Frames {
+    Flat(Arc<Hardware>),
+    Tables(Arc<Tables>),
 }
 
 impl ModelMem {
-    fn populate(&self, first: Pfn, n: u32, byte: u8) {
-        let mut s = self.hw.state();
+    fn populate(&self, hw: &Hardware, first: Pfn, n: u32, byte: u8) {
+        let mut s = hw.state();
         for i in 0..u64::from(n) {
             let f = first.add(i);
             self.check_number(f);
@@ -54,10 +65,11 @@ impl PhysMem for ModelMem {
     }
 
     fn extent_reserve(&self, pages: u64) -> Result<Pfn, ExtentError> {
-        if self.hw.inject.fails(Point::Extent) {
+        if self.inject.fails(Point::Extent) {
             return Err(ExtentError);
         }
-        let mut s = self.hw.state();
+        let Frames::Flat(hw) = &self.frames else { return Err(ExtentError) };
+        let mut s = hw.state();
         if let Some(base) = s.extents.get_mut(&pages).and_then(Vec::pop) {
             return Ok(Pfn(base));
         }
@@ -67,7 +79,8 @@ impl PhysMem for ModelMem {
     }
 
     fn extent_release(&self, base: Pfn, pages: u64) {
-        let mut s = self.hw.state();
+        let Frames::Flat(hw) = &self.frames else { panic!("dense memory has no extents") };
+        let mut s = hw.state();
         if let Some(f) = s.frames.keys().find(|f| (base.0..base.0 + pages).contains(f)) {
             panic!("extent {:#x} is released while frame {f:#x} is resident", base.0);
         }
@@ -77,26 +90,36 @@ impl PhysMem for ModelMem {
     }
 
     fn zero(&self, first: Pfn, n: u32) -> Result<(), PopulateError> {
-        self.hw.host.preempt();
-        if self.hw.inject.fails(Point::Zero) {
+        self.host.preempt();
+        if self.inject.fails(Point::Zero) {
             return Err(PopulateError);
         }
-        self.populate(first, n, 0);
+        match &self.frames {
+            Frames::Flat(hw) => self.populate(hw, first, n, 0),
+            Frames::Tables(t) => t.zero(first, n),
+        }
         Ok(())
     }
 
     fn prepare(&self, first: Pfn, n: u32) -> Result<(), PopulateError> {
-        self.hw.host.preempt();
-        if self.hw.inject.fails(Point::Prepare) {
+        self.host.preempt();
+        if self.inject.fails(Point::Prepare) {
             return Err(PopulateError);
         }
-        self.populate(first, n, GARBAGE);
+        match &self.frames {
+            Frames::Flat(hw) => self.populate(hw, first, n, GARBAGE),
+            Frames::Tables(t) => t.prepare(first, n),
+        }
         Ok(())
     }
 
     fn discard(&self, first: Pfn, n: u32) {
-        self.hw.host.preempt();
-        let mut s = self.hw.state();
+        self.host.preempt();
+        let hw = match &self.frames {
+            Frames::Flat(hw) => hw,
+            Frames::Tables(t) => return t.discard(first, n),
+        };
+        let mut s = hw.state();
         for i in 0..u64::from(n) {
             let f = first.add(i);
             self.check_number(f);
@@ -107,19 +130,31 @@ impl PhysMem for ModelMem {
     }
 
     fn copy(&self, from: Pfn, to: Pfn) {
-        self.hw.host.preempt();
-        let mut s = self.hw.state();
+        self.host.preempt();
+        let hw = match &self.frames {
+            Frames::Flat(hw) => hw,
+            Frames::Tables(t) => return t.copy(from, to),
+        };
+        let mut s = hw.state();
         let contents = *s.frame(from, "copied");
         *s.frame(to, "copied to") = contents;
     }
 
     fn read(&self, f: Pfn, off: usize, buf: &mut [u8]) {
-        self.hw.host.preempt();
-        buf.copy_from_slice(&self.hw.state().frame(f, "read")[off..off + buf.len()]);
+        self.host.preempt();
+        match &self.frames {
+            Frames::Flat(hw) => buf.copy_from_slice(&hw.state().frame(f, "read")[off..off + buf.len()]),
+            Frames::Tables(t) => t.read(f, off, buf),
+        }
     }
 
     fn write(&self, f: Pfn, off: usize, buf: &[u8]) {
-        self.hw.host.preempt();
-        self.hw.state().frame(f, "written")[off..off + buf.len()].copy_from_slice(buf);
+        self.host.preempt();
+        match &self.frames {
+            Frames::Flat(hw) => {
+                hw.state().frame(f, "written")[off..off + buf.len()].copy_from_slice(buf);
+            }
+            Frames::Tables(t) => t.write(f, off, buf),
+        }
     }
 }

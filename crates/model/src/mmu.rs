@@ -1,4 +1,4 @@
-//! The pmap: a plain map from addresses to pages that forgets.
+//! The flat pmap: a plain map from addresses to pages that forgets.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -13,12 +13,12 @@ use crate::inject::Point;
 
 /// One address space.
 #[derive(Debug)]
-pub struct ModelPmap {
+pub struct FlatPmap {
     hw: Arc<Hardware>,
     space: u32,
 }
 
-impl ModelPmap {
+impl FlatPmap {
     pub(crate) fn new(hw: Arc<Hardware>) -> Self {
         let space = {
             let mut s = hw.state();
@@ -27,7 +27,7 @@ impl ModelPmap {
             s.spaces.insert(n, Space::default());
             n
         };
-        ModelPmap { hw, space }
+        FlatPmap { hw, space }
     }
     /// The number by which [`Hardware`] knows this space.
     pub fn space(&self) -> u32 {
@@ -113,7 +113,7 @@ impl ModelPmap {
     }
 }
 
-impl Drop for ModelPmap {
+impl Drop for FlatPmap {
     fn drop(&mut self) {
         let sp = self.hw.state().spaces.remove(&self.space);
         if let Some(sp) = sp
@@ -125,7 +125,7 @@ impl Drop for ModelPmap {
     }
 }
 
-impl Pmap for ModelPmap {
+impl Pmap for FlatPmap {
     fn enter<A: PageArray>(
         &self,
         pages: &A,
@@ -261,7 +261,7 @@ impl Pmap for ModelPmap {
 
 /// From pages to their mappings.
 #[derive(Clone, Debug)]
-pub struct ModelPages {
+pub struct FlatPages {
     pub(crate) hw: Arc<Hardware>,
 }
 
@@ -273,7 +273,7 @@ fn gather_pending(s: &State, page: PageNo, gather: &mut Gather) {
     }
 }
 
-impl PmapPage for ModelPages {
+impl PmapPage for FlatPages {
     fn page_write_protect<A: PageArray>(&self, _pages: &A, list: &[PageNo], gather: &mut Gather) {
         self.hw.host.preempt();
         let mut s = self.hw.state();
@@ -320,11 +320,11 @@ impl PmapPage for ModelPages {
 
 /// Makes stale translations unusable.
 #[derive(Clone, Debug)]
-pub struct ModelFlush {
+pub struct FlatFlush {
     pub(crate) hw: Arc<Hardware>,
 }
 
-impl Flush for ModelFlush {
+impl Flush for FlatFlush {
     fn flush(&self, what: &Invalidations<'_>) {
         self.hw.host.preempt();
         let mut s = self.hw.state();

@@ -26,7 +26,8 @@ const PATIENCE: u32 = 10_000;
 impl<'vm> Task<'vm> {
     /// An empty one, with addresses from 64 KiB to 128 TiB.
     pub fn new(vm: &'vm Vm<Machine>) -> Self {
-        let bounds = VaRange::between(Va::from_page(0x10), Va::from_page(1 << 35)).expect("not empty");
+        let bounds = VaRange::between(Va::from_page(0x10), Va::from_page(vm.platform().end_page()))
+            .expect("not empty");
         Task { map: Map::new(vm, vm.platform().pmap(), bounds) }
     }
     /// The number of its address space.
@@ -69,10 +70,10 @@ impl<'vm> Task<'vm> {
     /// The fault's.
     pub fn load(&self, addr: u64, buf: &mut [u8]) -> Result<(), FaultError> {
         let (vm, mut may) = (self.map.vm(), MaySleep::claim());
-        let hw = vm.platform().hardware();
+        let hw = vm.platform();
         for (va, off, part) in Self::pieces(addr, buf.len()) {
             let to = &mut buf[part];
-            self.retry(va, Prot::R, &mut may, || hw.load(vm.page_array(), self.space(), va, off, to))?;
+            self.retry(va, Prot::R, &mut may, || hw.load(vm.page_array(), self.map.pmap(), va, off, to))?;
         }
         Ok(())
     }
@@ -83,10 +84,12 @@ impl<'vm> Task<'vm> {
     /// The fault's; pages below are written.
     pub fn store(&self, addr: u64, data: &[u8]) -> Result<(), FaultError> {
         let (vm, mut may) = (self.map.vm(), MaySleep::claim());
-        let hw = vm.platform().hardware();
+        let hw = vm.platform();
         for (va, off, part) in Self::pieces(addr, data.len()) {
             let access = Access::Store(&data[part]);
-            self.retry(va, Prot::W, &mut may, || hw.touch(vm.page_array(), self.space(), va, off, access))?;
+            self.retry(va, Prot::W, &mut may, || {
+                hw.touch(vm.page_array(), self.map.pmap(), va, off, access)
+            })?;
         }
         Ok(())
     }
@@ -97,8 +100,8 @@ impl<'vm> Task<'vm> {
     /// The fault's.
     pub fn fetch(&self, addr: u64) -> Result<(), FaultError> {
         let (vm, va) = (self.map.vm(), Va::containing(RawAddr(addr)));
-        let hw = vm.platform().hardware();
-        let go = || hw.touch(vm.page_array(), self.space(), va, 0, Access::Fetch);
+        let hw = vm.platform();
+        let go = || hw.touch(vm.page_array(), self.map.pmap(), va, 0, Access::Fetch);
         self.retry(va, Prot::X, &mut MaySleep::claim(), go)
     }
 

@@ -46,6 +46,16 @@ fn seeds(default: u64) -> Vec<u64> {
     (1..=n).collect()
 }
 
+/// On page tables of every format, with and without hardware that notes use.
+fn run_tables(frames: u32, share: bool) {
+    for seed in seeds(2) {
+        for c in (Config { frames, forget: 50, seed, ..Config::default() }).every_format() {
+            let plan = Plan { base: 0, window: 300, keep: 0, share, tasks: 4, wired: u64::from(frames) / 4 };
+            one(seed, c, plan, 200);
+        }
+    }
+}
+
 fn run(sparse: bool, frames: u32, share: bool) {
     for seed in seeds(12) {
         let c =
@@ -82,4 +92,16 @@ fn sparse_roomy() {
 #[test]
 fn dense_roomy() {
     run(false, 4096, false);
+}
+#[test]
+fn tables_private() {
+    run_tables(72, false);
+}
+#[test]
+fn tables_shared() {
+    run_tables(72, true);
+}
+#[test]
+fn tables_roomy() {
+    run_tables(2048, false);
 }
