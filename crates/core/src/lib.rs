@@ -1,7 +1,7 @@
 //! machvm: the Mach/BSD virtual memory system as a library.
 //!
 //! Maps ([`map`]), objects and copy-on-write ([`object`]), pages ([`page`]), the
-//! fault ([`fault`]) and page-out ([`pageout`]), over any machine that implements
+//! fault ([`fault`]) and page-out ([`pageout`]), and the Mach calls ([`task`]), over any machine that implements
 //! [`Platform`]. A [`Vm`] is a value: no statics, no allocator, no threads of its
 //! own.
 //!
@@ -20,6 +20,7 @@ pub mod page;
 pub mod pageout;
 mod platform;
 mod stats;
+pub mod task;
 mod vm;
 
 #[doc(hidden)]

@@ -79,6 +79,8 @@ counters! {
     copies,
     /// Times a thread found no free frame.
     memory_waits,
+    /// Pages thrown away because their contents were volatile.
+    purges,
     /// Extents that could not be used again.
     extents_lost,
 }

@@ -5,7 +5,7 @@ use machvm_hal::{Gather, MaySleep, PageArray, PhysMem, Placement};
 use machvm_sync::{Field64, Rank, Spin};
 
 use crate::map::Entry;
-use crate::object::{Anon, Nodes, Object};
+use crate::object::{Anon, Nodes, Object, Volatile};
 use crate::page::{self, Frames, FreeBatch, PageTable, QueueId, Queues};
 use crate::platform::Platform;
 use crate::stats::{Counters, Stats};
@@ -25,6 +25,8 @@ pub struct Vm<P: Platform> {
     pub(crate) queues: Queues,
     /// Next unused stray frame number; 0: none reserved yet.
     pub(crate) strays: Spin<u64>,
+    /// Objects whose contents may be thrown away.
+    pub(crate) volatile: Volatile,
     /// Page-outs refused since the last that was not. \[a\]
     pub(crate) refusals: Field64,
     pub(crate) stats: Counters,
@@ -53,6 +55,7 @@ impl<P: Platform> Vm<P> {
             entries: Slab::new(c, SLAB_LIMIT),
             queues: Queues::new(),
             strays: Spin::new(Rank::PagerTable, 0),
+            volatile: Volatile::default(),
             refusals: Field64::new(0),
             stats: Counters::default(),
             plat,

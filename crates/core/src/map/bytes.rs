@@ -48,7 +48,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// [`FaultError`]; `Protection` without the right to read.
     pub fn read_in_page(&self, addr: u64, buf: &mut [u8], may: &mut MaySleep) -> Result<(), FaultError> {
         debug_assert!(addr % PAGE_SIZE + buf.len() as u64 <= PAGE_SIZE);
-        self.each_look(addr, Prot::R, may, |vm, spot, off| vm.look_read(spot, off, buf))
+        self.each_look(addr, Prot::R, may, |vm, spot, off, may| vm.look_read(spot, off, buf, may))
     }
 
     /// Writes `data` at `addr`; it lies in one page.
@@ -59,7 +59,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// [`FaultError`]; `Protection` without the right to write.
     pub fn write_in_page(&self, addr: u64, data: &[u8], may: &mut MaySleep) -> Result<(), FaultError> {
         debug_assert!(addr % PAGE_SIZE + data.len() as u64 <= PAGE_SIZE);
-        self.each_look(addr, Prot::W, may, |vm, spot, off| vm.look_write(spot, off, data))
+        self.each_look(addr, Prot::W, may, |vm, spot, off, may| vm.look_write(spot, off, data, may))
     }
 
     /// Looks until `look` is done, faulting and waiting in between with nothing locked.
@@ -68,7 +68,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         addr: u64,
         access: Prot,
         may: &mut MaySleep,
-        mut look: impl FnMut(&Vm<P>, &Spot, usize) -> Look,
+        mut look: impl FnMut(&Vm<P>, &Spot, usize, &mut MaySleep) -> Look,
     ) -> Result<(), FaultError> {
         let (va, off) = (Va::containing(RawAddr(addr)), (addr % PAGE_SIZE) as usize);
         loop {
@@ -76,7 +76,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 // Held while the bytes move: who takes a right away waits for it.
                 let inner = self.lock_read(may);
                 let spot = self.spot(&inner, va, access)?;
-                look(self.vm(), &spot, off)
+                look(self.vm(), &spot, off, may)
             };
             match found {
                 Look::Done => return Ok(()),
@@ -102,9 +102,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
 }
 
 impl<P: Platform> Vm<P> {
-    fn look_read(&self, spot: &Spot, off: usize, buf: &mut [u8]) -> Look {
+    fn look_read(&self, spot: &Spot, off: usize, buf: &mut [u8], may: &mut MaySleep) -> Look {
         let object = self.objects.get(spot.object);
-        let Some(inner) = object.lock.try_read(self.host()) else { return Look::Fault };
+        let inner = object.lock.read(self.host(), may);
         let (anon, _) = self.tree_lookup(&inner.tree, spot.index);
         let Some(a) = anon else {
             if inner.source.is_some() {
@@ -127,9 +127,9 @@ impl<P: Platform> Vm<P> {
 
     /// => the map is read locked, so nobody makes a snapshot through it; who makes one
     /// through another map waits for the busy page.
-    fn look_write(&self, spot: &Spot, off: usize, data: &[u8]) -> Look {
+    fn look_write(&self, spot: &Spot, off: usize, data: &[u8], may: &mut MaySleep) -> Look {
         let object = self.objects.get(spot.object);
-        let Some(inner) = object.lock.try_read(self.host()) else { return Look::Fault };
+        let inner = object.lock.read(self.host(), may);
         let (Some(a), path_shared) = self.tree_lookup(&inner.tree, spot.index) else { return Look::Fault };
         let anon = self.anons.get(a);
         let Some(p) = anon.page().filter(|_| !path_shared && !anon.is_shared()) else { return Look::Fault };

@@ -196,7 +196,8 @@ pub enum Sharers {
 impl<'vm, P: Platform> Edit<'_, 'vm, P> {
     fn check_sharers(&self, range: VaRange, sharers: Sharers) -> Result<(), (Va, CopyWhy)> {
         let vm = self.map.vm;
-        let permanent = |h: &Handle<Entry>| self.entry(*h).object.get().is_some_and(|o| vm.object_is_permanent(o));
+        let permanent =
+            |h: &Handle<Entry>| self.entry(*h).object.get().is_some_and(|o| vm.object_is_permanent(o));
         match self.map.overlapping(&self.inner, range).find(permanent) {
             Some(h) if sharers == Sharers::Refuse => {
                 Err((self.entry(h).start().max(range.start()), CopyWhy::Shared))

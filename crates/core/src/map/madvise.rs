@@ -24,6 +24,13 @@ pub enum Advise {
         /// CORE.
         include: bool,
     },
+    /// Sets and clears flags of [`EntryFlags::CALLER`]; others are ignored.
+    Mark {
+        /// These.
+        set: EntryFlags,
+        /// And these.
+        clear: EntryFlags,
+    },
     /// Private contents are gone: the next access finds zero, or the file (DONTNEED,
     /// decision 17). Shared memory is only unmapped from here.
     DontNeed,
@@ -68,12 +75,32 @@ impl<P: Platform> Map<'_, P> {
     }
 }
 
+impl<P: Platform> Map<'_, P> {
+    /// Sets the pages of `range` aside: unmapped, and first when memory is taken
+    /// (`VM_SYNC_DEACTIVATE`). Wired pages stay.
+    ///
+    /// => no lock is held.
+    pub fn deactivate(&self, range: VaRange, may: &mut MaySleep) {
+        let inner = self.lock_read(may);
+        for e in self.overlapping(&inner, range).map(|h| self.entry(h)) {
+            let part = e.range().and_then(|r| r.intersect(range));
+            if let (Some(o), Some(part)) = (e.object.get(), part) {
+                self.vm.object_deactivate(o, e.pindex(part.start()).0, part.pages(), may);
+            }
+        }
+    }
+}
+
 fn set_advice(e: &Entry, advise: Advise) {
     let flag = |on: bool, f| if on { e.insert_flags(f) } else { e.remove_flags(f) };
     match advise {
         Advise::Access(a) => e.set_advice(a),
         Advise::Sync { auto } => flag(!auto, EntryFlags::NOSYNC),
         Advise::Core { include } => flag(!include, EntryFlags::NOCOREDUMP),
+        Advise::Mark { set, clear } => {
+            e.remove_flags(clear & EntryFlags::CALLER);
+            e.insert_flags(set & EntryFlags::CALLER);
+        }
         Advise::DontNeed | Advise::Free => {}
     }
 }

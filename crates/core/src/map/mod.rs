@@ -25,14 +25,17 @@
 //! lock at a time.
 
 mod access;
+mod bytes;
 mod check;
 mod clip;
 mod copy;
+mod copyout;
 mod create;
 mod delete;
 mod edit;
 mod entry;
 mod error;
+mod extract;
 mod find;
 mod fixed;
 mod fork;
@@ -43,6 +46,7 @@ mod lock;
 mod lookup;
 mod madvise;
 mod protect;
+mod region;
 mod remap;
 mod simplify;
 mod stack;
@@ -55,16 +59,19 @@ mod wire;
 use machvm_hal::{Va, VaRange};
 use machvm_sync::RwSleep;
 
-pub use copy::MapCopy;
+pub use copy::{MapCopy, Sharers};
 pub use entry::{Advice, Attributes, Entry, EntryFlags, EntryInfo, Inherit, Kind};
 pub use error::{
     AdviseError, CopyError, CopyWhy, DeleteError, FindError, ForkError, GrowError, InheritError, InsertError,
     LookupError, MoveError, ProtectError, Side, StackError, SyncError, WireError,
 };
+pub use extract::{Extract, Need, Take};
 pub use find::{Order, Place, Search};
 pub use insert::Backing;
 pub use madvise::Advise;
 pub use protect::{Holes, SetProt};
+pub(crate) use region::Sources;
+pub use region::{Detail, RegionFacts};
 pub use remap::Leave;
 pub use stack::StackShape;
 pub use wire::Wiring;

@@ -43,6 +43,15 @@ impl SetProt {
     }
 }
 
+/// What becomes of a new maximum that is not part of the old one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ceiling {
+    /// The common part counts.
+    Cut,
+    /// It is an error.
+    Refuse,
+}
+
 impl<P: Platform> Map<'_, P> {
     /// Sets current or maximum protection, or both (M30 `vm_map_protect`). Guards are
     /// passed over. Everything is checked before anything changes.
@@ -57,6 +66,35 @@ impl<P: Platform> Map<'_, P> {
         {
             return Err(ProtectError::OutsideMax(range.start()));
         }
+        self.protect_checked(range, set, Ceiling::Cut, may)
+    }
+
+    /// Lowers the maximum of everything in `range` to `max`, and the protection with it
+    /// (U20 `vm_protect` with `set_maximum`). Unlike [`SetProt::max`], a maximum that is
+    /// not part of the old one is refused.
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// [`ProtectError`]; nothing changed.
+    pub fn set_maximum(
+        &self,
+        range: VaRange,
+        max: Prot,
+        holes: Holes,
+        may: &mut MaySleep,
+    ) -> Result<(), ProtectError> {
+        let set = SetProt { prot: None, max: Some(max), holes };
+        self.protect_checked(range, &set, Ceiling::Refuse, may)
+    }
+
+    fn protect_checked(
+        &self,
+        range: VaRange,
+        set: &SetProt,
+        ceiling: Ceiling,
+        may: &mut MaySleep,
+    ) -> Result<(), ProtectError> {
         let Some(within) = range.intersect(self.bounds) else {
             return match set.holes {
                 Holes::Skip => Ok(()),
@@ -65,7 +103,7 @@ impl<P: Platform> Map<'_, P> {
         };
         let failed = |e| ProtectError::no_memory(range.start())(e);
         let mut edit = self.edit_range(within, CLIPS, may).map_err(failed)?;
-        let mut done = edit.check_protect(range, set);
+        let mut done = edit.check_protect(range, set, ceiling);
         if done.is_ok() {
             done =
                 edit.clip_range(within).map_err(failed).and_then(|()| edit.apply_protect(within, set, may));
@@ -77,7 +115,7 @@ impl<P: Platform> Map<'_, P> {
 }
 
 impl<P: Platform> Edit<'_, '_, P> {
-    fn check_protect(&self, range: VaRange, set: &SetProt) -> Result<(), ProtectError> {
+    fn check_protect(&self, range: VaRange, set: &SetProt, ceiling: Ceiling) -> Result<(), ProtectError> {
         let wxorx = self.inner.flags.contains(MapFlags::WXORX);
         let mut at = range.start();
         for h in self.map.overlapping(&self.inner, range) {
@@ -90,8 +128,9 @@ impl<P: Platform> Edit<'_, '_, P> {
             if matches!(e.kind(), Kind::Guard | Kind::StackGap) {
                 continue;
             }
+            let raised = set.max.is_some_and(|m| !e.max().contains(m));
             let max = set.max.map_or(e.max(), |m| m & e.max());
-            if set.prot.is_some_and(|p| !max.contains(p)) {
+            if (raised && ceiling == Ceiling::Refuse) || set.prot.is_some_and(|p| !max.contains(p)) {
                 return Err(ProtectError::ExceedsMax(here));
             }
             if wxorx && set.prot.is_some_and(|p| p.contains(Prot::W | Prot::X)) {

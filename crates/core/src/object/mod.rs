@@ -9,6 +9,8 @@
 //! is one, whatever lives: an absent slot comes from the pager or is zero.
 
 mod anon;
+mod census;
+mod purge;
 mod radix;
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -17,6 +19,9 @@ use machvm_hal::{Gather, Host, MaySleep, PagerError, Pfn, PhysMem, Pindex, PmapP
 use machvm_sync::{Field32, Field64, Rank, RwSleep};
 
 pub use anon::Anon;
+pub use census::Census;
+pub(crate) use purge::Volatile;
+pub use purge::{PurgeError, Purgeable};
 pub(crate) use radix::{LEAF, Nodes, Tree};
 
 use crate::page::{self, FreeBatch, PageFlags, RUN, Reserv};
@@ -33,6 +38,10 @@ bitflags::bitflags! {
         /// A copy was made of it, or it is one: other trees may name its anons, and
         /// pages may sit at frames of the other's extent.
         const COPIED = 4;
+        /// Its contents may be declared volatile ([`purge`]).
+        const PURGEABLE = 8;
+        /// It has a pager: what `source` says, readable without the lock.
+        const PAGER = 0x10;
     }
 }
 
@@ -69,6 +78,11 @@ pub struct Object {
     /// addresses it is mapped at, modulo the pages of a superpage (`pg_color`); 0: not
     /// known yet (not `OBJ_COLORED`). \[O\]
     color: Field32,
+    /// Purgeable: the state, as `vm_purgable_control` has it. \[O\]
+    purge: Field32,
+    /// While volatile: the order in which contents go, smallest first; 0: they are not
+    /// volatile. \[O\] to write
+    purge_order: Field64,
     /// The first of its reservations. \[F\], the free-frames lock
     pub(crate) reservs: HandleField<Reserv>,
     /// \[O\]
@@ -83,6 +97,8 @@ impl Default for Object {
             extent: Field64::new(0),
             capacity: Field64::new(0),
             color: Field32::new(0),
+            purge: Field32::new(0),
+            purge_order: Field64::new(0),
             reservs: HandleField::new(None),
             lock: RwSleep::new(Rank::Object, ObjectInner::default()),
         }
@@ -159,6 +175,7 @@ impl<P: Platform> Vm<P> {
         let capacity = pages.checked_next_power_of_two().filter(|c| *c <= 1 << 50).ok_or(NoMemory)?;
         let h = self.object_make(capacity.max(LEAF as u64))?;
         let object = self.objects.get(h);
+        object.flags.atomic().fetch_or(ObjectFlags::PAGER.bits(), Relaxed);
         if write_back {
             object.flags.atomic().fetch_or(ObjectFlags::WRITE_BACK.bits(), Relaxed);
         }
@@ -210,6 +227,8 @@ impl<P: Platform> Vm<P> {
         }
         object.capacity.set(capacity);
         object.color.set(0);
+        object.purge.set(0);
+        object.purge_order.set(0);
         object.flags.set(0);
         object.refs.set(1);
         Ok(h)
@@ -230,6 +249,7 @@ impl<P: Platform> Vm<P> {
         if object.refs.atomic().fetch_sub(1, AcqRel) != 1 {
             return;
         }
+        self.volatile_end(object);
         let inner = core::mem::take(&mut *object.lock.write(self.plat.host(), may));
         let orphaned = {
             let mut batch = FreeBatch::new(self);
@@ -267,6 +287,17 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn object_is_shared(&self, h: Handle<Object>) -> bool {
         self.objects.get(h).flags().contains(ObjectFlags::SHARED)
     }
+    /// Must the object stay behind its entry when contents are replaced (the "permanent"
+    /// object of a destination, U15)? Others see it, or it is more than its contents.
+    pub(crate) fn object_is_permanent(&self, h: Handle<Object>) -> bool {
+        let flags = self.objects.get(h).flags();
+        flags.intersects(ObjectFlags::WRITE_BACK | ObjectFlags::PURGEABLE)
+            || (flags.contains(ObjectFlags::SHARED) && !self.object_is_private_sole(h))
+    }
+    /// Do modified pages go back to its pager?
+    pub(crate) fn object_is_write_back(&self, h: Handle<Object>) -> bool {
+        self.objects.get(h).flags().contains(ObjectFlags::WRITE_BACK)
+    }
     /// Has the object a pager?
     pub(crate) fn object_has_pager(&self, h: Handle<Object>, may: &mut MaySleep) -> bool {
         self.objects.get(h).lock.read(self.plat.host(), may).source.is_some()
@@ -291,8 +322,9 @@ impl<P: Platform> Vm<P> {
         may: &mut MaySleep,
     ) -> bool {
         let object = self.objects.get(h);
-        if object.flags().intersects(ObjectFlags::SHARED | ObjectFlags::WRITE_BACK | ObjectFlags::COPIED)
-            || first.0.checked_add(pages).is_none_or(|end| end > object.capacity.get())
+        if object.flags().intersects(
+            ObjectFlags::SHARED | ObjectFlags::WRITE_BACK | ObjectFlags::COPIED | ObjectFlags::PURGEABLE,
+        ) || first.0.checked_add(pages).is_none_or(|end| end > object.capacity.get())
         {
             return false;
         }
@@ -359,6 +391,7 @@ impl<P: Platform> Vm<P> {
             dst.tree = tree;
             dst.source = source;
             if let Some(s) = source {
+                to.flags.atomic().fetch_or(ObjectFlags::PAGER.bits(), Relaxed);
                 self.plat.pager_used(s.pager);
             }
             tree

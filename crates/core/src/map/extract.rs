@@ -1,0 +1,229 @@
+//! Taking a range out of a map as a chain of pieces: a snapshot or the same memory
+//! (M68 `vm_map_remap_extract`; U07, U09).
+
+use machvm_arena::{Handle, NoMemory};
+use machvm_hal::{MaySleep, Pindex, Prot, Va, VaRange};
+
+use super::copy::MapCopy;
+use super::edit::Edit;
+use super::entry::{Attributes, Entry, Kind};
+use super::{CopyError, CopyWhy, Map, MapInner, Side};
+use crate::object::Object;
+use crate::platform::Platform;
+use crate::vm::Vm;
+
+/// How the pieces hang together with where they came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Take {
+    /// Copy-on-write: as they are now.
+    Copy,
+    /// The same memory.
+    Share,
+}
+
+/// Rights that every entry of a source must have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Need {
+    /// In its current protection.
+    pub prot: Prot,
+    /// In its maximum.
+    pub max: Prot,
+}
+
+/// What [`Map::extract`] gives.
+pub struct Extract<'vm, P: Platform> {
+    /// The pieces; each keeps the attributes it had.
+    pub pieces: MapCopy<'vm, P>,
+    /// The rights that all of them have.
+    pub prot: Prot,
+    /// As `prot`, of the maxima.
+    pub max: Prot,
+}
+
+impl<'vm, P: Platform> Map<'vm, P> {
+    /// Takes `range` out as pieces; nothing of it is unmapped. All of it must be memory
+    /// with the rights needed.
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// [`CopyError`] on [`Side::Source`]; nothing changed.
+    pub fn extract(
+        &self,
+        range: VaRange,
+        take: Take,
+        need: Need,
+        may: &mut MaySleep,
+    ) -> Result<Extract<'vm, P>, CopyError> {
+        let failed = |(at, why)| CopyError { side: Side::Source, at, why };
+        if range.intersect(self.bounds) != Some(range) {
+            let at = if range.start() < self.min() { range.start() } else { self.max().max(range.start()) };
+            return Err(failed((at, CopyWhy::Hole)));
+        }
+        let count = |m: &Self, inner: &MapInner| m.overlapping(inner, range).count() as u32;
+        let short = |NoMemory| failed((range.start(), CopyWhy::NoMemory));
+        let mut edit = self.edit_counted(range, count, may).map_err(short)?;
+        let mut pieces = MapCopy::empty(self.vm, range.pages());
+        let done = edit.check_need(range, need).and_then(|rights| {
+            match take {
+                Take::Copy => edit.snapshot(range, &mut pieces, may)?,
+                Take::Share => edit.share(range, &mut pieces)?,
+            }
+            Ok(rights)
+        });
+        edit.done(may);
+        // On failure the pieces go here, with nothing locked.
+        done.map(|(prot, max)| Extract { pieces, prot, max }).map_err(failed)
+    }
+}
+
+impl<'vm, P: Platform> Edit<'_, 'vm, P> {
+    /// The rights common to all of `range`.
+    fn check_need(&self, range: VaRange, need: Need) -> Result<(Prot, Prot), (Va, CopyWhy)> {
+        self.check_copy(range, need.prot).or_else(|e| match e.1 {
+            // A wired source is read like any other.
+            CopyWhy::Wired => Ok(()),
+            _ => Err(e),
+        })?;
+        let mut common = (Prot::ALL, Prot::ALL);
+        for h in self.map.overlapping(&self.inner, range) {
+            let e = self.entry(h);
+            if !e.prot().contains(need.prot) || !e.max().contains(need.max) {
+                return Err((e.start().max(range.start()), CopyWhy::Protection));
+            }
+            common = (common.0 & e.prot(), common.1 & e.max());
+        }
+        Ok(common)
+    }
+
+    fn share(&mut self, range: VaRange, pieces: &mut MapCopy<'vm, P>) -> Result<(), (Va, CopyWhy)> {
+        let vm = self.map.vm;
+        for h in self.map.overlapping(&self.inner, range) {
+            let e = self.entry(h);
+            let (Some(o), Some(part)) = (e.object.get(), e.range().and_then(|r| r.intersect(range))) else {
+                continue;
+            };
+            let new = self.spare.take().ok_or((part.start(), CopyWhy::NoMemory))?;
+            // From now on several entries cover these indices (Z54, Z57).
+            vm.object_mark_shared(o);
+            vm.object_reference(o);
+            let from = part.start().page() - range.start().page();
+            piece(vm, new, from, part.pages(), e.attributes(), (o, e.pindex(part.start())));
+            pieces.push(new);
+        }
+        Ok(())
+    }
+}
+
+/// Makes `h` a piece at page `from` of a chain; the reference on the object becomes its.
+fn piece<P: Platform>(
+    vm: &Vm<P>,
+    h: Handle<Entry>,
+    from: u64,
+    pages: u64,
+    a: Attributes,
+    (o, at): (Handle<Object>, Pindex),
+) {
+    let e = vm.entries.get(h);
+    if let Some(r) = VaRange::of_pages(Va::from_page(from), pages) {
+        e.reset(r, Kind::Object, &a);
+    }
+    e.object.set(Some(o));
+    e.offset.set(at.0);
+}
+
+impl<'vm, P: Platform> MapCopy<'vm, P> {
+    /// A chain of one piece: `pages` of an object from an index on. The reference on the
+    /// object becomes the chain's; on failure it stays the caller's.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn of_object(
+        vm: &'vm Vm<P>,
+        (o, at): (Handle<Object>, Pindex),
+        pages: u64,
+        a: Attributes,
+    ) -> Result<Self, NoMemory> {
+        let h = vm.entries.alloc()?;
+        let mut chain = MapCopy::empty(vm, pages);
+        piece(vm, h, 0, pages, a, (o, at));
+        chain.push(h);
+        Ok(chain)
+    }
+
+    /// Another chain over `pages` of this one from page `first` on: of the same memory,
+    /// or a copy of it as it is now (Z110). What lies beyond the end is cut off.
+    ///
+    /// => nothing is locked.
+    ///
+    /// # Errors
+    /// [`NoMemory`]; nothing changed.
+    pub fn window(
+        &self,
+        first: u64,
+        pages: u64,
+        take: Take,
+        may: &mut MaySleep,
+    ) -> Result<MapCopy<'vm, P>, NoMemory> {
+        let vm = self.vm;
+        let end = first.saturating_add(pages).min(self.pages);
+        let mut out = MapCopy::empty(vm, end.saturating_sub(first));
+        let mut last: Option<(Handle<Object>, Handle<Object>)> = None;
+        for h in self.iter() {
+            let e = vm.entries.get(h);
+            let (lo, hi) = (e.start().page().max(first), e.end().page().min(end));
+            let Some(o) = e.object.get().filter(|_| lo < hi) else { continue };
+            let new = vm.entries.alloc()?;
+            let object = match (take, last) {
+                (Take::Share, _) => {
+                    vm.object_mark_shared(o);
+                    vm.object_reference(o);
+                    Ok(o)
+                }
+                // Pieces of a snapshot that name one object are disjoint.
+                (Take::Copy, Some((from, to))) if from == o && !vm.object_is_shared(o) => {
+                    vm.object_reference(to);
+                    Ok(to)
+                }
+                (Take::Copy, _) => vm.object_copy(o, may).inspect(|to| last = Some((o, *to))),
+            };
+            let Ok(object) = object else {
+                vm.entries.free(new);
+                return Err(NoMemory);
+            };
+            piece(vm, new, lo - first, hi - lo, e.attributes(), (object, e.pindex(Va::from_page(lo))));
+            out.push(new);
+        }
+        Ok(out)
+    }
+
+    /// Calls `f` with each piece: its first page, its pages, and its attributes.
+    pub fn for_each_piece(&self, mut f: impl FnMut(u64, u64, Attributes)) {
+        for h in self.iter() {
+            let e = self.vm.entries.get(h);
+            f(e.start().page(), e.pages(), e.attributes());
+        }
+    }
+
+    /// The system that the pieces belong to.
+    pub fn vm(&self) -> &'vm Vm<P> {
+        self.vm
+    }
+
+    /// Do both consist of the same pages of the same objects?
+    pub(crate) fn is_same_memory(&self, other: &Self) -> bool {
+        let of = |chain: &Self| {
+            let vm = chain.vm;
+            chain.iter().map(move |h| {
+                let e = vm.entries.get(h);
+                (e.start.get(), e.end.get(), e.object.get(), e.offset.get())
+            })
+        };
+        of(self).eq(of(other))
+    }
+
+    /// The object of the first piece, for what concerns whole objects.
+    pub(crate) fn first_object(&self) -> Option<Handle<Object>> {
+        self.head.and_then(|h| self.vm.entries.get(h).object.get())
+    }
+}

@@ -1,0 +1,169 @@
+//! What stands behind addresses, in numbers: for `vm_region` and the page queries
+//! (U22 to U25).
+
+use machvm_arena::Handle;
+use machvm_hal::{MaySleep, Pfn, Prot, Va, VaRange};
+
+use super::entry::{EntryInfo, Kind};
+use super::tree::Tree;
+use super::{CopyWhy, Map, MapInner};
+use crate::object::{Census, Object};
+use crate::platform::Platform;
+
+/// How much of a region is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detail {
+    /// What the entry and its object say: the cost does not depend on the size.
+    Short,
+    /// Every page too.
+    Pages,
+}
+
+/// One entry, with what its object knows of it. A snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RegionFacts {
+    /// The entry.
+    pub entry: EntryInfo,
+    /// References of the object; 0: there is none.
+    pub references: u32,
+    /// Entries of this map that name the object. Counted for shared objects only.
+    pub aliases: u32,
+    /// The object is mapped by several entries that see each other's stores.
+    pub shared: bool,
+    /// Contents come from a pager, or are the machine's own.
+    pub external: bool,
+    /// The pages, if they were counted.
+    pub pages: Census,
+}
+
+impl<P: Platform> Map<'_, P> {
+    /// The first entry that ends above `va`.
+    ///
+    /// => no lock is held.
+    pub fn region_from(&self, va: Va, detail: Detail, may: &mut MaySleep) -> Option<RegionFacts> {
+        let inner = self.lock_read(may);
+        let h = inner.tree.at_or_above(&self.vm.entries, va)?;
+        let entry = self.info_of(h)?;
+        Some(self.facts(&inner, entry, entry.range, detail, may))
+    }
+
+    /// What is true of the part of the entry at `va` that lies in `within`. `None`:
+    /// nothing is mapped at `va`.
+    ///
+    /// => no lock is held.
+    pub fn facts_at(&self, va: Va, within: VaRange, may: &mut MaySleep) -> Option<RegionFacts> {
+        let inner = self.lock_read(may);
+        let entry = self.lookup_inner(&inner, va)?;
+        let part = entry.range.intersect(within)?;
+        Some(self.facts(&inner, entry, part, Detail::Pages, may))
+    }
+
+    /// The frame of the page at `va`, if there is one in memory.
+    ///
+    /// => no lock is held; unless the page is wired the answer may be old at once.
+    pub fn frame_at(&self, va: Va, may: &mut MaySleep) -> Option<Pfn> {
+        let inner = self.lock_read(may);
+        let entry = self.lookup_inner(&inner, va)?;
+        self.vm.object_frame(entry.object?, entry.pindex(va).0, may)
+    }
+
+    /// The entry at `va` and its object, with a reference of the caller's.
+    ///
+    /// => no lock is held.
+    pub(crate) fn object_at(
+        &self,
+        va: Va,
+        may: &mut MaySleep,
+    ) -> Option<(EntryInfo, Option<Handle<Object>>)> {
+        let inner = self.lock_read(may);
+        let entry = self.lookup_inner(&inner, va)?;
+        entry.object.inspect(|o| self.vm.object_reference(*o));
+        Some((entry, entry.object))
+    }
+
+    fn facts(
+        &self,
+        inner: &MapInner,
+        entry: EntryInfo,
+        part: VaRange,
+        detail: Detail,
+        may: &mut MaySleep,
+    ) -> RegionFacts {
+        let mut f = RegionFacts {
+            entry,
+            references: 0,
+            aliases: 0,
+            shared: entry.kind == Kind::Foreign,
+            external: entry.kind == Kind::Foreign,
+            pages: Census::default(),
+        };
+        let Some(o) = entry.object else { return f };
+        let about = self.vm.object_about(o, may);
+        (f.references, f.external) = (about.references, about.external);
+        f.shared = about.shared && about.references > 1;
+        if detail == Detail::Pages {
+            f.pages = self.vm.object_census(o, entry.pindex(part.start()).0, part.pages(), may);
+            f.aliases = if f.shared { self.count_aliases(inner, entry) } else { 1 };
+        }
+        f
+    }
+
+    fn count_aliases(&self, inner: &MapInner, entry: EntryInfo) -> u32 {
+        let slab = &self.vm.entries;
+        core::iter::successors(inner.tree.first(), |h| Tree::next(slab, *h))
+            .filter(|h| slab.get(*h).object.get() == entry.object)
+            .count() as u32
+    }
+
+    /// Is all of `range` memory with these rights? The first address where it is not,
+    /// and why. Says nothing of the next moment.
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// `Hole`, `Protection` or `Foreign`.
+    pub fn check_access(&self, range: VaRange, need: Prot, may: &mut MaySleep) -> Result<(), (Va, CopyWhy)> {
+        if range.start() < self.min() {
+            return Err((range.start(), CopyWhy::Hole));
+        }
+        let inner = self.lock_read(may);
+        let mut at = range.start();
+        for h in self.overlapping(&inner, range) {
+            let e = self.entry(h);
+            if e.start() > at {
+                break;
+            }
+            match e.kind() {
+                Kind::Foreign => return Err((at, CopyWhy::Foreign)),
+                Kind::Object if e.prot().contains(need) => {}
+                _ => return Err((at, CopyWhy::Protection)),
+            }
+            at = e.end();
+        }
+        if at < range.end() { Err((at, CopyWhy::Hole)) } else { Ok(()) }
+    }
+
+    /// What a copy of `range` has to look out for.
+    ///
+    /// => no lock is held.
+    pub(crate) fn sources_in(&self, range: VaRange, may: &mut MaySleep) -> Sources {
+        let inner = self.lock_read(may);
+        let mut all = Sources::default();
+        for e in self.overlapping(&inner, range).map(|h| self.entry(h)) {
+            let Some(o) = e.object.get() else { continue };
+            all.pager |= self.vm.object_has_pager(o, may);
+            all.by_bytes |= self.vm.object_is_write_back(o) || e.wired.get() != 0;
+        }
+        all
+    }
+}
+
+/// See [`Map::sources_in`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Sources {
+    /// Absent contents are a pager's.
+    pub(crate) pager: bool,
+    /// No snapshot: modified pages go back to a pager, so that what is absent could
+    /// change, or the memory is wired and must not fault later (Z48).
+    pub(crate) by_bytes: bool,
+}
