@@ -186,16 +186,20 @@ impl State {
                 let e = self.cpus[cpu].tlb[i];
                 if e.origin == origin && e.meets(start, end) {
                     let more = self.excess(cpu, &e, start, end).is_some();
-                    let whole = start <= e.vpn && e.vpn + (1 << e.log2) <= end;
-                    self.cpus[cpu].tlb[i].stale = next_stale(e.stale, more, whole, step);
+                    let still =
+                        || self.excess(cpu, &e, ALL_PAGES.0, ALL_PAGES.1).is_some();
+                    let stale = next_stale(e.stale, more, still, step);
+                    self.cpus[cpu].tlb[i].stale = stale;
                 }
             }
             for i in 0..self.cpus[cpu].tables.len() {
                 let e = self.cpus[cpu].tables[i];
                 if e.origin == origin && e.meets(start, end) {
                     let more = self.excess_table(cpu, &e, start, end).is_some();
-                    let whole = start <= e.vpn && e.vpn + (1 << e.log2()) <= end;
-                    self.cpus[cpu].tables[i].stale = next_stale(e.stale, more, whole, step);
+                    let still =
+                        || self.excess_table(cpu, &e, ALL_PAGES.0, ALL_PAGES.1).is_some();
+                    let stale = next_stale(e.stale, more, still, step);
+                    self.cpus[cpu].tables[i].stale = stale;
                 }
             }
         }
@@ -308,11 +312,11 @@ impl State {
     }
 }
 
-/// `whole`: all that the entry covers was looked at, so that it is known not to be stale.
-fn next_stale(old: u64, more: bool, whole: bool, step: u64) -> u64 {
+/// `still`: is any of it more than the tables give? Asked only where it was.
+fn next_stale(old: u64, more: bool, still: impl Fn() -> bool, step: u64) -> u64 {
     match (more, old) {
-        (false, _) if whole => 0,
         (true, 0) => step,
+        (false, since) if since != 0 && !still() => 0,
         (_, since) => since,
     }
 }

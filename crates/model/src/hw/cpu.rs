@@ -144,6 +144,8 @@ impl Named {
 /// A table write that walkers need not see yet (AArch64: no DSB since).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unseen {
+    /// Walks of the CPU that wrote see it (DSB NSH).
+    pub(crate) here: bool,
     pub(crate) table: u32,
     pub(crate) index: u16,
     pub(crate) old: u64,

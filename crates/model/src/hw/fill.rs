@@ -109,7 +109,7 @@ impl State {
         let mut at = self.start(cpu, root, asid, va);
         loop {
             let index = Arch::index(va, at.level);
-            let (mut raw, mut since) = self.visible(u64::from(at.table), index);
+            let (mut raw, mut since) = self.visible(cpu, u64::from(at.table), index);
             let mut entry = self.mmu.decode(raw, at.level);
             if self.must_note(&entry, want) && since != 0 {
                 // Updates are made in memory as it is, and look again there.

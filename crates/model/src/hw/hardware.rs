@@ -385,14 +385,16 @@ impl Hw {
         s.found = 0;
         s.first = None;
     }
-    /// The reports, and what happened before the first of them, for people.
+    /// The reports, and what happened before the first of them (or until now), for people.
     pub fn explain(&self) -> String {
         use fmt::Write;
         let s = self.state();
         let mut text = String::new();
-        if let Some(before) = &s.first {
-            let _ = writeln!(text, "before the first report (seed {}):\n{before}", s.config.seed);
-        }
+        let (what, ring) = match &s.first {
+            Some(before) => ("before the first report", before.clone()),
+            None => ("until now", s.ring.text()),
+        };
+        let _ = writeln!(text, "{what} (seed {}):\n{ring}", s.config.seed);
         for r in &s.reports {
             let _ = writeln!(
                 text,
@@ -401,6 +403,23 @@ impl Hw {
             );
         }
         let _ = write!(text, "{} in all, {:?}", s.found, s.config.arch);
+        text
+    }
+    /// What the CPUs have cached of an address and what the tables of `root` say, for people.
+    pub fn describe(&self, root: Pfn, va: u64) -> String {
+        use fmt::Write;
+        let now = self.translate(root, va);
+        let s = self.state();
+        let mut text = format!("the tables: {now:?}\n");
+        for (i, c) in s.cpus.iter().enumerate() {
+            let _ = writeln!(text, "cpu {i} has {:?} loaded", c.loaded);
+            for e in c.tlb.iter().filter(|e| e.covers(va >> 12)) {
+                let _ = writeln!(text, "  {e:?}");
+            }
+            for e in c.tables.iter().filter(|e| e.covers(va >> 12)) {
+                let _ = writeln!(text, "  {e:?}");
+            }
+        }
         text
     }
     /// Fails the test if anything was found.

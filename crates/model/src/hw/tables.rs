@@ -1,6 +1,6 @@
 //! Accesses to page tables, each with the adversary before and after it.
 
-use super::cpu::Unseen;
+use super::cpu::{Cpu, Unseen};
 use super::report::Kind;
 use super::state::{State, Use, WORDS};
 use super::trace::Event;
@@ -72,7 +72,8 @@ impl State {
             if self.cpus[cpu].unseen.len() == UNSEEN {
                 self.see(cpu, 1);
             }
-            self.cpus[cpu].unseen.push_back(Unseen { table, index: index as u16, old, step: self.step });
+            let (index, step) = (index as u16, self.step);
+            self.cpus[cpu].unseen.push_back(Unseen { here: false, table, index, old, step });
             self.unseen += 1;
         }
         self.written(cpu, table, index, old, new);
@@ -99,16 +100,19 @@ impl State {
         }
     }
 
-    /// The word as a walker may see it, and since when memory says otherwise (0: it does
-    /// not).
+    /// The word as a CPU's walker may see it, and since when memory says otherwise (0: it
+    /// does not).
     #[inline]
-    pub(crate) fn visible(&self, table: u64, index: usize) -> (u64, u64) {
+    pub(crate) fn visible(&self, walker: usize, table: u64, index: usize) -> (u64, u64) {
         let word = self.word(table, index);
         if self.unseen == 0 {
             return (word, 0);
         }
-        let of = |u: &&Unseen| u64::from(u.table) == table && usize::from(u.index) == index;
-        let oldest = self.cpus.iter().filter_map(|c| c.unseen.iter().find(of)).min_by_key(|u| u.step);
+        let of = |u: &Unseen| u64::from(u.table) == table && usize::from(u.index) == index;
+        let first = |(i, c): (usize, &Cpu)| {
+            c.unseen.iter().find(|u| of(u) && !(i == walker && u.here)).copied()
+        };
+        let oldest = self.cpus.iter().enumerate().filter_map(first).min_by_key(|u| u.step);
         oldest.map_or((word, 0), |u| (u.old, u.step))
     }
 

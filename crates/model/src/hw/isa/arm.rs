@@ -76,7 +76,7 @@ impl State {
             return self.bad_operand(cpu, operand);
         };
         self.cpus[cpu].issued.push(Issued { named, broadcast, done: 0 });
-        if !self.cpus[cpu].unseen.is_empty() {
+        if self.cpus[cpu].unseen.iter().any(|u| broadcast || !u.here) {
             // It may be done at once, and walks still see the tables from before.
             self.carry_out(cpu, self.cpus[cpu].issued.len() - 1, u64::MAX);
             let late: Vec<_> = self.cpus[cpu].unseen.iter().map(|u| (u.table, u.index)).collect();
@@ -137,6 +137,8 @@ impl State {
         if matches!(kind, Dsb::Ish | Dsb::Ishst) {
             self.see(cpu, usize::MAX);
         }
+        // This CPU's own walker is in the narrower domain too.
+        self.cpus[cpu].unseen.iter_mut().for_each(|u| u.here = true);
         if matches!(kind, Dsb::Ish | Dsb::Nsh) {
             for which in 0..self.cpus[cpu].issued.len() {
                 if kind == Dsb::Ish || !self.cpus[cpu].issued[which].broadcast {

@@ -282,3 +282,15 @@ fn broken_and_made_again_without_the_flush_between() {
         assert_eq!(rig.kinds(), want);
     }
 }
+
+#[test]
+fn the_narrow_dsb_shows_a_write_to_this_cpus_walks_only() {
+    let (rig, root) = two_pages(ARM, 1);
+    let leaf = rig.table_for(root, A, 1);
+    rig.hw.here(|s, cpu| s.table_swap(cpu, leaf, Arch::index(A, 1), 0));
+    rig.isa.dsb(Dsb::Nshst);
+    for (cpu, old) in [(0, false), (1, true)] {
+        rig.s(|s| s.cpus[cpu].tlb.clear());
+        assert_eq!(rig.hw.here(|s, _| s.walk(cpu, A, None)).is_ok(), old);
+    }
+}
