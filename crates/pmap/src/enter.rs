@@ -7,10 +7,11 @@
 use machvm_arch::Tlb;
 use machvm_hal::{EnterError, EnterFlags, Gather, PageArray, PageNo, Prot, Va, VaRange};
 
+use crate::kernel::counted;
 use crate::path::NoTable;
 use crate::port::{Cpus, HwBits, Port, TableMem};
-use crate::pte::{Format, Leaf, MemAttr, Pte};
-use crate::pv::{PvCursor, Record};
+use crate::pte::{Format, Leaf, Pte};
+use crate::pv::{PvCursor, Record, page_attr};
 use crate::seed::Bug;
 use crate::system::{PmapData, PmapId, System};
 use crate::walk::LeafGuard;
@@ -32,7 +33,7 @@ enum One {
     /// More rights, or the same mapping.
     Same { wired: bool },
     /// Another frame was there.
-    Displaced { wired: bool },
+    Displaced(Leaf),
     /// No record.
     NoMemory,
 }
@@ -62,7 +63,7 @@ impl<A: PageArray> Entering<'_, A> {
             wired: self.wired(),
             managed: true,
             contiguous: false,
-            attr: MemAttr::WriteBack,
+            attr: page_attr(self.pages.md(page)),
         }
     }
 }
@@ -165,9 +166,13 @@ impl<P: Port> System<P> {
                     same = true;
                     wired += i32::from(w);
                 }
-                One::Displaced { wired: w } => {
-                    new -= 1;
-                    wired -= i32::from(w);
+                One::Displaced(old) => {
+                    if counted(e.pm, &old) {
+                        new -= 1;
+                        wired -= i32::from(old.wired);
+                    } else {
+                        e.pm.count(-1, -i64::from(old.wired));
+                    }
                     done = Err(EnterError::Displaced(at));
                     break;
                 }
@@ -226,7 +231,7 @@ impl<P: Port> System<P> {
             }
             Some(old) if !self.port.seeded(Bug::EnterInPlace) => {
                 self.take_out(e.id, e.pages, leaf, index, va, pv, gather);
-                return One::Displaced { wired: old.wired };
+                return One::Displaced(old);
             }
             Some(_) => {
                 let mut lost = Gather::new();

@@ -61,11 +61,13 @@ impl<P: Port> System<P> {
     }
 
     /// Calls `f` for every single mapping of the page whose entry `needs` it, until none
-    /// does. `f` changes the entry so that it does not, or takes the mapping out.
+    /// does. `f` changes the entry so that it does not, or takes the mapping out. With
+    /// `counts` the pmap of a wired one is locked too.
     fn visit<A: PageArray>(
         &self,
         pages: &A,
         page: PageNo,
+        counts: bool,
         needs: impl Fn(&Leaf) -> bool,
         mut f: impl FnMut(&Visit<'_>),
     ) {
@@ -79,7 +81,7 @@ impl<P: Port> System<P> {
                 let Some((id, va)) = self.place_of(table, index) else { return false };
                 let Some(entry) = self.leaf_at(table, index).1.filter(&needs) else { return false };
                 match self.try_leaf(table) {
-                    Some(leaf) if !entry.wired => f(&Visit { leaf, index, id, va, place }),
+                    Some(leaf) if !(counts && entry.wired) => f(&Visit { leaf, index, id, va, place }),
                     _ => later = Some(Later { record, id, va }),
                 }
                 later.is_some()
@@ -119,11 +121,21 @@ impl<P: Port> System<P> {
         });
     }
 
-    /// The superpages that map the page and whose entry `needs` it: one of them.
+    /// A superpage that maps the page and whose entry `needs` it.
     fn superpage_of<A: PageArray>(
         &self,
         pages: &A,
         page: PageNo,
+        needs: impl Fn(&Leaf) -> bool,
+    ) -> Option<Ident> {
+        self.nth_superpage_of(pages, page, 0, needs)
+    }
+    /// The superpages that map the page and whose entry `needs` it, counted from 0.
+    fn nth_superpage_of<A: PageArray>(
+        &self,
+        pages: &A,
+        page: PageNo,
+        mut n: u32,
         needs: impl Fn(&Leaf) -> bool,
     ) -> Option<Ident> {
         let pfn = pages.pfn(page);
@@ -136,7 +148,10 @@ impl<P: Port> System<P> {
                 && let Some(id) = self.md(deposit).and_then(|md| md.ident())
                 && self.super_entry(id, deposit, pfn).is_some_and(|l| needs(&l))
             {
-                found = Some(id);
+                if n == 0 {
+                    found = Some(id);
+                }
+                n = n.saturating_sub(1);
             }
             found.is_some()
         });
@@ -181,6 +196,7 @@ impl<P: Port> System<P> {
             self.visit(
                 pages,
                 page,
+                true,
                 |_| true,
                 |v| {
                     // Open before the entry goes: who finds it gone finds the epoch open.
@@ -252,7 +268,7 @@ impl<P: Port> System<P> {
         let writable = |l: &Leaf| l.prot.contains(Prot::W);
         loop {
             self.break_superpages(pages, page, writable, g);
-            self.visit(pages, page, writable, |v| {
+            self.visit(pages, page, false, writable, |v| {
                 self.epochs.of(g, v.id.raw() as usize);
                 self.update(v.leaf.table, v.index, 1, |l| Some(Leaf { prot: l.prot - Prot::W, ..l }));
                 if !self.port.seeded(Bug::ProtectWithoutFlush) {
@@ -311,11 +327,14 @@ impl<P: Port> System<P> {
         let must_break = |l: &Leaf| hit(l) && clear.contains(RefMod::MODIFIED) && l.prot.contains(Prot::W);
         loop {
             self.break_superpages(pages, page, must_break, g);
-            while let Some(id) = self.superpage_of(pages, page, hit) {
+            // Each once: the hardware may note the next use at once.
+            let mut n = 0;
+            while let Some(id) = self.nth_superpage_of(pages, page, n, |_| true) {
                 let _pm = self.pmap(id.pmap).lock.lock();
                 self.spread_notes(id, pages, clear, g);
+                n += 1;
             }
-            self.visit(pages, page, hit, |v| {
+            self.visit(pages, page, false, hit, |v| {
                 self.epochs.of(g, v.id.raw() as usize);
                 self.update(v.leaf.table, v.index, 1, |l| {
                     Some(Leaf {
@@ -326,7 +345,7 @@ impl<P: Port> System<P> {
                 });
                 g.invalidate(v.id.raw(), VaRange::page(v.va));
             });
-            if self.superpage_of(pages, page, hit).is_none() {
+            if self.superpage_of(pages, page, must_break).is_none() {
                 break;
             }
         }

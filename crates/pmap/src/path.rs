@@ -4,6 +4,7 @@
 //! a walk finds all of it or nothing. It is taken out under both locks, rides in the
 //! gather, and is freed when no CPU remembers the way through it.
 
+use machvm_arch::Tlb;
 use machvm_hal::{Gather, Pfn, Va, VaRange};
 
 use crate::port::{Port, TableMem};
@@ -36,6 +37,13 @@ impl<P: Port> System<P> {
             return Err(NoTable::Superpage(w.stop));
         }
         let missing = w.stop - 1;
+        if P::Format::BREAK_BEFORE_MAKE && self.epochs.others_open(None) {
+            // A table may just have been taken out of this very place.
+            let (tlb, space) = (self.port.tlb(), pm.space_here());
+            tlb.before();
+            tlb.flush_range(space, VaRange::page(Va::from_page(va >> 12)), true);
+            tlb.after();
+        }
         for level in 1..=missing {
             match self.table_take() {
                 Some(t) => w.tables[level as usize] = t,
@@ -107,6 +115,8 @@ impl<P: Port> System<P> {
             if !md.is_leaf(id, window::<P::Format>(va)) || md.children.get() != 0 {
                 return;
             }
+            // Open before the table goes: who finds it gone finds the epoch open.
+            self.epochs.of(g, id.raw() as usize);
             self.port.mem().store(w.table(2), P::Format::index(va, 2), 0);
             md.clear_ident();
         }

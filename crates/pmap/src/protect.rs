@@ -2,10 +2,11 @@
 
 use machvm_hal::{Gather, PageArray, Prot, VaRange};
 
+use crate::kernel::counted;
 use crate::port::Port;
 use crate::pte::{Format, Leaf};
 use crate::seed::Bug;
-use crate::system::{PmapId, System};
+use crate::system::{PmapData, PmapId, System};
 use crate::walk::{LeafGuard, NoLeaf, as_leaf};
 
 impl<P: Port> System<P> {
@@ -79,7 +80,7 @@ impl<P: Port> System<P> {
             loop {
                 match self.lock_leaf(id, part.start().get()) {
                     Ok((leaf, w)) => {
-                        let n = self.unwire_part(part, &leaf);
+                        let n = self.unwire_part(pm, part, &leaf);
                         leaf.md.eager.sub(n);
                         self.count_eager(&w, -(n as i32));
                         drop(leaf);
@@ -105,12 +106,13 @@ impl<P: Port> System<P> {
         });
     }
 
-    fn unwire_part(&self, part: VaRange, leaf: &LeafGuard<'_>) -> u32 {
+    fn unwire_part(&self, pm: &PmapData, part: VaRange, leaf: &LeafGuard<'_>) -> u32 {
         let first = P::Format::index(part.start().get(), 1);
         (0..part.pages() as usize)
             .filter(|i| {
-                self.update(leaf.table, first + i, 1, |l| l.wired.then_some(Leaf { wired: false, ..l }))
-                    .is_some_and(|l| l.wired)
+                let wired = |l: &Leaf| l.wired && counted(pm, l);
+                self.update(leaf.table, first + i, 1, |l| wired(&l).then_some(Leaf { wired: false, ..l }))
+                    .is_some_and(|l| wired(&l))
             })
             .count() as u32
     }

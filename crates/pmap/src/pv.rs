@@ -23,7 +23,7 @@ use machvm_sync::{Field64, Rank, Spin, SpinGuard};
 
 use crate::epoch::Epoch;
 use crate::port::Port;
-use crate::pte::Leaf;
+use crate::pte::{Leaf, MemAttr};
 use crate::seed::Bug;
 use crate::system::System;
 
@@ -38,10 +38,35 @@ const RECORDS: usize = 6;
 /// living or tombstones.
 const HAS_SUPER: u32 = 1 << 8;
 
+/// Where [`PageMd::bits`] keeps how mappings of the page are cached.
+const ATTR_SHIFT: u32 = 9;
+const ATTR: u32 = 3 << ATTR_SHIFT;
+
 const MAPPING: u64 = 1;
 const SUPER: u64 = 2;
 const DEAD: u64 = 3;
 const MEMBER: u64 = 4;
+
+/// How mappings of the page are cached.
+#[inline]
+pub(crate) fn page_attr(md: &PageMd) -> MemAttr {
+    match (md.bits.load(Relaxed) & ATTR) >> ATTR_SHIFT {
+        1 => MemAttr::WriteCombining,
+        2 => MemAttr::Device,
+        _ => MemAttr::WriteBack,
+    }
+}
+
+/// => the page is busy and has no mapping.
+pub(crate) fn set_page_attr(md: &PageMd, attr: MemAttr) {
+    let word = match attr {
+        MemAttr::WriteBack => 0,
+        MemAttr::WriteCombining => 1,
+        MemAttr::Device => 2,
+    };
+    md.bits.fetch_and(!ATTR, Relaxed);
+    md.bits.fetch_or(word << ATTR_SHIFT, Relaxed);
+}
 
 /// See the module text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -58,6 +58,8 @@ impl<P: Port> System<P> {
     pub(crate) fn flush_others(&self, id: PmapId, range: VaRange, g: &mut Gather) {
         if self.epochs.others_open(g.epoch()) {
             g.invalidate(id.raw(), range);
+            // It may have been taken away in an upper entry.
+            g.invalidate_walks();
         }
     }
 

@@ -47,7 +47,7 @@ impl<P: Port> System<P> {
         let pm = self.pmap(id);
         let w = self.walk(pm, va);
         let end = |i: u64| self.leaf_at(w.table(1), i as usize).1.map(|l| l.pfn);
-        if !w.is_leaf() {
+        if !w.is_leaf() || self.keeps_table(pm, va) {
             return;
         }
         let (Some(first), Some(last)) = (end(0), end(REGION - 1)) else { return };
@@ -61,7 +61,10 @@ impl<P: Port> System<P> {
         }
         let mut pv = self.pv.cursor();
         pv.at(first);
-        if let Some(whole) = self.equal_entries(id, pages, &leaf, va, g) {
+        if let Some(whole) = self.equal_entries(id, pages, &leaf, va, g)
+            // What else is counted is held pages, whose window forks must find.
+            && leaf.md.eager.get() == if whole.wired { REGION as u32 } else { 0 }
+        {
             self.promote(id, pm, pages, &leaf, &w, whole, va, g);
         }
     }
@@ -146,7 +149,7 @@ impl<P: Port> System<P> {
 
     /// Where the machine must not see one size turn into another: nothing, and a flush
     /// of its own, in between. Only on machines whose flush needs no other CPU.
-    fn break_first(&self, pm: &PmapData, table: Pfn, index: usize, va: u64) -> u64 {
+    pub(crate) fn break_first(&self, pm: &PmapData, table: Pfn, index: usize, va: u64) -> u64 {
         if !P::Format::BREAK_BEFORE_MAKE {
             return self.port.mem().load(table, index);
         }
@@ -375,10 +378,13 @@ impl<P: Port> System<P> {
     pub(crate) fn spread_notes<A: PageArray>(&self, id: Ident, pages: &A, clear: RefMod, g: &mut Gather) {
         let mut pv = self.pv.cursor();
         let Some(f) = self.found(id.pmap, pages, id.va, &mut pv) else { return };
-        let without = |l: Leaf| Leaf {
-            accessed: l.accessed && !clear.contains(RefMod::REFERENCED),
-            dirty: l.dirty && !clear.contains(RefMod::MODIFIED),
-            ..l
+        let without = |l: Leaf| {
+            let clear = self.clearable(&l, clear);
+            Leaf {
+                accessed: l.accessed && !clear.contains(RefMod::REFERENCED),
+                dirty: l.dirty && !clear.contains(RefMod::MODIFIED),
+                ..l
+            }
         };
         let index = P::Format::index(id.va, SUPER);
         self.epochs.of(g, id.pmap.raw() as usize);

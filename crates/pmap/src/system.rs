@@ -4,14 +4,16 @@ use core::num::NonZeroU32;
 
 use machvm_arch::{Asid, Space, Tlb};
 use machvm_arena::{Handle, NoMemory, Slab};
-use machvm_hal::{CpuId, Flush, Invalidations, Pfn, VaRange};
+use machvm_hal::{CpuId, Flush, Invalidations, MaySleep, Pfn, VaRange};
 use machvm_sync::atomic::{AtomicU64, Ordering};
 use machvm_sync::{Field32, Field64, Rank, Refs, Spin};
 
 use crate::active::ActiveSet;
 use crate::asid::{self, AsidPool};
 use crate::cpu::{MAX_CPUS, PerCpu};
+use crate::defer::Deferred;
 use crate::epoch::Epochs;
+use crate::kernel::KernelSpace;
 use crate::port::{Cpus, Port, TableMem};
 use crate::pte::{Format, Pte};
 use crate::pv::PvPool;
@@ -73,6 +75,8 @@ pub(crate) struct PmapData {
     pub(crate) resident: AtomicU64,
     /// Of those, wired. \[a\]
     pub(crate) wired: AtomicU64,
+    /// What `pmap(9)` has to flush at the next update.
+    pub(crate) deferred: Spin<Deferred>,
 }
 
 impl Default for PmapData {
@@ -86,6 +90,7 @@ impl Default for PmapData {
             context: AtomicU64::new(0),
             resident: AtomicU64::new(0),
             wired: AtomicU64::new(0),
+            deferred: Spin::new(Rank::Deferred, Deferred::default()),
         }
     }
 }
@@ -133,6 +138,7 @@ pub struct System<P: Port> {
     kernel: PmapId,
     /// Kernel addresses below this have tables. \[P\] of the kernel's pmap to write
     pub(crate) kernel_end: AtomicU64,
+    pub(crate) kspace: KernelSpace,
 }
 
 impl<P: Port> System<P> {
@@ -155,6 +161,7 @@ impl<P: Port> System<P> {
             idle: Pfn(0),
             kernel: PmapId(h.raw()),
             kernel_end: AtomicU64::new(port.kernel_range().start().get()),
+            kspace: KernelSpace::new(port.kernel_range().start()),
             port,
         };
         let root = sys.table_take().ok_or(CreateError)?;
@@ -221,6 +228,7 @@ impl<P: Port> System<P> {
             // than hand them out again.
             return;
         }
+        self.finish_deferred(id, &mut MaySleep::claim());
         // Walks of it may be remembered wherever it was loaded.
         self.flush_everywhere(id);
         let root = pm.root();

@@ -11,6 +11,8 @@ pub enum Rank {
     Object = 20,
     /// Table of pager requests.
     PagerTable = 30,
+    /// What a pmap has to flush at its next `pmap_update`.
+    Deferred = 35,
     /// A pmap or a part of one.
     Pmap = 40,
     /// A leaf page table.
@@ -31,10 +33,11 @@ pub enum Rank {
 
 impl Rank {
     /// Every rank, ascending.
-    pub const ALL: [Rank; 11] = [
+    pub const ALL: [Rank; 12] = [
         Rank::Map,
         Rank::Object,
         Rank::PagerTable,
+        Rank::Deferred,
         Rank::Pmap,
         Rank::Table,
         Rank::Pv,
@@ -89,14 +92,15 @@ mod tests {
             Rank::Map => 0,
             Rank::Object => 1,
             Rank::PagerTable => 2,
-            Rank::Pmap => 3,
-            Rank::Table => 4,
-            Rank::Pv => 5,
-            Rank::PageQueue => 6,
-            Rank::Slab => 7,
-            Rank::Free => 8,
-            Rank::Shootdown => 9,
-            Rank::Leaf => 10,
+            Rank::Deferred => 3,
+            Rank::Pmap => 4,
+            Rank::Table => 5,
+            Rank::Pv => 6,
+            Rank::PageQueue => 7,
+            Rank::Slab => 8,
+            Rank::Free => 9,
+            Rank::Shootdown => 10,
+            Rank::Leaf => 11,
         };
         assert!(Rank::ALL.iter().enumerate().all(|(i, r)| place(*r) == i));
     }

@@ -17,17 +17,7 @@
 
 use machvm_hal::{Pfn, Prot};
 
-/// How a mapping is cached.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub enum MemAttr {
-    /// Ordinary memory.
-    #[default]
-    WriteBack,
-    /// Write combining (x86-64), normal non-cacheable (Arm), `NC` (Svpbmt).
-    WriteCombining,
-    /// Uncached and strictly ordered: device registers.
-    Device,
-}
+pub use machvm_hal::pmap9::MemAttr;
 
 /// A mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
