@@ -79,6 +79,8 @@ struct Space<F: HwFormat> {
 
 /// A gather that is finished later, and what depends on it.
 struct Open {
+    /// When it was opened.
+    seq: u64,
     gather: Gather,
     space: Option<usize>,
     range: VaRange,
@@ -96,11 +98,14 @@ pub struct World<F: HwFormat> {
     spaces: Vec<Option<Space<F>>>,
     used: Vec<Used>,
     open: Vec<Open>,
+    seq: u64,
     rng: Rng,
     /// No table or record was to be had: then mappings may be missing.
     short: bool,
     /// Superpages seen.
     pub promoted: u64,
+    /// The last operation, its space and its CPU.
+    pub last: (&'static str, usize, u16),
     /// Operations done, by name.
     pub done: BTreeMap<&'static str, u64>,
 }
@@ -111,6 +116,8 @@ pub type Wrong = String;
 impl<F: HwFormat> std::fmt::Debug for World<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("World")
+            .field("last", &self.last)
+            .field("open", &self.open.len())
             .field("done", &self.done)
             .field("promoted", &self.promoted)
             .finish_non_exhaustive()
@@ -128,9 +135,9 @@ impl<F: HwFormat> World<F> {
         let hw = port.hw().clone();
         let sys = Arc::new(System::new(port).expect("memory for the kernel's root"));
         let handler = Arc::downgrade(&sys);
-        hw.set_ipi_handler(move |cpu| {
+        hw.set_ipi_handler(move |_| {
             if let Some(sys) = handler.upgrade() {
-                sys.shootdown_interrupt(cpu);
+                sys.shootdown_interrupt();
             }
         });
         let kernel = PtPmap::kernel(sys.clone());
@@ -145,9 +152,11 @@ impl<F: HwFormat> World<F> {
             spaces: (0..4).map(|_| None).collect(),
             used: vec![Used::default(); n as usize],
             open: Vec::new(),
+            seq: 0,
             rng: Rng::new(config.seed),
             short: false,
             promoted: 0,
+            last: ("", 0, 0),
             done: BTreeMap::new(),
         };
         (0..3).for_each(|i| w.create(i));
@@ -239,6 +248,7 @@ impl<F: HwFormat> World<F> {
                 }
             };
             *self.done.entry(name).or_default() += 1;
+            self.last = (name, s, cpu);
             Ok::<(), Wrong>(())
         })?;
         self.compare(s)
@@ -255,18 +265,25 @@ impl<F: HwFormat> World<F> {
         gone: Vec<(usize, u64)>,
         pages: Vec<PageNo>,
     ) {
-        let o = Open { gather: g, space, range, gone, pages };
+        let seq = self.next_seq();
+        let o = Open { seq, gather: g, space, range, gone, pages };
         if self.open.len() < 3 && self.rng.one_in(4) {
             self.open.push(o);
         } else {
             self.finish(o);
         }
     }
+    fn next_seq(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
     fn finish(&mut self, o: Open) {
         let since = self.hw.now();
         let _ = o.gather.finish(&*self.sys, &mut MaySleep::claim());
+        // What a later one took away is not this one's to flush; what earlier ones did is.
         if let Some(s) = o.space
             && let Some(sp) = &self.spaces[s]
+            && self.open.iter().all(|other| other.seq < o.seq)
         {
             self.hw.check_flushed(Some(sp.root), o.range, since);
         }
@@ -356,8 +373,19 @@ impl<F: HwFormat> World<F> {
                 }
                 gone.push((s, v.page()));
             }
-            let range = VaRange::of_pages(va, run.len() as u64).expect("far from the top");
-            self.finish(Open { gather: g, space: Some(s), range, gone, pages: Vec::new() });
+            // What came is not promised to be flushed, what was displaced is.
+            let (space, at) = match r {
+                Err(EnterError::Displaced(v)) => (Some(s), v),
+                _ => (None, va),
+            };
+            self.finish(Open {
+                seq: u64::MAX,
+                gather: g,
+                space,
+                range: VaRange::page(at),
+                gone,
+                pages: Vec::new(),
+            });
             match r {
                 Ok(()) => return Ok(()),
                 Err(EnterError::NoMemory) => {
@@ -442,7 +470,7 @@ impl<F: HwFormat> World<F> {
         for (_, t) in self.told(s).range_mut(range.start().page()..range.end().page()) {
             t.wired = false;
         }
-        self.settle(g, Some(s), range, Vec::new(), Vec::new());
+        self.settle(g, None, range, Vec::new(), Vec::new());
         "unwire"
     }
 
@@ -465,7 +493,7 @@ impl<F: HwFormat> World<F> {
         }
         if self.rng.one_in(2) {
             let range = VaRange::page(Va::from_page(1));
-            self.finish(Open { gather: g, space: None, range, gone, pages: list.clone() });
+            self.finish(Open { seq: u64::MAX, gather: g, space: None, range, gone, pages: list.clone() });
             for p in &list {
                 // Now it is nobody's: nothing may lead to it.
                 let f = self.pages.pfn(*p);
@@ -489,6 +517,7 @@ impl<F: HwFormat> World<F> {
             }
         }
         self.finish(Open {
+            seq: u64::MAX,
             gather: g,
             space: None,
             range: VaRange::page(Va::ZERO),
@@ -507,6 +536,7 @@ impl<F: HwFormat> World<F> {
         let was = self.sys.page_clear(&self.pages, p, clear, &mut g);
         // What happens before the flush may be lost by right, so nothing does.
         self.finish(Open {
+            seq: u64::MAX,
             gather: g,
             space: None,
             range: VaRange::page(Va::ZERO),
@@ -648,7 +678,14 @@ impl<F: HwFormat> World<F> {
         let mut g = Gather::new();
         let whole = VaRange::between(Va::from_page(1), Va::from_page(1 << 25)).expect("not empty");
         self.space(s).pmap.remove(&self.pages, whole, &mut g);
-        self.finish(Open { gather: g, space: Some(s), range: whole, gone: Vec::new(), pages: Vec::new() });
+        self.finish(Open {
+            seq: u64::MAX,
+            gather: g,
+            space: Some(s),
+            range: whole,
+            gone: Vec::new(),
+            pages: Vec::new(),
+        });
         let left = self.space(s).pmap.resident_count();
         if left != 0 {
             return Err(format!("{left} pages resident in an empty pmap"));
@@ -725,7 +762,16 @@ impl<F: HwFormat> World<F> {
     /// The walker, which shares no code with the pmap's formats, says the same. Where the
     /// hardware does not note use, it shows no right that would fault to be noted.
     fn agrees(&self, sp: &Space<F>, va: u64, want: Option<(Pfn, Rights)>) {
-        self.hw.check_agrees(sp.root, va << 12, want, Rights::USER);
+        let hw = self.sys.port().hw_bits();
+        let got = self.hw.translate(sp.root, va << 12);
+        let mut care = Rights::USER;
+        if !hw.contains(HwBits::DIRTY) && got.is_none_or(|t| !t.rights.contains(Rights::UW)) {
+            care -= Rights::UW;
+        }
+        if !hw.contains(HwBits::ACCESSED) && got.is_none_or(|t| !t.accessed) {
+            return;
+        }
+        self.hw.check_agrees(sp.root, va << 12, want, care);
     }
 
     /// Finishes what is open, takes everything out and looks for what is left over.
@@ -759,4 +805,14 @@ fn user_rights(prot: Prot) -> Rights {
     r.set(Rights::UW, prot.contains(Prot::W));
     r.set(Rights::UX, prot.contains(Prot::X));
     r
+}
+
+impl<F: HwFormat> Drop for World<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What a failed run leaves would only panic again.
+            std::mem::forget(std::mem::take(&mut self.spaces));
+            std::mem::forget(std::mem::take(&mut self.open));
+        }
+    }
 }

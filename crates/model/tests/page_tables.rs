@@ -24,6 +24,7 @@ fn run<F: HwFormat>(seed: u64, bits: bool) {
         if !bits {
             c = c.without_updates();
         }
+        c.trace = std::env::var("MACHVM_TRACE").ok().and_then(|s| s.parse().ok()).unwrap_or(c.trace);
         let mut w = World::<F>::new(c, &[]);
         for step in 0..n {
             if let Err(wrong) = w.step() {
@@ -35,7 +36,7 @@ fn run<F: HwFormat>(seed: u64, bits: bool) {
             }
             assert!(
                 w.hw().found() == 0,
-                "{}, hardware bits {bits}, MACHVM_SEED={seed}, step {step}:\n{}",
+                "{}, hardware bits {bits}, MACHVM_SEED={seed}, step {step}, {w:?}:\n{}",
                 F::NAME,
                 w.hw().explain()
             );
