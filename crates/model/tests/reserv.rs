@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use common::{Plan, World, may};
 use machvm::map::{Attributes, Backing, Order, Place, Search};
 use machvm::page::{Contig, FrameClass, NotTaken};
-use machvm::{FaultError, Vm};
+use machvm::{FaultError, Platform, Vm};
 use machvm_hal::{PAGE_SIZE, PageArray, Pfn, Pindex, Pmap, Prot, Va, VaRange};
 use machvm_model::{Config, Machine, Task, check_quiet};
 
@@ -543,4 +543,87 @@ fn r01_to_r07_random_short_of_frames() {
 #[test]
 fn r01_to_r07_random_shared() {
     random(1600, true);
+}
+
+/// One thread: stores in its pages of a shared task, in copies of it, with frames lent
+/// and contents dropped in between. Its own pages hold what it stored last.
+fn worker<'vm>(vm: &'vm Vm<Machine>, task: &Task<'vm>, me: u64, threads: u64, seed: u64, rounds: u64) {
+    let mut rng = machvm_model::Rng::new(seed * 31 + me);
+    let mut last = vec![0; 3 * RUN as usize];
+    // Interleaved, so that every window is everybody's.
+    let mine: Vec<u64> = (0..3 * RUN).filter(|p| p % threads == me).collect();
+    let check = |t: &Task<'_>, last: &[u64], p: u64| assert_eq!(load(t, p), last[p as usize], "page {p}");
+    for round in 1..=rounds {
+        let n = 1 + rng.below(mine.len() as u64);
+        for _ in 0..n {
+            let p = *rng.pick(&mine);
+            last[p as usize] = round << 32 | p;
+            task.store_word(va(p).get(), last[p as usize]).expect("store");
+        }
+        match rng.below(4) {
+            0 => {
+                let child = fork(task);
+                for p in mine.iter().step_by(3) {
+                    child.store_word(va(*p).get(), 1).expect("store");
+                    check(task, &last, *p);
+                }
+                mine.iter().skip(1).step_by(3).for_each(|p| check(&child, &last, *p));
+            }
+            1 => {
+                let want = Contig { align: 1 << rng.below(6), ..Contig::anywhere(1 + rng.below(40)) };
+                if let Some(f) = vm.contig_take(&want, FrameClass::Normal) {
+                    mine.iter().step_by(5).for_each(|p| check(task, &last, *p));
+                    assert_eq!(vm.contig_give_back(f, want.frames), Ok(()));
+                }
+            }
+            2 => {
+                for p in mine.iter().filter(|_| rng.one_in(4)) {
+                    let page = VaRange::of_pages(va(*p), 1).expect("fits");
+                    task.map.madvise(page, machvm::map::Advise::DontNeed, &mut may()).expect("advise");
+                    last[*p as usize] = 0;
+                }
+            }
+            _ => {
+                vm.pageout(rng.below(60), &mut may());
+            }
+        }
+    }
+    mine.iter().for_each(|p| check(task, &last, *p));
+}
+
+fn threads(frames: u32, count: u64, rounds: u64, preempt: u64, seed: u64) {
+    let c = Config { sparse: false, frames, forget: 50, seed, ..Config::default() };
+    let vm = Vm::new(Machine::new(c)).expect("memory");
+    let t = task(&vm, 0, 3 * RUN);
+    let host = vm.platform().host();
+    let (vm_, t_) = (&vm, &t);
+    let bodies: Vec<Box<dyn FnOnce() + Send>> = (0..count)
+        .map(|me| Box::new(move || worker(vm_, t_, me, count, seed, rounds)) as Box<dyn FnOnce() + Send>)
+        .collect();
+    println!("MACHVM_SEED={seed}");
+    if preempt == 0 {
+        host.run_threaded(bodies);
+    } else {
+        host.set_preemption(preempt);
+        host.run_scheduled(bodies);
+        host.set_preemption(0);
+    }
+    check_quiet(&vm, [&t]);
+    let s = vm.statistics();
+    assert!(s.reservations_made > 0, "{s:?}");
+    drop(t);
+    end(&vm);
+}
+
+#[test]
+fn r01_to_r07_threads_in_a_scheduled_machine() {
+    for seed in seeds(3) {
+        threads(1700 + 700 * (seed as u32 % 2), 3, 6, 1 + seed % 5, seed);
+    }
+}
+#[test]
+fn r01_to_r07_real_threads() {
+    for seed in seeds(2) {
+        threads(1700 + 1500 * (seed as u32 % 2), 4, 12, 0, seed);
+    }
 }

@@ -87,14 +87,10 @@ impl<P: Platform> Vm<P> {
         if self.frames.is_sparse() || self.frames.charge(1, 1, class) == 0 {
             return None;
         }
-        let frame = {
-            let mut dense = self.dense();
-            let frame = dense.take_any();
-            if let Some(f) = frame {
-                dense.mark_system(f, 1);
-            }
-            frame
-        };
+        let frame = self.dense().take_system();
+        if frame.is_none() {
+            self.uncharge(1);
+        }
         self.tell_low();
         frame.map(Pfn)
     }
@@ -167,6 +163,12 @@ impl<P: Platform> Vm<P> {
 }
 
 impl<C: machvm_arena::ChunkSource> Dense<'_, C> {
+    fn take_system(&mut self) -> Option<u64> {
+        let frame = self.take_any()?;
+        self.mark_system(frame, 1);
+        Some(frame)
+    }
+
     /// A part of the search for a run, from `from` on; takes it when it is there.
     ///
     /// => `want` lies in memory.
