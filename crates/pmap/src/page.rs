@@ -23,11 +23,11 @@ use crate::table::Ident;
 use crate::walk::{LeafGuard, as_leaf};
 
 /// A mapping with its table and its page's list locked.
-struct Visit<'a> {
-    leaf: LeafGuard<'a>,
-    index: usize,
-    id: PmapId,
-    va: Va,
+pub(crate) struct Visit<'a> {
+    pub(crate) leaf: LeafGuard<'a>,
+    pub(crate) index: usize,
+    pub(crate) id: PmapId,
+    pub(crate) va: Va,
     /// The record's place in the list.
     place: &'a AtomicU64,
 }
@@ -63,7 +63,7 @@ impl<P: Port> System<P> {
     /// Calls `f` for every single mapping of the page whose entry `needs` it, until none
     /// does. `f` changes the entry so that it does not, or takes the mapping out. With
     /// `counts` the pmap of a wired one is locked too.
-    fn visit<A: PageArray>(
+    pub(crate) fn visit<A: PageArray>(
         &self,
         pages: &A,
         page: PageNo,
@@ -131,7 +131,7 @@ impl<P: Port> System<P> {
         self.nth_superpage_of(pages, page, 0, needs)
     }
     /// The superpages that map the page and whose entry `needs` it, counted from 0.
-    fn nth_superpage_of<A: PageArray>(
+    pub(crate) fn nth_superpage_of<A: PageArray>(
         &self,
         pages: &A,
         page: PageNo,
@@ -323,7 +323,7 @@ impl<P: Port> System<P> {
     fn clear_page<A: PageArray>(&self, pages: &A, page: PageNo, clear: RefMod, g: &mut Gather) -> RefMod {
         let md = pages.md(page);
         let was = self.refmod_of(pages, page);
-        let hit = |l: &Leaf| noted(l).intersects(clear);
+        let hit = |l: &Leaf| noted(l).intersects(self.clearable(l, clear));
         let must_break = |l: &Leaf| hit(l) && clear.contains(RefMod::MODIFIED) && l.prot.contains(Prot::W);
         loop {
             self.break_superpages(pages, page, must_break, g);
@@ -337,6 +337,7 @@ impl<P: Port> System<P> {
             self.visit(pages, page, false, hit, |v| {
                 self.epochs.of(g, v.id.raw() as usize);
                 self.update(v.leaf.table, v.index, 1, |l| {
+                    let clear = self.clearable(&l, clear);
                     Some(Leaf {
                         accessed: l.accessed && !clear.contains(RefMod::REFERENCED),
                         dirty: l.dirty && !clear.contains(RefMod::MODIFIED),

@@ -28,9 +28,17 @@ impl<P: Port> System<P> {
     ///
     /// => the pmap is locked.
     pub(crate) fn make_path(&self, id: PmapId, va: u64) -> Result<Walk, NoTable> {
+        self.make_path_to(id, va, 1)
+    }
+
+    /// As [`System::make_path`], to the table at level `to`, whose entry is not looked at
+    /// unless the way ends there.
+    ///
+    /// => as above.
+    pub(crate) fn make_path_to(&self, id: PmapId, va: u64, to: u8) -> Result<Walk, NoTable> {
         let pm = self.pmap(id);
         let mut w = self.walk(pm, va);
-        if w.is_leaf() {
+        if w.stop <= to {
             return Ok(w);
         }
         if w.raw != 0 && crate::walk::as_leaf::<P::Format>(w.raw, w.stop).is_some() {
@@ -44,31 +52,35 @@ impl<P: Port> System<P> {
             tlb.flush_range(space, VaRange::page(Va::from_page(va >> 12)), true);
             tlb.after();
         }
-        for level in 1..=missing {
+        for level in to..=missing {
             match self.table_take() {
                 Some(t) => w.tables[level as usize] = t,
                 None => {
-                    (1..level).for_each(|l| self.table_give(w.table(l)));
+                    (to..level).for_each(|l| self.table_give(w.table(l)));
                     return Err(NoTable::NoMemory);
                 }
             }
         }
         let mem = self.port.mem();
         let first = |level: u8| va & !((1u64 << P::Format::shift(level + 1)) - 1);
-        for level in 1..=missing {
+        for level in to..=missing {
             let table = w.table(level);
             if let Some(md) = self.md(table) {
                 md.set_ident(Ident { pmap: id, va: first(level), level, deposited: false });
-                md.children.set(u32::from(level > 1));
+                md.children.set(u32::from(level > to));
             }
-            if level > 1 {
+            if level > to {
                 mem.store(table, P::Format::index(va, level), self.link(w.table(level - 1), level));
             }
         }
         let top = w.table(w.stop);
-        mem.store(top, P::Format::index(va, w.stop), self.link(w.table(missing), w.stop));
+        let (index, link) = (P::Format::index(va, w.stop), self.link(w.table(missing), w.stop));
+        mem.store(top, index, link);
+        if pm.is_kernel() && w.stop == P::Format::LEVELS {
+            self.share_root_entry(index, link);
+        }
         self.child_added(top, 1);
-        w.stop = 1;
+        w.stop = to;
         w.raw = 0;
         Ok(w)
     }
@@ -110,9 +122,14 @@ impl<P: Port> System<P> {
         }
         let table = w.table(1);
         let Some(md) = self.md(table) else { return };
+        if self.keeps_table(pm, va) {
+            return;
+        }
         {
             let _leaf = md.lock();
-            if !md.is_leaf(id, window::<P::Format>(va)) || md.children.get() != 0 {
+            // A hold is counted in the table, so it stays.
+            let used = md.children.get() != 0 || md.eager.get() != 0;
+            if !md.is_leaf(id, window::<P::Format>(va)) || used {
                 return;
             }
             // Open before the table goes: who finds it gone finds the epoch open.

@@ -2,6 +2,7 @@
 
 use machvm_hal::{Gather, PageArray, Va, VaRange};
 
+use crate::kernel::counted;
 use crate::port::{Port, TableMem};
 use crate::pte::Format;
 use crate::system::{PmapId, System};
@@ -102,10 +103,11 @@ impl<P: Port> System<P> {
     ) -> Emptied {
         let first = P::Format::index(part.start().get(), 1);
         let mut pv = self.pv.cursor();
+        let pm = self.pmap(id);
         let (mut gone, mut wired) = (0u32, 0u32);
         let mut left = leaf.md.children.get();
         for i in 0..part.pages() as usize {
-            if left == 0 {
+            if left == 0 && !pm.is_kernel() {
                 break;
             }
             if self.port.mem().load(leaf.table, first + i) == 0 {
@@ -113,6 +115,10 @@ impl<P: Port> System<P> {
             }
             let va = part.start().add(i as u64);
             if let Some(old) = self.take_out(id, pages, &leaf, first + i, va, &mut pv, g) {
+                if !counted(pm, &old) {
+                    pm.count(-1, -i64::from(old.wired));
+                    continue;
+                }
                 gone += 1;
                 left -= 1;
                 wired += u32::from(old.wired);
@@ -122,7 +128,7 @@ impl<P: Port> System<P> {
         leaf.md.children.set(left);
         leaf.md.eager.sub(wired);
         drop(leaf);
-        self.pmap(id).count(-i64::from(gone), -i64::from(wired));
+        pm.count(-i64::from(gone), -i64::from(wired));
         Emptied(left == 0)
     }
 }

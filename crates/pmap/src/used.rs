@@ -38,12 +38,15 @@ impl<P: Port> System<P> {
         let count = Cell::new(self.wired_uses(pages, page));
         let full = || count.get() >= PMAP_TS_REFERENCED_MAX;
         let used = |l: &Leaf| l.accessed && !l.wired && !full();
-        while let Some(id) = self.superpage_of(pages, page, used) {
-            // The mark was of 512 pages: it is each one's now, and this page's is below.
+        // Each once: the hardware may note the next use at once.
+        let mut n = 0;
+        while let Some(id) = self.nth_superpage_of(pages, page, n, |l| !l.wired) {
+            // The mark is of 512 pages: it is each one's now, and this page's is below.
             let _pm = self.pmap(id.pmap).lock.lock();
             self.spread_notes(id, pages, RefMod::REFERENCED, g);
+            n += 1;
         }
-        self.visit(pages, page, used, |v| {
+        self.visit(pages, page, false, used, |v| {
             self.epochs.of(g, v.id.raw() as usize);
             self.update(v.leaf.table, v.index, 1, |l| Some(Leaf { accessed: false, ..l }));
             g.invalidate(v.id.raw(), VaRange::page(v.va));
