@@ -8,7 +8,7 @@ use super::config::Delivery;
 use super::cpu::{Cached, Mark};
 use super::report::Kind;
 use super::state::{Origin, Place, State, Use};
-use super::tree::End;
+use super::tree::{End, Lead};
 use super::walk::{Arch, Entry};
 
 /// All pages.
@@ -225,11 +225,13 @@ impl State {
                 if e.origin != origin || !e.meets(start, end) {
                     continue;
                 }
-                // A pointer to the table that was in this very place.
-                let replaced = self.mmu.arch.is_arm()
+                // A pointer to the table that was in this very place. If that table is empty
+                // it only makes the CPU fault.
+                let in_place = self.mmu.arch.is_arm()
                     && e.level + 1 == level
                     && !matches!(now, Entry::Next(n) if n.table == u64::from(e.table));
-                let other = self.lead(cpu, &e, start, end, true);
+                let other = self.lead(cpu, &e, start, end, Lead::Elsewhere);
+                let replaced = in_place && self.lead(cpu, &e, start, end, Lead::Anywhere).is_some();
                 if !replaced && other.is_none() {
                     continue;
                 }

@@ -16,7 +16,8 @@ bitflags::bitflags! {
         /// AArch64: valid entries change their address or size only over invalid and a
         /// flush.
         const BREAK_BEFORE_MAKE = 8;
-        /// AArch64: nor does a table take the place of another whose pointer is cached.
+        /// AArch64: nor does a table take the place of another that maps something and whose
+        /// pointer is cached.
         const TABLE_REPLACED = 0x10;
         /// No number leads to translations of an earlier user of it, or to some that were
         /// flushed elsewhere.

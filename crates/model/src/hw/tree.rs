@@ -34,6 +34,17 @@ pub(crate) enum End {
     Leaf { leaf: LeafEntry, level: u8 },
 }
 
+/// What a walk from a cached pointer is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lead {
+    /// Does it find more than the tables give?
+    More,
+    /// Another frame than the one that the tables map?
+    Elsewhere,
+    /// Any memory?
+    Anywhere,
+}
+
 /// The rights that a whole path gives.
 pub(crate) fn finish(arch: Arch, rights: Rights) -> Rights {
     if arch.is_x86() && rights.contains(Rights::UR) {
@@ -128,11 +139,12 @@ impl State {
 
     /// Could a walk from the cached pointer give more than the tables do?
     pub(crate) fn excess_table(&self, cpu: usize, e: &CachedTable, start: u64, end: u64) -> Option<u64> {
-        self.lead(cpu, e, start, end, false)
+        self.lead(cpu, e, start, end, Lead::More)
     }
 
-    /// `other`: only where the tables map another frame, else whatever they do not give.
-    pub(crate) fn lead(&self, cpu: usize, e: &CachedTable, start: u64, end: u64, other: bool) -> Option<u64> {
+    /// The first page of `[start, end)` for which a walk from the cached pointer finds what
+    /// is asked for, if the pointer is not what the tables say.
+    pub(crate) fn lead(&self, cpu: usize, e: &CachedTable, start: u64, end: u64, what: Lead) -> Option<u64> {
         let (start, end) = (start.max(e.vpn), end.min(e.vpn + (1 << e.log2())));
         let root = self.root_of(e.origin, cpu);
         if let Some(root) = root
@@ -147,9 +159,9 @@ impl State {
         }
         let dead = self.frames.get(e.table as usize).is_none_or(|f| f.used != Use::Table);
         if dead {
-            return (!other).then_some(start);
+            return (what == Lead::More).then_some(start);
         }
-        self.lead_below(root, e.table, e.level, e.mask, (e.vpn, start, end), other)
+        self.lead_below(root, e.table, e.level, e.mask, (e.vpn, start, end), what)
     }
 
     fn lead_below(
@@ -159,7 +171,7 @@ impl State {
         level: u8,
         mask: Rights,
         (base, start, end): (u64, u64, u64),
-        other: bool,
+        what: Lead,
     ) -> Option<u64> {
         let step = 1u64 << (9 * (level - 1));
         let from = start.max(base).saturating_sub(base) / step;
@@ -176,7 +188,7 @@ impl State {
                 Entry::Invalid | Entry::Reserved => {}
                 Entry::Next(n) if self.exists(n.table) => {
                     let at = (vpn, start, end);
-                    let found = self.lead_below(root, n.table as u32, level - 1, mask & n.mask, at, other);
+                    let found = self.lead_below(root, n.table as u32, level - 1, mask & n.mask, at, what);
                     if found.is_some() {
                         return found;
                     }
@@ -186,7 +198,7 @@ impl State {
                     l.rights = finish(self.mmu.arch, l.rights & mask);
                     let first = vpn.max(start);
                     let end = end.min(vpn + step);
-                    if let Some(at) = (first..end).find(|v| self.differs(root, &l, *v, other)) {
+                    if let Some(at) = (first..end).find(|v| self.differs(root, &l, *v, what)) {
                         return Some(at);
                     }
                 }
@@ -195,15 +207,16 @@ impl State {
         None
     }
 
-    /// Is a leaf found on a stale way more than the tables give for the page?
-    fn differs(&self, root: Option<u32>, l: &LeafEntry, vpn: u64, other: bool) -> bool {
+    /// Is a leaf found on a stale way what is asked for?
+    fn differs(&self, root: Option<u32>, l: &LeafEntry, vpn: u64, what: Lead) -> bool {
         let now = root.map(|r| self.descend(r, vpn << 12, 0));
-        match now {
-            Some(End::Leaf { leaf, .. }) if leaf.frame(vpn) == l.frame(vpn) => {
-                !other && more(l.rights, l.dirty, &leaf)
+        match (what, now) {
+            (Lead::Anywhere, _) => true,
+            (_, Some(End::Leaf { leaf, .. })) if leaf.frame(vpn) == l.frame(vpn) => {
+                what == Lead::More && more(l.rights, l.dirty, &leaf)
             }
-            Some(End::Leaf { .. }) => true,
-            _ => !other,
+            (_, Some(End::Leaf { .. })) => true,
+            _ => what == Lead::More,
         }
     }
 }

@@ -238,15 +238,24 @@ fn another_frame_where_one_is_cached() {
 
 #[test]
 fn a_table_in_the_place_of_a_cached_one() {
-    finds("empty ones", Arch::Aarch64, Kind::TableReplaced, |rig, root| {
-        for va in [A, B] {
-            rig.map(root, va, 1, 0);
+    let replace = |rig: &Rig, root: u64, empty: bool| {
+        let arch = rig.arch;
+        let t = rig.table();
+        let i = Arch::index(A, 1);
+        if empty {
+            rig.map(root, A, 1, 0);
+            rig.map(root, B, 1, 0);
+        } else {
+            rig.put(t, i, user_leaf(arch, rig.frame(1), true));
         }
         flush_pages(rig, A & !0x1f_ffff, 512, Tables::Keep);
         rig.map(root, A, 2, 0);
-        let t = rig.table();
-        rig.map(root, A, 2, pointer(Arch::Aarch64, t));
+        rig.map(root, A, 2, pointer(arch, t));
+    };
+    finds("with the same mapping", Arch::Aarch64, Kind::TableReplaced, |rig, root| {
+        replace(rig, root, false);
     });
+    clean("an empty one", Arch::Aarch64, |rig, root| replace(rig, root, true));
 }
 
 #[test]
