@@ -186,8 +186,7 @@ impl State {
                 let e = self.cpus[cpu].tlb[i];
                 if e.origin == origin && e.meets(start, end) {
                     let more = self.excess(cpu, &e, start, end).is_some();
-                    let still =
-                        || self.excess(cpu, &e, ALL_PAGES.0, ALL_PAGES.1).is_some();
+                    let still = || self.excess(cpu, &e, ALL_PAGES.0, ALL_PAGES.1).is_some();
                     let stale = next_stale(e.stale, more, still, step);
                     self.cpus[cpu].tlb[i].stale = stale;
                 }
@@ -196,8 +195,7 @@ impl State {
                 let e = self.cpus[cpu].tables[i];
                 if e.origin == origin && e.meets(start, end) {
                     let more = self.excess_table(cpu, &e, start, end).is_some();
-                    let still =
-                        || self.excess_table(cpu, &e, ALL_PAGES.0, ALL_PAGES.1).is_some();
+                    let still = || self.excess_table(cpu, &e, ALL_PAGES.0, ALL_PAGES.1).is_some();
                     let stale = next_stale(e.stale, more, still, step);
                     self.cpus[cpu].tables[i].stale = stale;
                 }

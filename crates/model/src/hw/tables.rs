@@ -109,9 +109,8 @@ impl State {
             return (word, 0);
         }
         let of = |u: &Unseen| u64::from(u.table) == table && usize::from(u.index) == index;
-        let first = |(i, c): (usize, &Cpu)| {
-            c.unseen.iter().find(|u| of(u) && !(i == walker && u.here)).copied()
-        };
+        let first =
+            |(i, c): (usize, &Cpu)| c.unseen.iter().find(|u| of(u) && !(i == walker && u.here)).copied();
         let oldest = self.cpus.iter().enumerate().filter_map(first).min_by_key(|u| u.step);
         oldest.map_or((word, 0), |u| (u.old, u.step))
     }

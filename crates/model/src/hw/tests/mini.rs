@@ -48,14 +48,16 @@ struct Mail {
     done: AtomicU64,
 }
 
+/// A root, its number, and what is mapped: frame and writable.
+type MiniSpace = (u64, u16, BTreeMap<u64, (u64, bool)>);
+
 struct Mini<F: HwFormat> {
     hw: Arc<Hw>,
     tlb: Arc<F::Tlb>,
     mail: Arc<Mail>,
     bug: Option<Bug>,
     rng: Rng,
-    /// Roots, numbers, and what is mapped.
-    spaces: Vec<(u64, u16, BTreeMap<u64, (u64, bool)>)>,
+    spaces: Vec<MiniSpace>,
     on: Vec<usize>,
     free: Vec<u64>,
 }
@@ -231,9 +233,9 @@ impl<F: HwFormat> Mini<F> {
             _ => hw.on_cpu(cpu, || self.remove(space, page)),
         }
         let (root, _, pages) = &self.spaces[space];
-        let want = pages.get(&page).map(|(frame, write)| {
-            (Pfn(*frame), if *write { Rights::UR | Rights::UW } else { Rights::UR })
-        });
+        let want = pages
+            .get(&page)
+            .map(|(frame, write)| (Pfn(*frame), if *write { Rights::UR | Rights::UW } else { Rights::UR }));
         self.hw.check_agrees(Pfn(*root), page << 12, want, Rights::UR | Rights::UW);
         self.hw.check_quiet();
     }
