@@ -61,9 +61,12 @@ impl ActiveSet {
         }
         // Against both fences of reach(); orders `active` and the pmap's number too.
         fence(Ordering::SeqCst);
-        // Acquire: what was written before the mark is walked after the flush.
-        self.stale.load(Ordering::Relaxed) & bit(cpu) != 0
-            && self.stale.fetch_and(!bit(cpu), Ordering::Acquire) & bit(cpu) != 0
+        let stale = self.stale.load(Ordering::Relaxed) & bit(cpu) != 0;
+        if stale {
+            // Another mark that this takes away with it found the CPU active.
+            self.stale.fetch_and(!bit(cpu), Ordering::Relaxed);
+        }
+        stale
     }
 
     /// `cpu` has loaded something else.
@@ -99,7 +102,7 @@ impl ActiveSet {
         if away == 0 {
             return CpuSet(used);
         }
-        self.stale.fetch_or(away, Ordering::Release);
+        self.stale.fetch_or(away, Ordering::Relaxed);
         fence(Ordering::SeqCst); // 2, against is_stale()
         CpuSet(used & online.0 & (first | self.active.load(Ordering::Relaxed)))
     }

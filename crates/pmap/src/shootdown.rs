@@ -285,3 +285,6 @@ impl<P: Port> System<P> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -142,15 +142,16 @@ fn mailbox_slots_are_reused() {
 fn mailbox_interrupt_against_serving() {
     loom::model(|| {
         let m = OneCpu::new();
+        m.post(0);
         let waiting = {
             let m = m.clone();
             thread::spawn(move || m.serve())
         };
-        m.post(0);
+        m.post(1);
         m.serve();
         waiting.join().unwrap();
-        assert!(m.mail.is_done(1), "both thought that the other would");
-        assert_eq!(m.tlb[0].load(Relaxed), NEW);
+        assert!(m.mail.is_done(2), "both thought that the other would");
+        assert_eq!([0, 1].map(|i: usize| m.tlb[i].load(Relaxed)), [NEW, NEW]);
     });
 }
 
@@ -204,13 +205,17 @@ fn active_second_load_against_invalidate() {
     });
 }
 
-/// It has the pmap loaded, leaves and comes back.
+/// It has the pmap loaded, leaves and comes back. Another CPU is marked, so there is a
+/// second look.
 #[test]
 fn active_leave_and_load_against_invalidate() {
     loom::model(|| {
         let m = Arc::new((ActiveSet::new(), AtomicU64::new(OLD)));
-        m.0.enter(C0);
-        assert!(!m.0.is_stale(C0));
+        for cpu in [C0, C1] {
+            m.0.enter(cpu);
+            assert!(!m.0.is_stale(cpu));
+        }
+        m.0.leave(C1);
         let mut tlb = Some(OLD);
         let cpu = {
             let m = m.clone();
@@ -384,7 +389,7 @@ fn asid_idle_against_roll_over() {
 
 // ------------------------------------------------------- numbers and active sets
 
-/// A pmap as a system has it, and what CPU 0 has of it under each number.
+/// A pmap as a system has it.
 struct Pm {
     pool: AsidPool<2>,
     context: AtomicU64,
@@ -407,12 +412,12 @@ impl Claimer for Loading<'_> {
 }
 
 impl Pm {
-    /// What CPU 0 uses afterwards, and under which number. `had`: what it had before.
-    fn load(&self, had: Option<(u16, u64)>) -> (u16, u64) {
+    /// What the CPU uses afterwards, and under which number. `had`: what it had before.
+    fn load(&self, cpu: CpuId, had: Option<(u16, u64)>) -> (u16, u64) {
         let how = Loading(self, std::cell::Cell::new(false));
-        self.set.enter(C0);
-        let n = self.pool.claim(C0, &self.context, &how);
-        let flush = self.set.is_stale(C0) || how.1.get();
+        self.set.enter(cpu);
+        let n = self.pool.claim(cpu, &self.context, &how);
+        let flush = self.set.is_stale(cpu) || how.1.get();
         match had {
             Some((of, seen)) if of == n && !flush => (n, seen),
             _ => (n, self.table.load(Relaxed)),
@@ -430,7 +435,7 @@ fn asid_renumbering_against_invalidate() {
             set: ActiveSet::new(),
             table: AtomicU64::new(OLD),
         });
-        let had = pm.load(None);
+        let had = pm.load(C0, None);
         pm.pool.settle(C0);
         pm.pool.idle(C0);
         pm.set.leave(C0);
@@ -445,12 +450,39 @@ fn asid_renumbering_against_invalidate() {
         }
         let cpu = {
             let pm = pm.clone();
-            thread::spawn(move || pm.load(Some(had)))
+            thread::spawn(move || pm.load(C0, Some(had)))
         };
         pm.table.store(NEW, Relaxed);
         let asked = pm.set.reach(ONLINE);
         let (_, seen) = cpu.join().unwrap();
         assert!(seen == NEW || asked == CpuSet(1), "walked the old table, asked {asked:?}");
+    });
+}
+
+/// Another CPU gives the pmap a new number, and what is remembered of the old is dropped.
+#[test]
+fn asid_forgetting_against_invalidate() {
+    bounded(3, || {
+        let pm = Arc::new(Pm {
+            pool: AsidPool::new(NUMBERS as u32, false),
+            context: AtomicU64::new(0),
+            set: ActiveSet::new(),
+            table: AtomicU64::new(OLD),
+        });
+        let load = |cpu| {
+            let pm = pm.clone();
+            thread::spawn(move || pm.load(cpu, None))
+        };
+        let both = [load(C0), load(C1)];
+        pm.table.store(NEW, Relaxed);
+        let asked = pm.set.reach(ONLINE);
+        for (cpu, loaded) in both.into_iter().enumerate() {
+            let (_, seen) = loaded.join().unwrap();
+            assert!(
+                seen == NEW || asked.0 >> cpu & 1 != 0,
+                "CPU {cpu} walked the old table, asked {asked:?}"
+            );
+        }
     });
 }
 
@@ -466,7 +498,7 @@ fn asid_number_against_broadcast() {
         });
         let cpu = {
             let pm = pm.clone();
-            thread::spawn(move || pm.load(None))
+            thread::spawn(move || pm.load(C0, None))
         };
         pm.table.store(NEW, Relaxed);
         let flushed = (pm.set.everyone() != CpuSet(0)).then(|| number(pm.context.load(Relaxed)));
