@@ -309,10 +309,11 @@ const B: usize = 1;
 const C: usize = 2;
 const D: usize = 3;
 
-/// Numbers 1 to 3 are A's, B's and C's; A is loaded on CPU 0 and C on CPU 1.
+/// Numbers 1 to 3 are A's, B's and C's; A is loaded on CPU 0 and C on CPU 1. Both have
+/// had B.
 fn all_in_use(broadcast: bool) -> Arc<Numbered> {
     let m = Numbered::new(broadcast);
-    for (cpu, pmap) in [(C0, A), (C1, B), (C1, C)] {
+    for (cpu, pmap) in [(C0, A), (C1, B), (C0, B), (C0, A), (C1, C)] {
         m.load(cpu, pmap);
     }
     m
@@ -387,6 +388,22 @@ fn asid_idle_against_roll_over() {
     });
 }
 
+/// What CPU 0 has loaded, and never loads again, stays its number on CPU 1 too.
+#[test]
+fn asid_loaded_is_kept() {
+    loom::model(|| {
+        let m = all_in_use(false);
+        let n = m.number_of(A);
+        // D, and then B, find no number left.
+        for pmap in [D, A, D, B, A] {
+            m.load(C1, pmap);
+            m.alone(C1, pmap);
+            assert!(pmap != A || m.number_of(A) == n, "CPU 0 has it loaded under {n}");
+        }
+        assert!(m.contexts[A].load(Relaxed) >> 16 > 2, "two roll-overs");
+    });
+}
+
 // ------------------------------------------------------- numbers and active sets
 
 /// A pmap as a system has it.
@@ -425,29 +442,33 @@ impl Pm {
     }
 }
 
-/// The CPU left the pmap, the generation rolled over, and it loads it under a new number.
+/// CPU 0 had a pmap and left it, and its number is another's by now.
+fn rolled_over(broadcast: bool) -> (Arc<Pm>, (u16, u64)) {
+    let pm = Arc::new(Pm {
+        pool: AsidPool::new(3, broadcast),
+        context: AtomicU64::new(0),
+        set: ActiveSet::new(),
+        table: AtomicU64::new(OLD),
+    });
+    let had = pm.load(C0, None);
+    pm.pool.settle(C0);
+    pm.pool.idle(C0);
+    pm.set.leave(C0);
+    let mut last = 0;
+    while last != had.0 {
+        let other = AtomicU64::new(0);
+        last = pm.pool.claim(C1, &other, &Loading(&pm, std::cell::Cell::new(false)));
+        pm.pool.settle(C1);
+    }
+    pm.pool.idle(C1);
+    (pm, had)
+}
+
+/// It loads it under a new number.
 #[test]
 fn asid_renumbering_against_invalidate() {
     loom::model(|| {
-        let pm = Arc::new(Pm {
-            pool: AsidPool::new(3, false),
-            context: AtomicU64::new(0),
-            set: ActiveSet::new(),
-            table: AtomicU64::new(OLD),
-        });
-        let had = pm.load(C0, None);
-        pm.pool.settle(C0);
-        pm.pool.idle(C0);
-        pm.set.leave(C0);
-        // Another CPU takes the other number, and then the first.
-        for _ in 0..2 {
-            let other = AtomicU64::new(0);
-            pm.pool.claim(C1, &other, &Loading(&pm, std::cell::Cell::new(false)));
-            pm.pool.settle(C1);
-            if number(other.load(Relaxed)) == had.0 {
-                break;
-            }
-        }
+        let (pm, had) = rolled_over(false);
         let cpu = {
             let pm = pm.clone();
             thread::spawn(move || pm.load(C0, Some(had)))
@@ -459,29 +480,23 @@ fn asid_renumbering_against_invalidate() {
     });
 }
 
-/// Another CPU gives the pmap a new number, and what is remembered of the old is dropped.
+/// Two CPUs load it. One gives it a new number and drops what is remembered of the old;
+/// the other enters itself after that.
 #[test]
 fn asid_forgetting_against_invalidate() {
     bounded(3, || {
-        let pm = Arc::new(Pm {
-            pool: AsidPool::new(NUMBERS as u32, false),
-            context: AtomicU64::new(0),
-            set: ActiveSet::new(),
-            table: AtomicU64::new(OLD),
-        });
-        let load = |cpu| {
+        let (pm, had) = rolled_over(false);
+        let load = |cpu, had| {
             let pm = pm.clone();
-            thread::spawn(move || pm.load(cpu, None))
+            thread::spawn(move || pm.load(cpu, had))
         };
-        let both = [load(C0), load(C1)];
+        let both = [load(C0, Some(had)), load(C1, None)];
         pm.table.store(NEW, Relaxed);
         let asked = pm.set.reach(ONLINE);
         for (cpu, loaded) in both.into_iter().enumerate() {
             let (_, seen) = loaded.join().unwrap();
-            assert!(
-                seen == NEW || asked.0 >> cpu & 1 != 0,
-                "CPU {cpu} walked the old table, asked {asked:?}"
-            );
+            let told = asked.0 >> cpu & 1 != 0;
+            assert!(seen == NEW || told, "CPU {cpu} walked the old table, asked {asked:?}");
         }
     });
 }
