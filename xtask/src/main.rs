@@ -56,7 +56,19 @@ fn test() -> bool {
         && cross::check()
         && run(
             "model checks of the locks",
-            &["test", "--quiet", "--release", "-p", "machvm-sync", "-p", "machvm-arena", "--test", "loom"],
+            &[
+                "test",
+                "--quiet",
+                "--release",
+                "-p",
+                "machvm-sync",
+                "-p",
+                "machvm-arena",
+                "-p",
+                "machvm-pmap",
+                "--test",
+                "loom",
+            ],
             &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")],
         )
         && run("the command, optimised", &["build", "--release", "-p", "machvm-cli"], &[])
