@@ -50,8 +50,12 @@ use crate::system::{PmapData, PmapId, System};
 /// Ranges of one pmap that are sent one by one; more are the whole space.
 const MANY: usize = 4;
 
-fn cpus(set: CpuSet) -> impl Iterator<Item = CpuId> {
-    (0..64).filter(move |i| set.0 >> i & 1 != 0).map(CpuId)
+fn cpus(mut set: CpuSet) -> impl Iterator<Item = CpuId> {
+    core::iter::from_fn(move || {
+        let next = set.0.trailing_zeros();
+        set.0 &= set.0.wrapping_sub(1);
+        (next < 64).then_some(CpuId(next as u16))
+    })
 }
 
 fn without(set: CpuSet, cpu: CpuId) -> CpuSet {
@@ -215,12 +219,12 @@ impl<P: Port> System<P> {
 
     fn broadcast(&self, what: &Invalidations<'_>, me: CpuId) {
         let tlb = self.port.tlb();
-        fence(Ordering::SeqCst); // the tables, then numbers and who used them
         tlb.before();
         if what.all {
             tlb.flush_all();
         } else {
             each_request::<P::Tlb>(what, |r| {
+                // Fences: the number in the context is read after the tables were written.
                 let used = |(id, pm): (_, &PmapData)| id == self.kernel_id() || pm.cpus.everyone().0 != 0;
                 if self.tagged(r.tag).is_some_and(used) {
                     self.carry_out(Mail::One(r), me);
