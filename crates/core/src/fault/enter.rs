@@ -19,6 +19,11 @@ use crate::vm::Vm;
 /// is.
 const WRITE_AHEAD: u32 = 4;
 
+/// Do writes follow one another here?
+pub(super) fn writes_ahead(at: &Place<'_>) -> bool {
+    at.access.contains(Prot::W) && at.entry.cluster.get() >= WRITE_AHEAD
+}
+
 impl<'vm, P: Platform> Map<'vm, P> {
     /// => `page` is busy and belongs to `anon`, which is at `at`.
     pub(super) fn resident(
@@ -100,7 +105,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let in_leaf = at.index % LEAF as u64;
         // Where writes follow one another, the next pages are taken for written too: one
         // fault instead of one for each page, at the price of their copies on swap.
-        let writes = at.access.contains(Prot::W) && at.entry.cluster.get() >= WRITE_AHEAD;
+        let writes = writes_ahead(at);
         let as_if = if writes { Prot::W } else { Prot::R };
         let take = |index: u64| {
             let (Some(a), shared) = vm.tree_lookup(&object.tree, index) else { return None };
@@ -162,10 +167,17 @@ impl<'vm, P: Platform> Map<'vm, P> {
             Err(EnterError::NoMemory)
         };
         let ahead = flags | EnterFlags::PREFAULT;
-        if run.len() == 1 {
+        let written = at.access.contains(Prot::W) && !vm.frames.is_sparse();
+        if run.len() == 1 || (written && writes_ahead(at)) {
+            // A pmap that makes superpages takes write access from entries that are not
+            // modified (Q03), so what is taken for written is entered as that.
             enter(first, run, flags)?;
         } else {
             enter(first, run, ahead)?;
+            if written {
+                // Nothing may take back what this fault came for.
+                enter(at.va, &run[which..=which], flags)?;
+            }
             vm.mark_referenced(handle(run[which]));
         }
         bump(&vm.stats.mapped, run.len() as u64);

@@ -10,8 +10,9 @@ use core::ops::Range;
 use machvm_arena::Handle;
 use machvm_hal::{PageNo, Pmap, Prot, Va};
 
+use super::enter::writes_ahead;
 use super::fill::{MapGuard, ObjectGuard};
-use super::{Place, Step};
+use super::{CLUSTER, Place, Step};
 use crate::error::FaultError;
 use crate::map::{Advice, Map};
 use crate::object::{LEAF, ObjectInner};
@@ -60,12 +61,13 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let vm = self.vm();
         let (mut list, window) = (NO_PAGES, Self::window(at));
         let n = self.place_holes(at, &window, &object, &mut list);
-        // The next fault of a sequence comes at the end of the window.
+        // The next fault of a sequence comes at an end of the window.
         let start = at.va.page() - (at.index - window.start);
         at.entry.next_fault.set(match before {
             0 => start + (window.end - window.start),
-            _ => start + cluster.len() as u64,
+            _ => start + CLUSTER as u64,
         });
+        at.entry.cluster.set(CLUSTER as u32);
         drop((object, map));
         let done = vm.zero_run(cluster).map_err(|()| FaultError::NoMemory(at.va));
         // Whoever needs one of the others fills it again.
@@ -119,8 +121,10 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let vm = self.vm();
         let frame = vm.pages.get(page).pfn();
         let full = vm.frames.run_populated(frame) == RUN as u32 && frame.0 % RUN == at.va.page() % RUN;
-        // What is being set aside should stay unmapped until it is used.
-        if !full || vm.frames.free() < vm.frames.target() {
+        // One write does not make all of it modified; and what is being set aside should
+        // stay unmapped until it is used.
+        let single = at.access.contains(Prot::W) && !writes_ahead(at);
+        if !full || single || vm.frames.free() < vm.frames.target() {
             return false;
         }
         let window = Self::window(at);
