@@ -143,7 +143,7 @@ impl<P: Platform> Map<'_, P> {
         if at < range.end() { Err((at, CopyWhy::Hole)) } else { Ok(()) }
     }
 
-    /// What a copy of `range` has to look out for.
+    /// What a copy from or to `range` has to look out for.
     ///
     /// => no lock is held.
     pub(crate) fn sources_in(&self, range: VaRange, may: &mut MaySleep) -> Sources {
@@ -153,6 +153,8 @@ impl<P: Platform> Map<'_, P> {
             let Some(o) = e.object.get() else { continue };
             all.pager |= self.vm.object_has_pager(o, may);
             all.by_bytes |= self.vm.object_is_write_back(o) || e.wired.get() != 0;
+            all.aliased |= self.vm.object_is_shared(o);
+            all.wired |= e.wired.get() != 0;
         }
         all
     }
@@ -166,4 +168,8 @@ pub(crate) struct Sources {
     /// No snapshot: modified pages go back to a pager, so that what is absent could
     /// change, or the memory is wired and must not fault later (Z48).
     pub(crate) by_bytes: bool,
+    /// The memory may be mapped elsewhere in the same map too.
+    pub(crate) aliased: bool,
+    /// Some of it is wired.
+    pub(crate) wired: bool,
 }

@@ -8,7 +8,7 @@
 //! ```
 //! The result is as if the whole source had been read first (Z100): the ends are read,
 //! then the middle is taken as a snapshot, then anything is written. Where the offsets
-//! differ, or the destination's object must stay, every byte is moved, out of a snapshot.
+//! differ, or the destination's object must stay, every byte is moved.
 //!
 //! Both ranges are checked whole before the first byte moves (Z102). If a right is taken
 //! away while bytes move, the rest is not written, and what was written stays.
@@ -17,7 +17,7 @@ use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SIZE, Prot, RawAddr, RawSize, Va, VaR
 
 use crate::error::FaultError;
 use crate::fault::Fault;
-use crate::map::{CopyError, CopyWhy, Map, MapCopy, Sharers};
+use crate::map::{CopyError, CopyWhy, Map, Sharers};
 use crate::platform::Platform;
 
 /// Why memory could not be read or written.
@@ -228,7 +228,11 @@ fn by_pages<P: Platform>(
     write(to.map, to.addr + head + middle, last, may).map_err(bad_target)
 }
 
-/// Every byte, out of a snapshot where there can be one.
+/// Every byte, page by page of the source, each read in one piece.
+///
+/// An overlap of addresses is a matter of the direction. Where the same memory may be at
+/// several addresses that is not enough: then the bytes come out of a snapshot, unless
+/// the destination is wired, whose pages a snapshot of the same object would replace.
 fn by_bytes<P: Platform>(
     from: End<'_, '_, P>,
     to: End<'_, '_, P>,
@@ -236,7 +240,8 @@ fn by_bytes<P: Platform>(
     (source, sources): (VaRange, crate::map::Sources),
     may: &mut MaySleep,
 ) -> Result<(), Refused> {
-    let snapshot = if sources.by_bytes {
+    let target = pages_of(to.addr, count).map(|r| to.map.sources_in(r, may)).unwrap_or_default();
+    let snapshot = if sources.by_bytes || target.wired || !(sources.aliased && target.aliased) {
         None
     } else {
         if sources.pager {
@@ -248,20 +253,15 @@ fn by_bytes<P: Platform>(
         }
         Some(from.map.copyin(source, may).map_err(|e| Refused::Source(e.into()))?)
     };
-    // Without a snapshot the direction decides what an overlap gives.
     let down = core::ptr::eq(from.map, to.map) && from.addr < to.addr;
     let mut moved = 0;
     while moved < count {
         let left = count - moved;
-        let (at, n) = if down {
-            chunk_down(from.addr, to.addr, left)
-        } else {
-            chunk_up(from.addr, to.addr, moved, left)
-        };
+        let (at, n) = if down { chunk_down(from.addr, left) } else { chunk_up(from.addr, moved, left) };
         let mut buf = [0; PAGE];
         let buf = &mut buf[..n];
         let got = match &snapshot {
-            Some(s) => read_snapshot(s, (from.addr & PAGE_MASK) + at, buf, may),
+            Some(s) => s.read_in_page((from.addr & PAGE_MASK) + at, buf, may),
             None => Ok(false),
         };
         if !got.map_err(|e| Refused::Source(Denied::Fault(e)))? {
@@ -273,24 +273,13 @@ fn by_bytes<P: Platform>(
     Ok(())
 }
 
-fn read_snapshot<P: Platform>(
-    s: &MapCopy<'_, P>,
-    at: u64,
-    buf: &mut [u8],
-    may: &mut MaySleep,
-) -> Result<bool, FaultError> {
-    s.read_in_page(at, buf, may)
-}
-
-/// The next bytes that lie in one page on both sides: where from the start, how many.
-fn chunk_up(from: u64, to: u64, done: u64, left: u64) -> (u64, usize) {
-    let room = |a: u64| PAGE_SIZE - ((a + done) & PAGE_MASK);
-    (done, room(from).min(room(to)).min(left) as usize)
+/// The next bytes that lie in one page of the source: where from the start, how many.
+fn chunk_up(from: u64, done: u64, left: u64) -> (u64, usize) {
+    (done, (PAGE_SIZE - ((from + done) & PAGE_MASK)).min(left) as usize)
 }
 
 /// As [`chunk_up`], from the end; `left` bytes are still to be moved.
-fn chunk_down(from: u64, to: u64, left: u64) -> (u64, usize) {
-    let room = |a: u64| ((a + left - 1) & PAGE_MASK) + 1;
-    let n = room(from).min(room(to)).min(left);
+fn chunk_down(from: u64, left: u64) -> (u64, usize) {
+    let n = (((from + left - 1) & PAGE_MASK) + 1).min(left);
     (left - n, n as usize)
 }
