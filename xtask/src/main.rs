@@ -68,6 +68,8 @@ fn test() -> bool {
                 "machvm-pmap",
                 "--test",
                 "loom",
+                "--test",
+                "loom_pv",
             ],
             &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")],
         )

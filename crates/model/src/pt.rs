@@ -20,7 +20,7 @@ use machvm_hal::{
 };
 use machvm_pmap::{Bug, HwBits, Port, PtPmap, System};
 
-use crate::hw::{Access, Config, Hw, HwFormat, HwPort, Mode, Rights};
+use crate::hw::{Access, Config, Hw, HwFormat, HwPort, Mistake, Mode, Rights};
 use crate::rng::Rng;
 
 /// Pages in a region that one superpage maps.
@@ -161,6 +161,10 @@ impl<F: HwFormat> World<F> {
         };
         (0..3).for_each(|i| w.create(i));
         w
+    }
+    /// The flush sequences make this mistake from now on.
+    pub fn seed_sequences(&self, m: Mistake) {
+        self.sys.port().seed_sequences(m);
     }
     /// The machine.
     pub fn hw(&self) -> &Arc<Hw> {
@@ -402,8 +406,13 @@ impl<F: HwFormat> World<F> {
         let wired = flags.contains(EnterFlags::WIRED);
         let hw = self.sys.port().hw_bits();
         let told = self.told(s).entry(va).or_insert(Told { page, prot: prot.hardware(), wired });
-        told.prot |= prot.hardware();
-        told.wired |= wired;
+        if told.page == page {
+            told.prot |= prot.hardware();
+            told.wired |= wired;
+        } else {
+            // Only a mistake enters over another page without saying so.
+            *told = Told { page, prot: prot.hardware(), wired };
+        }
         let told_of_write = access.contains(Prot::W) && !flags.contains(EnterFlags::PREFAULT);
         if prot.contains(Prot::W) && (told_of_write || wired && !hw.contains(HwBits::DIRTY)) {
             self.used(page).may_modified = true;
@@ -605,6 +614,8 @@ impl<F: HwFormat> World<F> {
                 }
             }
         }
+        // For the trace.
+        self.hw.check_agrees(self.space(s).root, va.get(), None, Rights::USER);
         Err(format!(
             "{what:?} at {va:?} of space {s} faults for ever, told {:?}",
             self.space(s).told.get(&va.page())

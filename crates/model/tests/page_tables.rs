@@ -2,16 +2,22 @@
 //! everything the manuals allow: no check finds anything, and pmap, walker and oracle
 //! agree.
 //!
-//! `MACHVM_SEED` runs one seed again; `MACHVM_STEPS` sets the length (1,000,000 in
-//! `cargo xtask long`).
+//! `MACHVM_SEED` runs one seed again, `MACHVM_STEPS` sets the length, `MACHVM_TRACE` how
+//! much of what happened is shown.
 
 use machvm_model::hw::{Config, HwFormat};
 use machvm_model::pt::World;
 use machvm_model::seed_from_env;
 use machvm_pmap::pte::{Aarch64, Sv39, Sv48, Sv57, X86L4, X86L5};
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|s| s.parse().ok())
+}
+
+/// 20,000, and 1,000,000 in `cargo xtask long`.
 fn steps() -> u64 {
-    std::env::var("MACHVM_STEPS").ok().and_then(|s| s.parse().ok()).unwrap_or(20_000)
+    let usual = if std::env::var_os("MACHVM_LONG").is_some() { 1_000_000 } else { 20_000 };
+    number("MACHVM_STEPS").unwrap_or(usual)
 }
 
 fn run<F: HwFormat>(seed: u64, bits: bool) {
@@ -24,7 +30,7 @@ fn run<F: HwFormat>(seed: u64, bits: bool) {
         if !bits {
             c = c.without_updates();
         }
-        c.trace = std::env::var("MACHVM_TRACE").ok().and_then(|s| s.parse().ok()).unwrap_or(c.trace);
+        c.trace = number("MACHVM_TRACE").map_or(c.trace, |n| n as usize);
         let mut w = World::<F>::new(c, &[]);
         for step in 0..n {
             if let Err(wrong) = w.step() {

@@ -233,10 +233,13 @@ impl<P: Port> System<P> {
                 self.take_out(e.id, e.pages, leaf, index, va, pv, gather);
                 return One::Displaced(old);
             }
-            Some(_) => {
+            Some(old) => {
                 let mut lost = Gather::new();
                 self.take_out(e.id, e.pages, leaf, index, va, pv, &mut lost);
-                core::mem::forget(lost);
+                self.lose(lost);
+                leaf.md.children.sub(1);
+                leaf.md.eager.sub(u32::from(old.wired));
+                e.pm.count(-1, -i64::from(old.wired));
             }
             None => debug_assert!(raw == 0, "{va:?}: entry {raw:#x} means nothing"),
         }
@@ -277,11 +280,13 @@ impl<P: Port> System<P> {
         }
         if old.managed
             && let Some(page) = pages.page_at(old.pfn)
-            && !self.port.seeded(Bug::PvLeftBehind)
         {
             let md = pages.md(page);
             pv.at(old.pfn);
             self.harvest(md, &old);
+            if self.port.seeded(Bug::PvLeftBehind) {
+                return Some(old);
+            }
             let record = Record::Mapping { table: leaf.table, index };
             let there = self.pv_replace(pages, old.pfn, md, record, Some(Record::Dead(epoch)));
             debug_assert!(there, "{va:?} of {id:?}: page {page:?} has no record of its mapping");

@@ -5,6 +5,7 @@ use machvm_hal::{Gather, PageArray, Va, VaRange};
 use crate::kernel::counted;
 use crate::port::{Port, TableMem};
 use crate::pte::Format;
+use crate::seed::Bug;
 use crate::system::{PmapId, System};
 use crate::walk::{LeafGuard, NoLeaf, Walk, as_leaf};
 
@@ -28,12 +29,20 @@ impl<P: Port> System<P> {
             }
             // No table, a superpage, or wirings that are counted above.
             let _pm = pm.lock.lock();
+            let mut demoted = false;
             loop {
                 match self.lock_leaf(id, part.start().get()) {
                     Ok((leaf, w)) => {
                         let before = leaf.md.eager.get();
                         let md = leaf.md;
-                        let Emptied(empty) = self.remove_part(id, pages, part, leaf, g);
+                        let Emptied(empty) = if demoted && self.port.seeded(Bug::DemoteWithoutFlush) {
+                            let mut lost = Gather::new();
+                            let empty = self.remove_part(id, pages, part, leaf, &mut lost);
+                            self.lose(lost);
+                            empty
+                        } else {
+                            self.remove_part(id, pages, part, leaf, g)
+                        };
                         self.count_eager(&w, md.eager.get() as i32 - before as i32);
                         if empty {
                             self.unlink_empty(id, part.start().get(), g);
@@ -45,6 +54,7 @@ impl<P: Port> System<P> {
                             self.remove_superpage(id, pages, part.start().get(), g);
                             return None;
                         }
+                        demoted = true;
                     }
                     Err(NoLeaf(w)) => return Some(w.stop),
                 }
@@ -62,6 +72,14 @@ impl<P: Port> System<P> {
             // It may have been taken away in an upper entry.
             g.invalidate_walks();
         }
+    }
+
+    /// For seeded mistakes: what was gathered is flushed by nobody.
+    pub(crate) fn lose(&self, g: Gather) {
+        if let Some(epoch) = g.epoch() {
+            self.epochs.close(epoch);
+        }
+        core::mem::forget(g);
     }
 
     /// Calls `f` for every part of the range that lies in one window. `f` may say that

@@ -23,9 +23,10 @@ pub enum Bug {
     LostModified,
     /// The record of a removed mapping stays.
     PvLeftBehind,
-    /// A removed superpage is flushed like one page.
-    SuperpageFlushedAsPage,
-    /// Demotion does not flush where the machine needs it.
+    /// Promotion flushes nothing, and a superpage is flushed like one page when it goes.
+    PromoteWithoutFlush,
+    /// What is removed from a superpage just demoted is not flushed; nor is the entry that
+    /// turns into a table where the machine needs that.
     DemoteWithoutFlush,
     /// Promotion does not look at the rights of all 512.
     PromoteUnequal,
@@ -50,7 +51,7 @@ impl Bug {
         Bug::RightsOfLeafOnly,
         Bug::LostModified,
         Bug::PvLeftBehind,
-        Bug::SuperpageFlushedAsPage,
+        Bug::PromoteWithoutFlush,
         Bug::DemoteWithoutFlush,
         Bug::PromoteUnequal,
         Bug::LocalFlushOnly,

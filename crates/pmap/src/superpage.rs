@@ -143,8 +143,10 @@ impl<P: Port> System<P> {
         mem.store(w.table(SUPER), index, P::Format::emit(Pte::Leaf(whole), SUPER));
         self.port.tlb().publish(pm.space_here(), VaRange::page(first), true);
         // CPUs may remember the way to the table, and note accesses there.
-        g.invalidate(id.raw(), VaRange::page(first));
-        g.invalidate_walks();
+        if !self.port.seeded(Bug::PromoteWithoutFlush) {
+            g.invalidate(id.raw(), VaRange::page(first));
+            g.invalidate_walks();
+        }
     }
 
     /// Where the machine must not see one size turn into another: nothing, and a flush
@@ -154,7 +156,7 @@ impl<P: Port> System<P> {
             return self.port.mem().load(table, index);
         }
         let old = self.port.mem().swap(table, index, 0);
-        if self.port.seeded(Bug::DemoteWithoutFlush) {
+        if self.port.seeded(Bug::DemoteWithoutFlush) || self.port.seeded(Bug::PromoteWithoutFlush) {
             return old;
         }
         let (tlb, space) = (self.port.tlb(), pm.space_here());
@@ -250,8 +252,10 @@ impl<P: Port> System<P> {
         );
         // One address inside finds the large translation. It agrees with the new ones,
         // but who flushes one page later must not have to know.
-        g.invalidate(id.raw(), VaRange::page(Self::span(va).start()));
-        g.invalidate_walks();
+        if !self.port.seeded(Bug::DemoteWithoutFlush) {
+            g.invalidate(id.raw(), VaRange::page(Self::span(va).start()));
+            g.invalidate_walks();
+        }
         true
     }
 
@@ -293,7 +297,7 @@ impl<P: Port> System<P> {
         let pages_of = 1u64 << (P::Format::shift(level) - P::Format::shift(1));
         let range = VaRange::of_pages(Va::from_page(first >> 12), pages_of);
         match range {
-            Some(r) if !self.port.seeded(Bug::SuperpageFlushedAsPage) => g.invalidate(id.raw(), r),
+            Some(r) if !self.port.seeded(Bug::PromoteWithoutFlush) => g.invalidate(id.raw(), r),
             Some(r) => g.invalidate(id.raw(), VaRange::page(r.start())),
             None => g.invalidate_all(),
         }
@@ -313,7 +317,14 @@ impl<P: Port> System<P> {
                 let _leaf = md.lock();
                 md.clear_ident();
             }
-            self.bury_table(id, f.deposit, first, g);
+            if self.port.seeded(Bug::PromoteWithoutFlush) {
+                // Without the table: its flush would make up for it on some machines.
+                let mut lost = Gather::new();
+                self.bury_table(id, f.deposit, first, &mut lost);
+                self.lose(lost);
+            } else {
+                self.bury_table(id, f.deposit, first, g);
+            }
         } else if old.managed
             && let Some(page) = pages.page_at(old.pfn)
         {

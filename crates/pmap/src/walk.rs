@@ -89,7 +89,7 @@ impl<P: Port> System<P> {
                     continue 'again;
                 }
                 w.write &= next.write || self.port.seeded(Bug::RightsOfLeafOnly);
-                w.attached &= !next.detached;
+                w.attached &= !next.detached || self.port.seeded(Bug::RightsOfLeafOnly);
                 table = next.pfn;
                 level -= 1;
             }

@@ -84,7 +84,7 @@ pub use config::{Config, Delivery};
 pub use fill::Fault;
 pub use hardware::{Hw, PageFault};
 pub use ipi::IrqsOff;
-pub use isa::HwIsa;
+pub use isa::{HwIsa, Mistake};
 pub use port::{HwCpus, HwFormat, HwMem, HwPort};
 pub use report::{Checks, Kind, Report};
 pub use state::Use;

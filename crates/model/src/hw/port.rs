@@ -11,7 +11,7 @@ use machvm_pmap::{Bug, Cpus, HwBits, Port, TableMd, TableMem};
 
 use super::config::Config;
 use super::hardware::Hw;
-use super::isa::HwIsa;
+use super::isa::{HwIsa, Mistake};
 use super::walk::Arch;
 
 /// A format of the pmap with the machine that it is for.
@@ -141,6 +141,7 @@ pub struct HwPort<F: HwFormat> {
     hw: Arc<Hw>,
     mem: HwMem,
     tlb: F::Tlb,
+    isa: HwIsa,
     cpus: HwCpus,
     chunks: HeapChunks,
     /// Bit `i`: the `i`-th of [`Bug::ALL`].
@@ -165,10 +166,12 @@ impl<F: HwFormat> HwPort<F> {
         let heap = |gate: Option<&'static dyn Gate>| gate.map_or(HeapChunks::new(), HeapChunks::gated);
         let config = Config { arch: F::ARCH, ..config };
         let hw = Hw::new(config);
+        let isa = HwIsa::new(hw.clone());
         let all = config.first_frame() + u64::from(config.frames);
         HwPort {
             mem: HwMem { hw: hw.clone(), md: (1..all).map(|_| TableMd::new()).collect(), gate: heap(tables) },
-            tlb: F::tlb(HwIsa::new(hw.clone()), &config),
+            tlb: F::tlb(isa.clone(), &config),
+            isa,
             cpus: HwCpus { hw: hw.clone() },
             chunks: heap(records),
             bugs: AtomicU64::new(0),
@@ -178,6 +181,10 @@ impl<F: HwFormat> HwPort<F> {
     /// The machine.
     pub fn hw(&self) -> &Arc<Hw> {
         &self.hw
+    }
+    /// The flush sequences make this mistake from now on.
+    pub fn seed_sequences(&self, m: Mistake) {
+        self.isa.seed(m);
     }
     /// The pmap makes these mistakes from now on.
     pub fn seed(&self, bugs: &[Bug]) {

@@ -7,7 +7,7 @@
 
 use machvm_arch::{ArmIsa, Dsb, Tlbi};
 
-use super::HwIsa;
+use super::{HwIsa, Mistake};
 use crate::hw::cpu::{Issued, Named, Tables};
 use crate::hw::state::State;
 
@@ -170,12 +170,31 @@ impl State {
 
 impl ArmIsa for HwIsa {
     fn dsb(&self, kind: Dsb) {
+        let skip = match kind {
+            Dsb::Ishst | Dsb::Nshst => self.makes(Mistake::NoBarrierBefore),
+            Dsb::Ish | Dsb::Nsh => self.makes(Mistake::NoBarrierAfter),
+        };
+        if skip {
+            return;
+        }
         self.0.here(|s, cpu| s.dsb(cpu, kind));
     }
     fn isb(&self) {
         self.0.here(|s, cpu| s.isb(cpu));
     }
     fn tlbi(&self, op: Tlbi, operand: u64) {
+        let op = match op {
+            Tlbi::VAE1IS | Tlbi::VALE1IS if self.makes(Mistake::NotBroadcast) => Tlbi::VAE1,
+            Tlbi::VAAE1IS | Tlbi::VAALE1IS if self.makes(Mistake::NotBroadcast) => Tlbi::VAAE1,
+            Tlbi::ASIDE1IS if self.makes(Mistake::NotBroadcast) => Tlbi::ASIDE1,
+            Tlbi::VAE1IS if self.makes(Mistake::LastLevelOnly) => Tlbi::VALE1IS,
+            op => op,
+        };
+        let by_page = !matches!(op, Tlbi::ASIDE1IS | Tlbi::ASIDE1 | Tlbi::VMALLE1IS);
+        let operand = if by_page && self.makes(Mistake::WrongPage) { operand ^ 1 } else { operand };
+        let numbered = !matches!(op, Tlbi::VAAE1IS | Tlbi::VAALE1IS | Tlbi::VAAE1 | Tlbi::VMALLE1IS);
+        let wrong = numbered && self.makes(Mistake::WrongNumber);
+        let operand = if wrong { operand ^ 1 << ASID_SHIFT } else { operand };
         self.0.here(|s, cpu| s.tlbi(cpu, op, operand));
     }
     fn write_ttbr0(&self, value: u64) {

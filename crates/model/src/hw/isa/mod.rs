@@ -6,6 +6,7 @@ mod riscv;
 mod x86;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use super::hardware::Hw;
 use super::report::Kind;
@@ -17,14 +18,47 @@ pub(crate) const fn cr4_at_start(numbers: bool) -> u64 {
     x86::CR4_PAE | x86::CR4_PGE | if numbers { x86::CR4_PCIDE } else { 0 }
 }
 
+/// A mistake in a flush sequence, for tests of the tests.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Mistake {
+    /// Invalidations name the next page.
+    WrongPage = 1,
+    /// Invalidations name another address space's number.
+    WrongNumber,
+    /// AArch64: no DSB before a TLBI.
+    NoBarrierBefore,
+    /// AArch64: no DSB after a TLBI.
+    NoBarrierAfter,
+    /// AArch64: TLBIs of one CPU only.
+    NotBroadcast,
+    /// AArch64: TLBIs of last-level entries only, whatever was asked.
+    LastLevelOnly,
+}
+
 /// The instructions of whatever CPU the calling thread runs on.
 #[derive(Clone, Debug)]
-pub struct HwIsa(pub(crate) Arc<Hw>);
+pub struct HwIsa(pub(crate) Arc<Hw>, Arc<AtomicU8>);
 
 impl HwIsa {
     /// Of a machine.
     pub fn new(hw: Arc<Hw>) -> Self {
-        HwIsa(hw)
+        HwIsa(hw, Arc::default())
+    }
+    /// Sequences make this mistake from now on.
+    pub fn seed(&self, m: Mistake) {
+        self.1.store(m as u8, Relaxed);
+    }
+    fn makes(&self, m: Mistake) -> bool {
+        self.1.load(Relaxed) == m as u8
+    }
+    /// The page that an invalidation names.
+    fn page(&self, va: u64) -> u64 {
+        if self.makes(Mistake::WrongPage) { va ^ 0x1000 } else { va }
+    }
+    /// The number that an invalidation names.
+    fn number(&self, asid: u16) -> u16 {
+        if self.makes(Mistake::WrongNumber) { asid ^ 1 } else { asid }
     }
 }
 

@@ -65,7 +65,9 @@ impl State {
 
 impl RiscvIsa for HwIsa {
     fn sfence_vma(&self, va: Option<Va>, asid: Option<Asid>) {
-        self.0.here(|s, cpu| s.sfence(cpu, va.map(Va::get), asid.map(|a| a.0)));
+        let va = va.map(|va| self.page(va.get()));
+        let asid = asid.map(|a| self.number(a.0));
+        self.0.here(|s, cpu| s.sfence(cpu, va, asid));
     }
     fn fence(&self) {
         self.0.here(|s, cpu| s.instruction(cpu, "fence rw, rw", 0));

@@ -110,7 +110,8 @@ impl State {
 
 impl X86Isa for HwIsa {
     fn invlpg(&self, va: Va) {
-        self.0.here(|s, cpu| s.invlpg(cpu, va.get()));
+        let va = self.page(va.get());
+        self.0.here(|s, cpu| s.invlpg(cpu, va));
     }
     fn invpcid(&self, kind: Invpcid, pcid: Asid, va: Va) {
         self.0.here(|s, cpu| s.invpcid(cpu, kind, u64::from(pcid.0), va.get()));
