@@ -122,7 +122,8 @@ impl Named {
     pub(crate) fn takes(&self, e: &Cached) -> bool {
         let number =
             if e.mark.contains(Mark::GLOBAL) { self.global } else { self.asid.is_none_or(|a| a == e.asid) };
-        let log2 = if self.pieces { e.source.max(e.log2) } else { e.log2 };
+        // A large page, that is; the entries of a contiguous run are entries of their own.
+        let log2 = if self.pieces { (e.source / 9 * 9).max(e.log2) } else { e.log2 };
         let vpn = (e.vpn >> log2) << log2;
         number
             && self.pages.is_none_or(|(s, end)| vpn < end && s < vpn + (1 << log2))
@@ -199,6 +200,27 @@ impl Cpu {
     }
     pub(crate) fn reaches_table(&self, e: &CachedTable) -> bool {
         e.mark.contains(Mark::GLOBAL) || self.runs_asid(e.asid)
+    }
+    /// Which of a full TLB goes when something else is cached. What is out of date or out
+    /// of reach stays longest, up to half of it: that is what a missed flush shows on.
+    pub(crate) fn victim(&self, random: usize) -> usize {
+        let n = self.tlb.len();
+        let dull = |e: &Cached| e.stale == 0 && self.reaches(e);
+        let kept = n - self.tlb.iter().filter(|e| dull(e)).count();
+        if kept * 2 > n {
+            return random % n;
+        }
+        (0..n).map(|i| (random + i) % n).find(|i| dull(&self.tlb[*i])).unwrap_or(0)
+    }
+    /// As [`Cpu::victim`], of the table pointers.
+    pub(crate) fn victim_table(&self, random: usize) -> usize {
+        let n = self.tables.len();
+        let dull = |e: &CachedTable| e.stale == 0 && self.reaches_table(e);
+        let kept = n - self.tables.iter().filter(|e| dull(e)).count();
+        if kept * 2 > n {
+            return random % n;
+        }
+        (0..n).map(|i| (random + i) % n).find(|i| dull(&self.tables[*i])).unwrap_or(0)
     }
     /// Does what is named. `linger`: this CPU goes on using it for a while.
     pub(crate) fn invalidate(&mut self, named: &Named, linger: bool) {

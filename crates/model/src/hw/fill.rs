@@ -53,19 +53,15 @@ impl State {
     pub(crate) fn act(&mut self) {
         let cpu = self.rng.below(self.cpus.len() as u64) as usize;
         match self.rng.below(16) {
-            0 => {
-                let n = self.cpus[cpu].tlb.len() as u64;
-                if n > 0 {
-                    let i = self.rng.below(n) as usize;
-                    self.cpus[cpu].tlb.swap_remove(i);
-                }
+            0 if !self.cpus[cpu].tlb.is_empty() => {
+                let random = self.rng.bits() as usize;
+                let i = self.cpus[cpu].victim(random);
+                self.cpus[cpu].tlb.swap_remove(i);
             }
-            1 => {
-                let n = self.cpus[cpu].tables.len() as u64;
-                if n > 0 {
-                    let i = self.rng.below(n) as usize;
-                    self.cpus[cpu].tables.swap_remove(i);
-                }
+            1 if !self.cpus[cpu].tables.is_empty() => {
+                let random = self.rng.bits() as usize;
+                let i = self.cpus[cpu].victim_table(random);
+                self.cpus[cpu].tables.swap_remove(i);
             }
             2 => {
                 let n = self.cpus[cpu].unseen.len() as u64;
@@ -273,8 +269,8 @@ impl State {
         if list.len() < room {
             list.push(e);
         } else {
-            let i = random % list.len();
-            list[i] = e;
+            let i = self.cpus[cpu].victim_table(random);
+            self.cpus[cpu].tables[i] = e;
         }
         self.event(Event::FillTable { cpu: cpu as u16, va, table: at.table, level: at.level });
     }
@@ -363,8 +359,8 @@ impl State {
         if list.len() < room {
             list.push(e);
         } else {
-            let i = random % list.len();
-            list[i] = e;
+            let i = self.cpus[cpu].victim(random);
+            self.cpus[cpu].tlb[i] = e;
         }
         self.event(Event::Fill { cpu: cpu as u16, va, pfn: e.pfn, asid: e.asid });
     }
