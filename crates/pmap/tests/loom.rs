@@ -109,7 +109,9 @@ fn mailbox_overflow_loses_nothing() {
         };
         let both = [poster(0), poster(1)];
         m.serve();
-        both.map(|s| s.join().unwrap());
+        for poster in both {
+            poster.join().unwrap();
+        }
         m.serve();
         assert!(m.mail.is_done(2));
         assert_eq!([0, 1].map(|i: usize| m.tlb[i].load(Relaxed)), [NEW, NEW]);
