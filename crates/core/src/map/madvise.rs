@@ -24,8 +24,11 @@ pub enum Advise {
         /// CORE.
         include: bool,
     },
-    /// Sets and clears flags of [`EntryFlags::CALLER`]; others are ignored.
+    /// Sets and clears flags of [`EntryFlags::CALLER`]; others are ignored. Perhaps the
+    /// order of access with them.
     Mark {
+        /// The order.
+        access: Option<Advice>,
         /// These.
         set: EntryFlags,
         /// And these.
@@ -97,7 +100,8 @@ fn set_advice(e: &Entry, advise: Advise) {
         Advise::Access(a) => e.set_advice(a),
         Advise::Sync { auto } => flag(!auto, EntryFlags::NOSYNC),
         Advise::Core { include } => flag(!include, EntryFlags::NOCOREDUMP),
-        Advise::Mark { set, clear } => {
+        Advise::Mark { access, set, clear } => {
+            access.into_iter().for_each(|a| e.set_advice(a));
             e.remove_flags(clear & EntryFlags::CALLER);
             e.insert_flags(set & EntryFlags::CALLER);
         }

@@ -52,7 +52,7 @@ mod simplify;
 mod stack;
 mod sync;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 mod wire;
 

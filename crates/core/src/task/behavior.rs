@@ -143,7 +143,7 @@ impl<P: Platform> Task<'_, '_, P> {
                 self.map.check_access(range, Prot::W, may).map_err(access_error)?;
                 self.flag(
                     range,
-                    Advise::Mark { set: EntryFlags::ZERO_WIRED, clear: EntryFlags::empty() },
+                    Advise::Mark { access: None, set: EntryFlags::ZERO_WIRED, clear: EntryFlags::empty() },
                     may,
                 )
             }
@@ -183,8 +183,7 @@ impl<P: Platform> Task<'_, '_, P> {
         if let Err((at, CopyWhy::Hole)) = self.map.check_access(range, Prot::NONE, may) {
             return Err(BehaviorError::Hole(at));
         }
-        self.flag(range, Advise::Access(advice), may)?;
-        self.flag(range, Advise::Mark { set, clear: EntryFlags::REVERSED - set }, may)
+        self.flag(range, Advise::Mark { access: Some(advice), set, clear: EntryFlags::REVERSED - set }, may)
     }
 
     fn sync(

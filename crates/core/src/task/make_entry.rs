@@ -33,7 +33,6 @@ bitflags::bitflags! {
 }
 
 /// What was made.
-#[derive(Debug)]
 pub enum Made<'vm, P: Platform> {
     /// A new entry of so many bytes, which may be fewer than were asked for (Z108).
     Entry(MemoryEntry<'vm, P>, u64),
@@ -41,6 +40,16 @@ pub enum Made<'vm, P: Platform> {
     Null,
     /// The parent again.
     Parent,
+}
+
+impl<P: Platform> core::fmt::Debug for Made<'_, P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Made::Entry(e, size) => write!(f, "Entry({e:?}, {size:#x})"),
+            Made::Null => f.write_str("Null"),
+            Made::Parent => f.write_str("Parent"),
+        }
+    }
 }
 
 /// Why there is no entry.

@@ -74,9 +74,8 @@ impl<P: Platform> Task<'_, '_, P> {
             return Err(VmProtectError::Hole(range.start()));
         }
         if prot.has(RawProt::COPY) {
-            self.make_private(range, may)?;
-        }
-        if set_maximum {
+            self.make_private(range, rights, set_maximum, may)?;
+        } else if set_maximum {
             self.map.set_maximum(range, rights, holes, may)?;
         } else {
             self.map.protect(range, &SetProt { prot: Some(rights), max: None, holes }, may)?;
@@ -94,17 +93,26 @@ impl<P: Platform> Task<'_, '_, P> {
         }
     }
 
-    /// Puts a copy in place of what is there, which may be written (`VM_PROT_COPY`,
-    /// Z95).
-    fn make_private(&self, range: VaRange, may: &mut MaySleep) -> Result<(), VmProtectError> {
-        let need = Need { prot: Prot::NONE, max: Prot::R };
+    /// Puts a copy in place of what is there, with these rights (`VM_PROT_COPY`, Z95):
+    /// the maximum may gain the right to write, nothing else.
+    fn make_private(
+        &self,
+        range: VaRange,
+        rights: Prot,
+        set_maximum: bool,
+        may: &mut MaySleep,
+    ) -> Result<(), VmProtectError> {
+        let need = Need { prot: Prot::NONE, max: Prot::R | (rights - Prot::W) };
         let taken = self.map.extract(range, Take::Copy, need, may);
         let mut taken = taken.map_err(|e| match e.why {
             crate::map::CopyWhy::Hole => VmProtectError::Hole(e.at),
             crate::map::CopyWhy::Protection => VmProtectError::ExceedsMax(e.at),
             _ => VmProtectError::Copy(e.into()),
         })?;
-        let writable = |a: Attributes| Attributes { max: a.max | Prot::W, ..a };
+        let writable = |a: Attributes| match set_maximum {
+            true => Attributes { prot: a.prot & rights, max: rights, ..a },
+            false => Attributes { prot: rights, max: a.max | Prot::W, ..a },
+        };
         let done = self.map.copyout(Place::Over(range.start()), &mut taken.pieces, writable, may);
         done.map(drop).map_err(|e| match e.into() {
             PlaceError::WriteExecute(va) => VmProtectError::WriteExecute(va),

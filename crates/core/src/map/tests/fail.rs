@@ -18,15 +18,15 @@ use machvm_hal::{Pfn, Prot};
 const MOST: i64 = 400;
 
 #[derive(PartialEq, Debug)]
-struct State {
+pub(crate) struct State {
     cells: BTreeMap<u64, Cell>,
     regions: Vec<((u64, u64), (Pfn, Prot))>,
     entries: usize,
     objects: u64,
-    values: BTreeMap<u64, u64>,
+    pub(crate) values: BTreeMap<u64, u64>,
 }
 
-fn state(m: &Map<'_, World>) -> State {
+pub(crate) fn state(m: &Map<'_, World>) -> State {
     check(m);
     let cells = cells(m);
     let readable = |c: &Cell| c.kind == Kind::Object && !c.a.prot.is_empty();

@@ -2,12 +2,12 @@
 
 extern crate std;
 
-mod fail;
+pub(crate) mod fail;
 mod oracle;
 mod rows;
 mod threads;
 mod tree;
-mod world;
+pub(crate) mod world;
 
 use std::collections::BTreeMap;
 use std::string::{String, ToString};
@@ -23,12 +23,12 @@ use crate::object::Object;
 use world::World;
 
 /// The map under test covers these pages.
-const FIRST: u64 = 16;
-const LAST: u64 = 80;
+pub(crate) const FIRST: u64 = 16;
+pub(crate) const LAST: u64 = 80;
 
 /// What is true of one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Cell {
+pub(crate) struct Cell {
     kind: Kind,
     a: Attributes,
     wired: u32,
@@ -37,13 +37,13 @@ struct Cell {
     behind: (Option<u32>, u64),
 }
 
-fn may() -> MaySleep {
+pub(crate) fn may() -> MaySleep {
     MaySleep::claim()
 }
-fn va(page: u64) -> Va {
+pub(crate) fn va(page: u64) -> Va {
     Va::from_page(page)
 }
-fn range(start: u64, end: u64) -> VaRange {
+pub(crate) fn range(start: u64, end: u64) -> VaRange {
     VaRange::between(va(start), va(end)).expect("not empty")
 }
 fn rw() -> Attributes {
@@ -52,21 +52,21 @@ fn rw() -> Attributes {
 fn bounds() -> VaRange {
     range(FIRST, LAST)
 }
-fn vm() -> Vm<World> {
+pub(crate) fn vm() -> Vm<World> {
     Vm::new(World::new()).expect("memory for a test")
 }
-fn map(vm: &Vm<World>) -> Map<'_, World> {
+pub(crate) fn map(vm: &Vm<World>) -> Map<'_, World> {
     Map::new(vm, vm.plat.pmap(), bounds())
 }
 
-fn infos(m: &Map<'_, World>) -> Vec<EntryInfo> {
+pub(crate) fn infos(m: &Map<'_, World>) -> Vec<EntryInfo> {
     let mut all = Vec::new();
     m.for_each_entry(|i| all.push(i), &mut may());
     all
 }
 
 /// The map, page by page.
-fn cells(m: &Map<'_, World>) -> BTreeMap<u64, Cell> {
+pub(crate) fn cells(m: &Map<'_, World>) -> BTreeMap<u64, Cell> {
     let mut all = BTreeMap::new();
     for i in infos(m) {
         for (n, page) in (i.range.start().page()..i.range.end().page()).enumerate() {
@@ -88,7 +88,7 @@ fn cells(m: &Map<'_, World>) -> BTreeMap<u64, Cell> {
 }
 
 /// Everything that must hold between operations.
-fn check(m: &Map<'_, World>) {
+pub(crate) fn check(m: &Map<'_, World>) {
     m.check(&mut may()).expect("invariants 1 to 7");
     let cells = cells(m);
     let machine = m.vm.plat.machine();
@@ -126,7 +126,7 @@ fn handle(raw: u32) -> Handle<Object> {
 }
 
 /// Nothing is left: no entry, object, anon, page, node or extent.
-fn check_empty(vm: &Vm<World>) {
+pub(crate) fn check_empty(vm: &Vm<World>) {
     assert_eq!(vm.live(), [0; 6], "pages, anons, leaves, inners, objects, entries left over");
 }
 
@@ -135,11 +135,11 @@ fn touch(m: &Map<'_, World>, page: u64, access: Prot) -> Result<machvm_hal::Pfn,
     let machine = m.vm.plat.machine();
     Ok(machine.mapped.get(&(m.pmap.id, page)).expect("entered").pfn)
 }
-fn poke(m: &Map<'_, World>, page: u64, value: u64) {
+pub(crate) fn poke(m: &Map<'_, World>, page: u64, value: u64) {
     let f = touch(m, page, Prot::W).expect("writable");
     m.vm.plat.write(f, 0, &value.to_le_bytes());
 }
-fn peek(m: &Map<'_, World>, page: u64) -> u64 {
+pub(crate) fn peek(m: &Map<'_, World>, page: u64) -> u64 {
     let f = touch(m, page, Prot::R).expect("readable");
     let mut b = [0; 8];
     m.vm.plat.read(f, 0, &mut b);
@@ -147,7 +147,7 @@ fn peek(m: &Map<'_, World>, page: u64) -> u64 {
 }
 
 /// The map in short, for messages: `16-20 rw-, 24-25 guard`.
-fn sketch(m: &Map<'_, World>) -> String {
+pub(crate) fn sketch(m: &Map<'_, World>) -> String {
     let one = |i: &EntryInfo| {
         let (s, e) = (i.range.start().page(), i.range.end().page());
         std::format!("{s}-{e} {:?} {:?} {:?}+{}", i.kind, i.attributes.prot, i.object, i.offset.0)

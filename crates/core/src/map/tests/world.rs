@@ -22,15 +22,15 @@ use crate::Platform;
 
 /// Refuses the k-th request, once.
 #[derive(Debug)]
-pub(super) struct Fuse(AtomicI64);
+pub(crate) struct Fuse(AtomicI64);
 
 impl Fuse {
     /// Refuse the `k`-th request from now on, from zero. Negative: none.
-    pub(super) fn set(&self, k: i64) {
+    pub(crate) fn set(&self, k: i64) {
         self.0.store(k, SeqCst);
     }
     /// Was a request refused since [`Fuse::set`]?
-    pub(super) fn blown(&self) -> bool {
+    pub(crate) fn blown(&self) -> bool {
         self.0.load(SeqCst) == -1
     }
 }
@@ -43,7 +43,7 @@ impl Gate for Fuse {
 
 /// Waiting by one condition variable.
 #[derive(Default)]
-pub(super) struct TestHost {
+pub(crate) struct TestHost {
     woken: Mutex<HashMap<Event, u64>>,
     change: Condvar,
 }
@@ -75,20 +75,23 @@ impl Host for TestHost {
 
 /// One page's translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Mapped {
-    pub(super) page: PageNo,
-    pub(super) pfn: Pfn,
-    pub(super) prot: Prot,
+pub(crate) struct Mapped {
+    pub(crate) page: PageNo,
+    pub(crate) pfn: Pfn,
+    pub(crate) prot: Prot,
 }
+
+/// What a frame holds.
+type Frame = Box<[u8; 4096]>;
 
 /// Everything the machine knows.
 #[derive(Default)]
-pub(super) struct Machine {
-    frames: HashMap<u64, [u8; 8]>,
+pub(crate) struct Machine {
+    frames: HashMap<u64, Frame>,
     extents: BTreeMap<u64, u64>,
     /// By pmap and page: first frame and protection of the region.
-    pub(super) regions: BTreeMap<(u64, u64), (Pfn, Prot)>,
-    pub(super) mapped: BTreeMap<(u64, u64), Mapped>,
+    pub(crate) regions: BTreeMap<(u64, u64), (Pfn, Prot)>,
+    pub(crate) mapped: BTreeMap<(u64, u64), Mapped>,
     modified: HashMap<PageNo, bool>,
 }
 
@@ -98,15 +101,15 @@ fn locked(m: &Mutex<Machine>) -> std::sync::MutexGuard<'_, Machine> {
 }
 
 /// The platform.
-pub(super) struct World {
+pub(crate) struct World {
     host: TestHost,
     machine: Arc<Mutex<Machine>>,
-    pub(super) fuse: &'static Fuse,
+    pub(crate) fuse: &'static Fuse,
     pmaps: AtomicU64,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         World {
             host: TestHost::default(),
             machine: Arc::default(),
@@ -114,11 +117,11 @@ impl World {
             pmaps: AtomicU64::new(0),
         }
     }
-    pub(super) fn pmap(&self) -> TestPmap {
+    pub(crate) fn pmap(&self) -> TestPmap {
         let id = self.pmaps.fetch_add(1, SeqCst);
         TestPmap { id, machine: Arc::clone(&self.machine), fuse: self.fuse }
     }
-    pub(super) fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
+    pub(crate) fn machine(&self) -> std::sync::MutexGuard<'_, Machine> {
         locked(&self.machine)
     }
 }
@@ -170,7 +173,7 @@ impl PhysMem for World {
     fn zero(&self, first: Pfn, n: u32) -> Result<(), PopulateError> {
         let mut m = self.machine();
         for f in first.0..first.0 + u64::from(n) {
-            assert_eq!(m.frames.insert(f, [0; 8]), None, "frame {f:#x} is resident");
+            assert_eq!(m.frames.insert(f, Box::new([0; 4096])), None, "frame {f:#x} is resident");
         }
         Ok(())
     }
@@ -183,7 +186,7 @@ impl PhysMem for World {
     }
     fn copy(&self, from: Pfn, to: Pfn) {
         let mut m = self.machine();
-        let data = m.frames[&from.0];
+        let data = m.frames[&from.0].clone();
         *m.frames.get_mut(&to.0).expect("resident") = data;
     }
     fn read(&self, f: Pfn, off: usize, buf: &mut [u8]) {
@@ -217,8 +220,8 @@ impl PmapPage for World {
 
 /// A table of translations and regions that does what a pmap of the sparse placement
 /// does, and panics when the map says something wrong.
-pub(super) struct TestPmap {
-    pub(super) id: u64,
+pub(crate) struct TestPmap {
+    pub(crate) id: u64,
     machine: Arc<Mutex<Machine>>,
     fuse: &'static Fuse,
 }
@@ -228,7 +231,7 @@ impl TestPmap {
         (self.id, range.start().page())..(self.id, range.end().page())
     }
     /// For a mapping of the machine's own, as its owner would make it.
-    pub(super) fn own_mapping(&self, range: VaRange, prot: Prot) {
+    pub(crate) fn own_mapping(&self, range: VaRange, prot: Prot) {
         let mut m = locked(&self.machine);
         range.iter().for_each(|va| {
             m.regions.insert((self.id, va.page()), (Pfn(0), prot));
@@ -238,7 +241,7 @@ impl TestPmap {
 
 impl TestPmap {
     /// The owner of a mapping of the machine's own takes it away.
-    pub(super) fn forget_mapping(&self, range: VaRange) {
+    pub(crate) fn forget_mapping(&self, range: VaRange) {
         let mut m = locked(&self.machine);
         range.iter().for_each(|va| {
             m.regions.remove(&(self.id, va.page()));
