@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+pub mod conformance;
 mod hardware;
 mod host;
 pub mod hw;

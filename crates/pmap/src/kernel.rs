@@ -131,11 +131,14 @@ impl<P: Port> System<P> {
         let (id, space) = (self.kernel_id(), self.virtual_space());
         let pm = self.pmap(id);
         let span = 1u64 << P::Format::shift(2);
+        if max > space.end() {
+            return Err(GrowError { at: space.end() });
+        }
         let _pm = pm.lock.lock();
         let mut end = self.kernel_end.load(Ordering::Relaxed);
         while end < max.get() {
             let at = Va::from_page(end >> 12);
-            if !space.contains(at) || self.make_path(id, end).is_err() {
+            if self.make_path(id, end).is_err() {
                 return Err(GrowError { at });
             }
             let next = (end & !(span - 1)).checked_add(span).unwrap_or(u64::MAX);

@@ -86,6 +86,24 @@ impl<P: Port> System<P> {
         }
     }
 
+    /// Is no translation of the page's in any table or TLB?
+    ///
+    /// => the page is busy.
+    pub(crate) fn is_unmapped<A: PageArray>(&self, pages: &A, page: PageNo) -> bool {
+        let (pfn, md) = (pages.pfn(page), pages.md(page));
+        let pending = {
+            let mut pv = self.pv.cursor();
+            pv.at(pfn);
+            self.pv_tidy(pages, pfn, md)
+        };
+        let mut any = pending;
+        self.each_mapping(pages, page, |_, _| {
+            any = true;
+            true
+        });
+        !any
+    }
+
     /// `pmap_page_exists_quick` (PM46): looks at sixteen mappings.
     pub(crate) fn exists_quick<A: PageArray>(&self, id: PmapId, pages: &A, page: PageNo) -> bool {
         let (mut left, mut found) = (16, false);

@@ -1,7 +1,6 @@
 //! [`PmapMachine`] and [`PmapBootstrap`].
 
 use core::ops::Deref;
-use core::sync::atomic::Ordering;
 
 use machvm_hal::pmap9::{
     Frame, MemAttr, MemAttrFailed, PhysAddr, PhysSegment, PmapBootstrap, PmapCreateFailed, PmapFlags,
@@ -183,8 +182,7 @@ where
         }
         let md = self.pages.md(page);
         if page_attr(md) != attr {
-            // Not 0 while a removed translation may be in use, too.
-            if self.pmap_page_is_mapped(page) || md.pv.load(Ordering::Acquire) != 0 {
+            if !self.sys.is_unmapped(&*self.pages, page) {
                 return Err(MemAttrFailed::Mapped(page));
             }
             set_page_attr(md, attr);

@@ -1,0 +1,348 @@
+//! The conformance suite of `pmap(9)`: what the manuals demand, for any implementation of
+//! [`machvm_hal::pmap9`].
+//!
+//! A [`Fixture`] is a machine with pages and programs on it. Each test is a function of
+//! one, named after the row of the interface inventory that it checks; the macro
+//! [`pmap9_conformance`](crate::pmap9_conformance) makes a test of each. What a machine
+//! cannot do ([`Facts`]) is left out of the tests, not of the list.
+
+mod bootstrap;
+mod enter;
+mod hw;
+mod kernel;
+mod large;
+mod page;
+mod query;
+mod remove;
+mod uses;
+
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use machvm_hal::pmap9::{Frame, PhysAddr, Pmap9, PmapFlags, PmapMachine, Shortage};
+use machvm_hal::{MaySleep, PageNo, Pfn, Prot, RawAddr, Va, VaRange};
+
+pub use bootstrap::*;
+pub use enter::*;
+pub use hw::{HwFixture, HwPages, HwPhys};
+pub use kernel::*;
+pub use large::*;
+pub use page::*;
+pub use query::*;
+pub use remove::*;
+pub use uses::*;
+
+/// What a machine can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// The hardware notes use by itself.
+    pub hw_accessed: bool,
+    /// The hardware notes writes by itself.
+    pub hw_dirty: bool,
+    /// The hardware may note use that no program made.
+    pub speculative: bool,
+    /// Fetching is a right of its own.
+    pub exec: bool,
+    /// There are superpages of size index 1, of 512 pages.
+    pub superpage: bool,
+    /// Any page can be mapped at any address (dense placement).
+    pub any_frame: bool,
+    /// What was removed may be used until the update, and the fixture shows it.
+    pub lazy: bool,
+    /// CPUs that programs run on.
+    pub cpus: u16,
+    /// Addresses for each page.
+    pub aliases: usize,
+}
+
+/// What a program does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Touch {
+    /// Loads a word.
+    Load,
+    /// Stores a word.
+    Store(u64),
+    /// Fetches an instruction.
+    Fetch,
+}
+
+impl Touch {
+    /// The access.
+    pub const fn access(self) -> Prot {
+        match self {
+            Touch::Load => Prot::R,
+            Touch::Store(_) => Prot::W,
+            Touch::Fetch => Prot::X,
+        }
+    }
+}
+
+/// The pmaps of a fixture.
+pub type PmapOf<F> = <<F as Fixture>::Machine as PmapMachine>::Pmap;
+
+/// A machine for one test.
+pub trait Fixture: Sized {
+    /// What is tested.
+    type Machine: PmapMachine;
+
+    /// What is tested.
+    fn machine(&self) -> &Self::Machine;
+    /// What it can do.
+    fn facts(&self) -> Facts;
+    /// Runs what makes a pmap.
+    fn making<R>(&self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+    /// A pmap was made.
+    fn created(&self, _pm: &PmapOf<Self>) {}
+    /// Runs `f` while other CPUs do nothing of their own accord: what they could walk of this
+    /// CPU's quick page is theirs to keep (PM37: the flush is local) and never used.
+    fn alone<R>(&self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+    /// The `n`-th page, `n` below 1024 (64 without superpages): consecutive frames; pages 0
+    /// and 512 may be the first of a superpage.
+    fn page(&self, n: usize) -> PageNo;
+    /// Where a page is; `None`: physical addresses mean nothing here.
+    fn physical(&self, page: PageNo) -> Option<PhysAddr>;
+    /// 512 frames in a row, aligned, that are nobody's pages; `None`: there are none.
+    fn device(&self) -> Option<Pfn>;
+    /// A user address for page `n`; `alias` below [`Facts::aliases`]. Consecutive in `n`;
+    /// aligned for superpages as the page is.
+    fn at(&self, alias: usize, n: usize) -> Va;
+    /// A user address for page `n` whose page tables nothing else shares, `k` from 0 to 3.
+    fn far(&self, k: usize, n: usize) -> Va;
+    /// The `n`-th kernel address for unmanaged mappings, `n` below 64.
+    fn kernel(&self, n: u64) -> Va;
+
+    /// A program of `pm` on a CPU. What a load gives (a fetch and a store: 0); `None`: it
+    /// faulted. The CPU stays on the pmap.
+    fn run(&self, cpu: u16, pm: &PmapOf<Self>, at: RawAddr, what: Touch) -> Option<u64>;
+    /// The same for the kernel.
+    fn run_kernel(&self, cpu: u16, at: RawAddr, what: Touch) -> Option<u64>;
+    /// `pmap_fault` on the CPU that faulted.
+    fn fault(&self, _cpu: u16, pm: &PmapOf<Self>, at: RawAddr, access: Prot) -> bool {
+        pm.pmap_fault(at, access)
+    }
+    /// No CPU has any user pmap loaded.
+    fn leave(&self);
+    /// A word of a page, past every mapping.
+    fn peek(&self, page: PageNo, off: usize) -> u64;
+    /// See [`Fixture::peek`].
+    fn poke(&self, page: PageNo, off: usize, word: u64);
+    /// No memory for this from now on, or again. `false`: cannot be arranged.
+    fn shortage(&self, what: Shortage, on: bool) -> bool;
+    /// Panics if the machine noticed a mistake.
+    fn finish(&self);
+}
+
+pub(crate) const RX: Prot = Prot::R.union(Prot::X);
+pub(crate) const CANFAIL: PmapFlags = PmapFlags::PMAP_CANFAIL;
+
+pub(crate) fn may() -> MaySleep {
+    MaySleep::claim()
+}
+pub(crate) fn raw(va: Va) -> RawAddr {
+    RawAddr(va.get())
+}
+pub(crate) fn pages(va: Va, n: u64) -> VaRange {
+    VaRange::of_pages(va, n).expect("a range")
+}
+
+/// A pmap that a failing test leaves alone: ending it would be a second panic.
+pub(crate) struct Own<P>(ManuallyDrop<P>);
+
+impl<P> Deref for Own<P> {
+    type Target = P;
+    fn deref(&self) -> &P {
+        &self.0
+    }
+}
+impl<P: Pmap9> Own<P> {
+    pub(crate) fn pmap_destroy(self, may: &mut MaySleep) {
+        ManuallyDrop::into_inner(self.0).pmap_destroy(may);
+    }
+    pub(crate) fn pmap_reference(&self) -> Self {
+        Own(ManuallyDrop::new(self.0.pmap_reference()))
+    }
+}
+
+pub(crate) fn new<F: Fixture>(f: &F) -> Own<PmapOf<F>> {
+    own(f, f.making(|| f.machine().pmap_create()).expect("memory for a pmap"))
+}
+pub(crate) fn own<F: Fixture>(f: &F, pm: PmapOf<F>) -> Own<PmapOf<F>> {
+    f.created(&pm);
+    Own(ManuallyDrop::new(pm))
+}
+
+/// Enters a page for a reason, without failing.
+pub(crate) fn enter<F: Fixture>(pm: &PmapOf<F>, va: Va, page: PageNo, prot: Prot, access: Prot) {
+    let done = pm.pmap_enter(va, Frame::Page(page), prot, CANFAIL.accessed_by(access), &mut may());
+    assert_eq!(done, Ok(()), "entering {page:?} at {va:?}");
+}
+/// The same, wired; every access may come.
+pub(crate) fn wire<F: Fixture>(pm: &PmapOf<F>, va: Va, page: PageNo, prot: Prot) {
+    let flags = CANFAIL | PmapFlags::PMAP_WIRED;
+    let done = pm.pmap_enter(va, Frame::Page(page), prot, flags.accessed_by(prot), &mut may());
+    assert_eq!(done, Ok(()), "wiring {page:?} at {va:?}");
+}
+
+/// A program's access, with the faults that are only about noting it: `None` if the
+/// tables do not allow it.
+pub(crate) fn touch<F: Fixture>(f: &F, cpu: u16, pm: &PmapOf<F>, va: Va, what: Touch) -> Option<u64> {
+    for _ in 0..4 {
+        if let Some(word) = f.run(cpu, pm, raw(va), what) {
+            return Some(word);
+        }
+        if !f.fault(cpu, pm, raw(va), what.access()) {
+            return None;
+        }
+    }
+    panic!("{what:?} at {va:?} faults for ever, and pmap_fault says it is noted");
+}
+/// As [`touch`], by the kernel. A mapping that was just made may fault once on other CPUs
+/// where they remember that nothing was there (RISC-V).
+pub(crate) fn kernel<F: Fixture>(f: &F, cpu: u16, at: RawAddr, what: Touch) -> Option<u64> {
+    f.run_kernel(cpu, at, what).or_else(|| {
+        let k = f.machine().pmap_kernel();
+        f.fault(cpu, &k, at, what.access()).then(|| f.run_kernel(cpu, at, what)).flatten()
+    })
+}
+pub(crate) fn loads<F: Fixture>(f: &F, pm: &PmapOf<F>, va: Va) -> bool {
+    touch(f, 0, pm, va, Touch::Load).is_some()
+}
+pub(crate) fn stores<F: Fixture>(f: &F, pm: &PmapOf<F>, va: Va) -> bool {
+    touch(f, 0, pm, va, Touch::Store(1)).is_some()
+}
+
+/// Ends a pmap with whatever is in it.
+pub(crate) fn end<F: Fixture>(f: &F, pm: Own<PmapOf<F>>, ranges: &[VaRange]) {
+    ranges.iter().for_each(|r| pm.pmap_remove(*r));
+    pm.pmap_update(&mut may());
+    let left = pm.pmap_statistics();
+    assert_eq!((left.resident_count, left.wired_count), (0, 0), "left in {ranges:?}");
+    f.leave();
+    pm.pmap_destroy(&mut may());
+}
+
+/// What a call that must panic says.
+pub(crate) fn panics(f: impl FnOnce()) -> String {
+    let e = catch_unwind(AssertUnwindSafe(f)).expect_err("did not panic");
+    let text = e.downcast_ref::<String>().cloned();
+    text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+}
+
+/// Says which machine a test failed on.
+#[derive(Debug)]
+pub struct Round(pub u64);
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("machine {}", self.0);
+        }
+    }
+}
+
+/// Makes a test of every function of the suite. `$make` gives the `i`-th [`Fixture`], a
+/// fresh one each, of `$times`.
+#[macro_export]
+macro_rules! pmap9_conformance {
+    ($times:expr, $make:expr) => {
+        $crate::pmap9_conformance! { @ $times, $make;
+            pm01_init_twice_changes_nothing
+            pm05_a_new_pmap_is_empty
+            pm05_create_fails_without_memory_and_leaves_nothing
+            pm07_a_reference_keeps_the_pmap
+            pm08_destroy_waits_for_what_was_deferred
+            z135_destroy_with_mappings_is_refused
+            pm10_the_kernel_pmap_is_one
+            pm11_enter_gives_the_rights_and_no_more
+            pm11_the_same_page_changes_rights_and_wiring
+            z133_another_page_takes_the_place
+            pm11_the_access_that_caused_it_is_noted
+            z132_wired_mappings_never_fault
+            pm11_canfail_says_what_was_short
+            z134_a_failed_enter_is_never_half_done
+            pm11_without_canfail_it_panics_and_names_everything
+            pm11_unmanaged_frames_are_just_mapped
+            pm11_psind_maps_a_superpage
+            q11_superpage_enter_refuses_what_it_may_not
+            q08_part_of_a_superpage_is_demoted
+            q12_a_large_mapping_goes_whole
+            pm12_enter_quick_never_replaces_and_notes_nothing
+            pm13_enter_object_skips_holes
+            pm13_enter_object_makes_superpages
+            pm14_object_init_pt_maps_device_memory
+            pm15_remove_skips_holes_and_takes_wired
+            z131_use_survives_the_last_mapping
+            z152_a_huge_sparse_range_is_removed_quickly
+            z130_a_missing_update_shows
+            pm42_update_makes_every_cpu_obey
+            pm16_every_mapping_of_a_page_goes
+            z137_unmanaged_mappings_stay
+            pm17_the_hint_changes_nothing_that_matters
+            pm18_remove_pages_leaves_wired_and_unmanaged
+            pm19_protect_only_takes
+            pm20_page_protect_takes_from_all
+            pm21_remove_write_takes_from_all
+            pm22_unwire_counts
+            z150_unwire_of_nothing
+            pm23_modified_is_exact
+            pm24_clear_modify_gives_the_old_and_sees_the_next
+            pm25_clear_reference_gives_the_old_and_sees_the_next
+            pm26_ts_referenced_is_zero_only_if_none
+            pm26_wired_uses_stay
+            pm27_advise
+            pm28_extract_has_the_offset
+            pm29_hold_needs_the_rights
+            pm29_a_hold_outlives_the_mapping
+            pm30_kextract
+            pm31_kenter_maps_at_once
+            pm32_kremove_skips_holes
+            z136_kremove_of_a_managed_mapping
+            pm34_qenter_and_qremove
+            pm36_quick_enter_reaches_the_page
+            z138_quick_enter_does_not_nest
+            pm37_quick_remove_is_a_drop
+            pm38_zero_page_and_area
+            pm39_copy_page_and_pages
+            pm41_copy_is_advice
+            pm43_collect_keeps_wired
+            pm44_every_cpu_may_run_it
+            pm45_counts_are_exact
+            pm46_questions_about_a_page
+            pm47_memattr
+            pm48_is_prefaultable
+            pm49_mincore
+            pm50_align_superpage
+            pm53_fault_notes_and_refuses
+        }
+    };
+    (@ $times:expr, $make:expr; $($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            for i in 0..$times {
+                let _round = $crate::conformance::Round(i);
+                let fixture = $make(i);
+                $crate::conformance::$name(&fixture);
+                $crate::conformance::Fixture::finish(&fixture);
+            }
+        }
+    )*};
+}
+
+/// The same for what has a meaning only where a kernel boots.
+#[macro_export]
+macro_rules! pmap9_bootstrap_conformance {
+    ($times:expr, $make:expr) => {
+        $crate::pmap9_conformance! { @ $times, $make;
+            pm02_virtual_space_is_the_kernels
+            pm03_stolen_memory_is_zero_and_nobody_elses
+            z149_nothing_is_stolen_after_init
+            pm04_growkernel_only_grows
+            z148_every_pmap_sees_what_grew
+        }
+    };
+}
