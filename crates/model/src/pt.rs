@@ -13,7 +13,9 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use machvm_arena::Gate;
 use machvm_hal::{
     CpuId, EnterError, EnterFlags, Gather, MaySleep, PageArray, PageMd, PageNo, Pfn, Pmap, PmapPage, Prot,
     RefMod, RemoveWhy, Va, VaRange,
@@ -47,6 +49,22 @@ impl PageArray for Pages {
     fn page_at(&self, frame: Pfn) -> Option<PageNo> {
         let n = frame.0.checked_sub(self.first.0).filter(|n| *n < self.md.len() as u64)?;
         NonZeroU32::new(n as u32 + 1).map(PageNo)
+    }
+}
+
+/// Makes records and pmap structures scarce.
+#[derive(Debug, Default)]
+pub struct Shortage {
+    /// So many are had, the last of them not; 0: all are.
+    left: AtomicU64,
+    fired: AtomicBool,
+}
+
+impl Gate for Shortage {
+    fn admit(&self) -> bool {
+        let last = self.left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)) == Ok(1);
+        self.fired.fetch_or(last, SeqCst);
+        !last
     }
 }
 
@@ -100,8 +118,10 @@ pub struct World<F: HwFormat> {
     open: Vec<Open>,
     seq: u64,
     rng: Rng,
-    /// No table or record was to be had: then mappings may be missing.
-    short: bool,
+    /// What fails, if something may.
+    shortage: Option<&'static Shortage>,
+    /// Times that something was not to be had.
+    pub refused: u64,
     /// Superpages seen.
     pub promoted: u64,
     /// The last operation, its space and its CPU.
@@ -130,7 +150,19 @@ impl<F: HwFormat> World<F> {
     /// # Panics
     /// The machine has no memory for the kernel's root.
     pub fn new(config: Config, bugs: &[Bug]) -> Self {
-        let port = HwPort::<F>::new(config);
+        Self::build(config, bugs, None)
+    }
+    /// As [`World::new`] without mistakes; now and then a table or a record is not to be
+    /// had.
+    ///
+    /// # Panics
+    /// As [`World::new`].
+    pub fn with_shortages(config: Config) -> Self {
+        Self::build(config, &[], Some(Box::leak(Box::default())))
+    }
+
+    fn build(config: Config, bugs: &[Bug], shortage: Option<&'static Shortage>) -> Self {
+        let port = HwPort::<F>::gated(config, shortage.map(|s| s as &dyn Gate));
         port.seed(bugs);
         let hw = port.hw().clone();
         let sys = Arc::new(System::new(port).expect("memory for the kernel's root"));
@@ -154,7 +186,8 @@ impl<F: HwFormat> World<F> {
             open: Vec::new(),
             seq: 0,
             rng: Rng::new(config.seed),
-            short: false,
+            shortage,
+            refused: 0,
             promoted: 0,
             last: ("", 0, 0),
             done: BTreeMap::new(),
@@ -230,6 +263,7 @@ impl<F: HwFormat> World<F> {
         };
         let cpu = self.rng.below(u64::from(self.hw.config().cpus)) as u16;
         let hw = self.hw.clone();
+        self.arm();
         hw.on_cpu(cpu, || {
             let what = self.rng.below(100);
             let name = match what {
@@ -255,6 +289,7 @@ impl<F: HwFormat> World<F> {
             self.last = (name, s, cpu);
             Ok::<(), Wrong>(())
         })?;
+        self.disarm();
         self.compare(s)
     }
 
@@ -332,7 +367,9 @@ impl<F: HwFormat> World<F> {
         let prot = self.a_prot();
         let access = *self.rng.pick(&[Prot::R, prot]);
         let mut flags = EnterFlags::empty();
-        flags.set(EnterFlags::WIRED, self.rng.one_in(8));
+        // Where memory may end in the middle, whether a page was wired could not be told.
+        let single = n == 1 || self.shortage.is_none();
+        flags.set(EnterFlags::WIRED, single && self.rng.one_in(8));
         flags.set(EnterFlags::PREFAULT, n > 1 && self.rng.one_in(2));
         self.enter_run(s, va, &run, prot, access & (Prot::RW | Prot::X), flags)?;
         Ok("enter")
@@ -362,10 +399,7 @@ impl<F: HwFormat> World<F> {
             let upto = match r {
                 Ok(()) => run.len(),
                 Err(EnterError::Displaced(v) | EnterError::Foreign(v)) => (v.page() - va.page()) as usize,
-                Err(EnterError::NoMemory) => {
-                    self.short = true;
-                    done
-                }
+                Err(EnterError::NoMemory) => done,
             };
             let mut gone = Vec::new();
             for (i, page) in run.iter().enumerate().take(upto).skip(done) {
@@ -392,10 +426,10 @@ impl<F: HwFormat> World<F> {
             });
             match r {
                 Ok(()) => return Ok(()),
-                Err(EnterError::NoMemory) => {
-                    self.resync(s);
-                    return Ok(());
+                Err(EnterError::NoMemory) if self.shortage.is_none() => {
+                    return Err(format!("{va:?}: no memory, and nothing was short"));
                 }
+                Err(EnterError::NoMemory) => return self.entered_some(s, va, &run[done..], done),
                 Err(EnterError::Displaced(_) | EnterError::Foreign(_)) => done = upto,
             }
         }
@@ -419,10 +453,59 @@ impl<F: HwFormat> World<F> {
         }
     }
 
-    /// After a shortage the pmap may have forgotten mappings: believe it, within bounds.
-    fn resync(&mut self, s: usize) {
-        let sp = self.spaces[s].as_mut().expect("a live space");
-        sp.told.retain(|va, t| t.wired || sp.pmap.extract(&self.pages, Va::from_page(*va)).is_some());
+    /// Entering ended for want of memory: the first pages are entered, whole, and the rest
+    /// is as it was.
+    fn entered_some(&mut self, s: usize, va: Va, run: &[PageNo], done: usize) -> Result<(), Wrong> {
+        let mut ended = false;
+        for (i, page) in run.iter().enumerate() {
+            let at = va.add((done + i) as u64);
+            let had = self.space(s).told.get(&at.page()).copied();
+            let got = self.space(s).pmap.extract(&self.pages, at);
+            let new = had.is_none() && got.is_some();
+            if new && (ended || got.is_some_and(|(p, _)| p != *page)) {
+                return Err(format!("{at:?}: {got:?} after memory was short before it"));
+            }
+            ended |= got.is_none_or(|(p, _)| p != *page);
+            if let Some((p, prot)) = got
+                && p == *page
+            {
+                let told = self.told(s).entry(at.page()).or_insert(Told { page: p, prot, wired: false });
+                told.prot |= prot;
+                self.used(p).may_modified = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Something was not to be had in the last operation: superpages that could not be
+    /// broken may be gone. Nothing wired is.
+    fn forget_lost(&mut self) {
+        for sp in self.spaces.iter_mut().flatten() {
+            sp.told.retain(|va, t| t.wired || sp.pmap.extract(&self.pages, Va::from_page(*va)).is_some());
+        }
+    }
+
+    /// From here on, at most one thing is not to be had.
+    fn arm(&mut self) {
+        if let Some(short) = self.shortage
+            && self.rng.one_in(3)
+        {
+            let k = 1 + self.rng.below(4);
+            if self.rng.one_in(2) {
+                self.hw.fail_table_alloc(k, false);
+            } else {
+                short.left.store(k, SeqCst);
+            }
+        }
+    }
+    fn disarm(&mut self) {
+        let Some(short) = self.shortage else { return };
+        self.hw.fail_table_alloc(0, false);
+        short.left.store(0, SeqCst);
+        if short.fired.swap(false, SeqCst) {
+            self.refused += 1;
+            self.forget_lost();
+        }
     }
 
     fn remove(&mut self, s: usize) -> &'static str {
@@ -608,9 +691,6 @@ impl<F: HwFormat> World<F> {
                 Err(_) => {
                     let Some(t) = told.filter(|t| t.prot.contains(need)) else { return Ok("fault") };
                     self.enter_run(s, va, &[t.page], t.prot, need, EnterFlags::empty())?;
-                    if self.short {
-                        return Ok("short");
-                    }
                 }
             }
         }
@@ -627,13 +707,14 @@ impl<F: HwFormat> World<F> {
         let window = *self.rng.pick(&WINDOWS);
         let region = self.rng.below(self.pages.md.len() as u64 / REGION) * REGION;
         let prot = *self.rng.pick(&[Prot::RW, Prot::R]);
-        let flags = if self.rng.one_in(6) { EnterFlags::WIRED } else { EnterFlags::empty() };
+        let flags = if self.shortage.is_none() && self.rng.one_in(6) {
+            EnterFlags::WIRED
+        } else {
+            EnterFlags::empty()
+        };
         for i in (0..REGION).step_by(16) {
             let run: Vec<PageNo> = (i..i + 16).map(|j| self.page(region + j)).collect();
             self.enter_run(s, Va::from_page(window + i), &run, prot, prot - Prot::X, flags)?;
-            if self.short {
-                break;
-            }
         }
         let root = self.space(s).root;
         if self.hw.translate(root, window << 12).is_some_and(|t| t.level > 1) {
@@ -755,13 +836,12 @@ impl<F: HwFormat> World<F> {
                     let want = (!rights.is_empty()).then_some((frame, rights));
                     self.agrees(sp, va, want);
                 }
-                (None, Some(t)) if self.short && !t.wired => {}
                 (got, told) => return Err(format!("space {s} page {va:#x}: {got:?}, told {told:?}")),
             }
         }
         let (resident, wired) = (sp.pmap.resident_count(), sp.pmap.wired_count());
         let told_wired = sp.told.values().filter(|t| t.wired).count() as u64;
-        if !self.short && (resident != sp.told.len() as u64 || wired != told_wired) {
+        if (resident != sp.told.len() as u64 || wired != told_wired) {
             return Err(format!(
                 "space {s}: resident {resident}, wired {wired}; told {} and {told_wired}",
                 sp.told.len()
