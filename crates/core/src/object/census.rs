@@ -136,6 +136,18 @@ impl<P: Platform> Vm<P> {
         }
     }
 
+    /// Must the object stay behind its entry when contents are replaced (the "permanent"
+    /// object of a destination, U15)? Others see it, or it is more than its contents.
+    pub(crate) fn object_is_permanent(&self, h: Handle<Object>) -> bool {
+        let flags = self.objects.get(h).flags();
+        flags.intersects(ObjectFlags::WRITE_BACK | ObjectFlags::PURGEABLE)
+            || (flags.contains(ObjectFlags::SHARED) && !self.object_is_private_sole(h))
+    }
+    /// Do modified pages go back to its pager?
+    pub(crate) fn object_is_write_back(&self, h: Handle<Object>) -> bool {
+        self.objects.get(h).flags().contains(ObjectFlags::WRITE_BACK)
+    }
+
     /// Resident pages of kinds of objects.
     ///
     /// => no lock is held.

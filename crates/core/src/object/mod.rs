@@ -287,17 +287,6 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn object_is_shared(&self, h: Handle<Object>) -> bool {
         self.objects.get(h).flags().contains(ObjectFlags::SHARED)
     }
-    /// Must the object stay behind its entry when contents are replaced (the "permanent"
-    /// object of a destination, U15)? Others see it, or it is more than its contents.
-    pub(crate) fn object_is_permanent(&self, h: Handle<Object>) -> bool {
-        let flags = self.objects.get(h).flags();
-        flags.intersects(ObjectFlags::WRITE_BACK | ObjectFlags::PURGEABLE)
-            || (flags.contains(ObjectFlags::SHARED) && !self.object_is_private_sole(h))
-    }
-    /// Do modified pages go back to its pager?
-    pub(crate) fn object_is_write_back(&self, h: Handle<Object>) -> bool {
-        self.objects.get(h).flags().contains(ObjectFlags::WRITE_BACK)
-    }
     /// Has the object a pager?
     pub(crate) fn object_has_pager(&self, h: Handle<Object>, may: &mut MaySleep) -> bool {
         self.objects.get(h).lock.read(self.plat.host(), may).source.is_some()

@@ -162,6 +162,12 @@ fn u29_vm_msync_writes_to_pagers() {
         assert_eq!(file.bytes()[..P as usize], vec![0; P as usize]);
         assert_eq!(t.vm_msync(a(BASE), n(4 * P), 1, &mut may()), Ok(()));
         assert_eq!(file.bytes(), pattern(0, 4 * P));
+        // What a call writes is modified, like what a program stores.
+        assert_eq!(t.vm_write_bytes(a(BASE + 2 * P - 50), &[0xab; 100], &mut may()), Ok(()));
+        assert_eq!(t.vm_copy(a(BASE + P), n(P), a(BASE + 3 * P), &mut may()), Ok(()));
+        let now = bytes(&p, BASE, 4 * P);
+        assert_eq!(t.vm_msync(a(BASE), n(4 * P), 2, &mut may()), Ok(()));
+        assert!(file.bytes() == now && now[2 * P as usize..][..50] == [0xab; 50]);
         // Z86, before anything else; then holes, at the end and only if asked for.
         assert_eq!(t.vm_msync(a(BASE), n(0), 3, &mut may()), Err(MsyncError::BadFlags(3)));
         assert_eq!(t.vm_msync(a(BASE), n(P), 0x80, &mut may()), Err(MsyncError::BadFlags(0x80)));

@@ -1,6 +1,6 @@
 //! Races: rights taken away, memory replaced and maps in both directions, while
 //! others copy. On the scheduled machine, where a seed decides the interleaving.
-//! `MACHVM_SEED=n` runs one seed again.
+//! `MACHVM_SEED=n` runs one seed again, `MACHVM_LONG=n` that many.
 
 use machvm::task::{RawFlags, VmFlags};
 use machvm_hal::Prot;
@@ -11,9 +11,10 @@ use crate::*;
 type Body<'a> = Box<dyn FnOnce() + Send + 'a>;
 
 fn seeds(default: u64) -> std::ops::RangeInclusive<u64> {
-    match std::env::var("MACHVM_SEED").ok().and_then(|s| s.parse().ok()) {
+    let number = |name| std::env::var(name).ok().and_then(|s| s.parse().ok());
+    match number("MACHVM_SEED") {
         Some(seed) => seed..=seed,
-        None => 1..=default,
+        None => 1..=number("MACHVM_LONG").unwrap_or(default),
     }
 }
 
