@@ -151,7 +151,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// Enters a run of busy pages, clearing and flushing where another frame was.
     fn enter_run(&self, first: Va, run: &[PageNo], rights: Prot, at: &Place<'_>) -> Result<(), EnterError> {
         let vm = self.vm();
-        let flags = if at.entry.wired.get() != 0 { EnterFlags::WIRED } else { EnterFlags::empty() };
+        let flags = if at.entry.keeps_mappings() { EnterFlags::WIRED } else { EnterFlags::empty() };
         // The page that faulted first: it is the one that was accessed.
         let which = ((at.va.page() - first.page()) as usize).min(run.len() - 1);
         let enter = |va: Va, list: &[PageNo], flags: EnterFlags| {

@@ -249,6 +249,10 @@ impl Entry {
     pub(crate) fn set_kind(&self, k: Kind) {
         self.set_field(16, 2, k as u8);
     }
+    /// Wired, or just being wired or unwired: what is entered may not be forgotten.
+    pub(crate) fn keeps_mappings(&self) -> bool {
+        self.wired.get() != 0 || self.flags().contains(EntryFlags::IN_TRANSITION)
+    }
     pub(crate) fn flags(&self) -> EntryFlags {
         EntryFlags::from_bits_truncate(self.flags.get())
     }

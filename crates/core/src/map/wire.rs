@@ -207,11 +207,12 @@ impl<P: Platform> Map<'_, P> {
                     Change::Unwire(Wiring::User) => e.remove_flags(EntryFlags::USER_WIRED),
                     Change::Wire(Wiring::System) | Change::Unwire(Wiring::System) => {}
                 }
-                if let (0, Some(range)) = (wired, e.range()) {
-                    let mut g = Gather::new();
-                    self.pmap.unwire(self.vm.page_array(), range, &mut g);
-                    self.vm.finish(g, &mut MaySleep::claim());
-                }
+            }
+            // Also of a wiring that failed half way.
+            if let (0, Some(range)) = (e.wired.get(), e.range()) {
+                let mut g = Gather::new();
+                self.pmap.unwire(self.vm.page_array(), range, &mut g);
+                self.vm.finish(g, &mut MaySleep::claim());
             }
             e.wirer.set(0);
             let waited = e.flags().contains(EntryFlags::NEEDS_WAKEUP);
