@@ -12,7 +12,6 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use machvm_arch::{ArmIsa, Dsb};
 use machvm_hal::{
     CpuId, EnterError, EnterFlags, Flush, Gather, Invalidations, MaySleep, PageArray, PageMd, PageNo, Pfn,
     Pmap, PmapPage, Prot, RefMod, RegionError, RemoveWhy, Va, VaRange,
@@ -22,7 +21,7 @@ use machvm_pmap::{CreateError, PtPmap, System};
 
 use crate::hardware::GARBAGE;
 use crate::host::ModelHost;
-use crate::hw::{self, Arch, Hw, HwFormat, HwIsa, HwPort, Mapped, Mode, Rights, Use};
+use crate::hw::{self, Arch, Hw, HwFormat, HwPort, Mapped, Mode, Rights, Use};
 use crate::inject::{GateAt, Injector, Point};
 use crate::machine::Config;
 use crate::rng::Rng;
@@ -238,17 +237,9 @@ impl Tables {
         let (threads, rng) = &mut *places;
         let at = threads.entry(me).or_insert(me as u16 % cpus);
         if rng.one_in(32) {
-            let to = rng.below(u64::from(cpus)) as u16;
-            self.leave(std::mem::replace(at, to));
+            *at = rng.below(u64::from(cpus)) as u16;
         }
         *at
-    }
-    /// A thread leaves the CPU. The next may flush what it wrote here: where walkers see
-    /// writes late, switching threads waits for that.
-    fn leave(&self, cpu: u16) {
-        if self.hw.config().arch.is_arm() {
-            self.hw.on_cpu(cpu, || HwIsa::new(self.hw.clone()).dsb(Dsb::Ish));
-        }
     }
     /// Something done on this thread's CPU while nobody else runs.
     pub(crate) fn here<R>(&self, f: impl FnOnce(&dyn AnySystem, u16) -> R) -> R {
@@ -266,6 +257,10 @@ impl Tables {
         self.on(|s, _| {
             let since = self.hw.now();
             s.flush(what);
+            // What others took away meanwhile and flush later is none of this flush's business.
+            if ModelHost::me() != 0 || self.host.is_threaded() {
+                return;
+            }
             if what.all {
                 return self.hw.check_flushed_all(since);
             }

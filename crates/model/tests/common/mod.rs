@@ -31,6 +31,16 @@ pub fn word_at(page: u64, i: usize) -> u64 {
     page * PAGE_SIZE + i as u64 * (PAGE_SIZE / WORDS as u64)
 }
 
+/// The seeds to run: the one of `MACHVM_SEED`, else as many as is usual, or with
+/// `MACHVM_LONG=n` `n * long`.
+pub fn seeds_or(usual: u64, long: u64) -> Vec<u64> {
+    let var = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    match var("MACHVM_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=var("MACHVM_LONG").map_or(usual, |n| n * long)).collect(),
+    }
+}
+
 /// What a random test does.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -178,6 +188,16 @@ impl<'vm> World<'vm> {
         let done = t.map.fixed(r, Backing::Anonymous, &Attributes::new(Prot::RW), &mut may());
         assert_eq!(done, Ok(()));
         o.map(r, Prot::RW, Prot::ALL);
+    }
+
+    /// Fresh memory over the range, all of it written.
+    pub fn refill(&mut self, i: usize, r: VaRange) {
+        self.fixed(i, r);
+        self.note(format!("task {i}: fill {r:?}"));
+        for va in r.iter() {
+            self.next += 1;
+            self.store_page(i, va, 0, self.next);
+        }
     }
 
     pub fn store(&mut self, i: usize, r: VaRange) {
