@@ -141,7 +141,7 @@ impl<P: Port> System<P> {
             if self.make_path(id, end).is_err() {
                 return Err(GrowError { at });
             }
-            let next = (end & !(span - 1)).checked_add(span).unwrap_or(u64::MAX);
+            let next = (end & !(span - 1)).saturating_add(span);
             end = next.min(space.end().get());
             // Release: who sees the end sees the tables.
             self.kernel_end.store(end, Ordering::Release);

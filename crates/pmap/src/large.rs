@@ -217,6 +217,7 @@ impl<P: Port> System<P> {
     }
 
     /// An unmanaged mapping of size index `psind`, without a table aside.
+    #[expect(clippy::too_many_arguments)]
     pub(crate) fn enter_large<A: PageArray>(
         &self,
         id: PmapId,
@@ -349,6 +350,7 @@ impl<P: Port> System<P> {
 
     /// `pmap_object_init_pt` (PM14): the largest unmanaged mappings that fit, where nothing
     /// is mapped. Gives the pages mapped.
+    #[expect(clippy::too_many_arguments)]
     pub(crate) fn preload<A: PageArray>(
         &self,
         id: PmapId,

@@ -269,6 +269,11 @@ impl<P: Port> System<P> {
         self.table_give(table);
     }
 
+    /// Cache lines of records in use, beyond the first record of each page, which is in the
+    /// page's own structure: six records each.
+    pub fn record_chunks(&self) -> u32 {
+        self.pv.live()
+    }
     /// What the embedder gave.
     pub fn port(&self) -> &P {
         &self.port
