@@ -23,11 +23,11 @@ macro_rules! formats {
 }
 formats! {
     x86_4_levels: X86L4, true;
-    //x86_5_levels: X86L5, true;
+    x86_5_levels: X86L5, true;
     aarch64: Aarch64, true;
-    //aarch64_without_bits: Aarch64, false;
-    //sv39: Sv39, true;
+    aarch64_without_bits: Aarch64, false;
+    sv39: Sv39, true;
     sv39_without_bits: Sv39, false;
-    //sv48: Sv48, true;
-    //sv57_without_bits: Sv57, false;
+    sv48: Sv48, true;
+    sv57_without_bits: Sv57, false;
 }

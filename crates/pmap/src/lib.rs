@@ -62,6 +62,8 @@ mod shootdown;
 mod superpage;
 mod system;
 mod table;
+#[cfg(test)]
+mod testport;
 mod used;
 mod walk;
 

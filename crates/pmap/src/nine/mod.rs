@@ -10,6 +10,8 @@
 mod contents;
 mod machine;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use core::ops::Deref;
 
