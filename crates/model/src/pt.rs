@@ -300,7 +300,7 @@ impl<F: HwFormat> World<F> {
     }
 
     /// Finishes a gather now, or keeps it open as another thread would.
-    pub(super) fn settle(
+    fn settle(
         &mut self,
         g: Gather,
         space: Option<usize>,
@@ -316,11 +316,11 @@ impl<F: HwFormat> World<F> {
             self.finish(o);
         }
     }
-    pub(super) fn next_seq(&mut self) -> u64 {
+    fn next_seq(&mut self) -> u64 {
         self.seq += 1;
         self.seq
     }
-    pub(super) fn finish(&mut self, o: Open) {
+    fn finish(&mut self, o: Open) {
         let since = self.hw.now();
         let _ = o.gather.finish(&*self.sys, &mut MaySleep::claim());
         // What a later one took away is not this one's to flush; what earlier ones did is.
@@ -334,7 +334,7 @@ impl<F: HwFormat> World<F> {
             self.hw.check_quiet();
         }
     }
-    pub(super) fn finish_one(&mut self) -> &'static str {
+    fn finish_one(&mut self) -> &'static str {
         if !self.open.is_empty() {
             let i = self.rng.below(self.open.len() as u64) as usize;
             let o = self.open.swap_remove(i);
@@ -342,27 +342,27 @@ impl<F: HwFormat> World<F> {
         }
         "finish"
     }
-    pub(super) fn finish_if(&mut self, f: impl Fn(&Open) -> bool) {
+    fn finish_if(&mut self, f: impl Fn(&Open) -> bool) {
         while let Some(i) = self.open.iter().position(&f) {
             let o = self.open.swap_remove(i);
             self.finish(o);
         }
     }
     /// As whoever holds a page busy has: nobody else's gather is about it.
-    pub(super) fn own_page(&mut self, p: PageNo) {
+    fn own_page(&mut self, p: PageNo) {
         self.finish_if(|o| o.pages.contains(&p));
     }
 
     /// Something was not to be had in the last operation: superpages that could not be
     /// broken may be gone. Nothing wired is.
-    pub(super) fn forget_lost(&mut self) {
+    fn forget_lost(&mut self) {
         for sp in self.spaces.iter_mut().flatten() {
             sp.told.retain(|va, t| t.wired || sp.pmap.extract(&self.pages, Va::from_page(*va)).is_some());
         }
     }
 
     /// From here on, at most one thing is not to be had.
-    pub(super) fn arm(&mut self) {
+    fn arm(&mut self) {
         if let Some(short) = self.shortage
             && self.rng.one_in(3)
         {
@@ -374,7 +374,7 @@ impl<F: HwFormat> World<F> {
             }
         }
     }
-    pub(super) fn disarm(&mut self) {
+    fn disarm(&mut self) {
         let Some(short) = self.shortage else { return };
         self.hw.fail_table_alloc(0, false);
         short.left.store(0, SeqCst);

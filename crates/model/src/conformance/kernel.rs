@@ -211,7 +211,7 @@ pub fn pm39_copy_page_and_pages<F: Fixture>(f: &F) {
     let byte = |n: usize, at: usize| (f.peek(f.page(n), at & !7) >> (at % 8 * 8)) as u8;
     for n in 0..3 {
         for i in 0..512u64 {
-            f.poke(f.page(n), i as usize * 8, (n as u64 + 1) << 56 | i << 20 | i * 37 % 251);
+            f.poke(f.page(n), i as usize * 8, (n as u64 + 1) << 56 | i << 20 | (i * 37 % 251));
             f.poke(f.page(n + 3), i as usize * 8, 0);
         }
     }

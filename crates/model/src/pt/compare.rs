@@ -54,7 +54,7 @@ impl<F: HwFormat> World<F> {
         }
         let (resident, wired) = (sp.pmap.resident_count(), sp.pmap.wired_count());
         let told_wired = sp.told.values().filter(|t| t.wired).count() as u64;
-        if (resident != sp.told.len() as u64 || wired != told_wired) {
+        if resident != sp.told.len() as u64 || wired != told_wired {
             return Err(format!(
                 "space {s}: resident {resident}, wired {wired}; told {} and {told_wired}",
                 sp.told.len()
