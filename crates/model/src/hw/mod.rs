@@ -31,6 +31,8 @@
 //!   taken by [`Config::delivery`]: by any thread in the CPU's name (one thread runs at a
 //!   time), or by the CPU's own thread and, for CPUs without a thread or in
 //!   [`Hw::idle`], by the one that waits. A wait that cannot end panics and says why.
+//! * **Several threads**: [`Hw::check_flushed`] takes the step at which the flush began, so
+//!   that what another thread made stale later, and will flush, does not count.
 //! * **Checks** run where pmaps synchronise, not where programs access: [`Checks`] lists
 //!   them and [`Hw::set_checks`] switches them. They collect [`Report`]s; the caller
 //!   decides. Translations that are stale but out of reach (their number is not
@@ -40,6 +42,10 @@
 //!   [`Hw::space_begins`] starts a life where a root's frame did not pass through
 //!   `TableMem::alloc`.
 //! * A run is decided by the seed as long as one host thread runs at a time.
+//! * **Decorators** are built in: the last [`Config::trace`] events are printed with the
+//!   first report ([`Hw::explain`]; [`Hw::describe`] shows what is cached of an address),
+//!   the k-th table allocation fails ([`Hw::fail_table_alloc`]), and the pmap or the flush
+//!   sequences make a mistake when told to ([`HwPort::seed`], [`HwPort::seed_sequences`]).
 //!
 //! | file | what |
 //! |---|---|

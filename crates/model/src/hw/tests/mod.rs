@@ -7,6 +7,7 @@ mod flush_x86;
 mod interrupts;
 mod mini;
 mod programs;
+mod threads;
 mod walkers;
 
 use std::sync::Arc;
