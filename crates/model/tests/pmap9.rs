@@ -6,7 +6,7 @@ use machvm_model::{pmap9_bootstrap_conformance, pmap9_conformance, seed_from_env
 
 /// Machines that each test is made on, with seeds that follow each other from
 /// `MACHVM_SEED`.
-const MACHINES: u64 = 12;
+const MACHINES: u64 = 4;
 
 macro_rules! formats {
     ($($name:ident: $format:ty, $bits:expr;)*) => {$(

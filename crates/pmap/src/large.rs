@@ -44,15 +44,17 @@ pub(crate) struct Unmanaged {
     pub(crate) attr: MemAttr,
 }
 
-/// Frames beyond this no format has room for in every mode.
-const FRAMES: u64 = 1 << 40;
-
 impl<P: Port> System<P> {
     /// log2 of the bytes of superpages of this size index.
     pub(crate) fn large_shift(psind: u8) -> Option<u32> {
         let level = psind.checked_add(1)?;
         let fits = psind != 0 && level <= P::Format::MAX_LEAF_LEVEL && level < P::Format::LEVELS;
         fits.then(|| P::Format::shift(level))
+    }
+
+    /// Has an entry room for the frame's number?
+    fn has_room(pfn: Pfn) -> bool {
+        pfn.0 >> (P::Format::PHYSICAL_BITS - 12) == 0
     }
 
     /// Checks size and alignment; gives the level.
@@ -63,7 +65,7 @@ impl<P: Port> System<P> {
             return Err(LargeFailed::Unaligned { va, pfn });
         }
         // These windows keep their tables for unmanaged mappings.
-        if self.keeps_table(self.pmap(id), va.get()) || pfn.0 >= FRAMES {
+        if self.keeps_table(self.pmap(id), va.get()) || !Self::has_room(pfn) || !self.owns(id, va.get()) {
             return Err(no_size);
         }
         Ok(psind + 1)
@@ -286,7 +288,7 @@ impl<P: Port> System<P> {
         what: &Unmanaged,
         g: &mut Gather,
     ) -> Result<(), EnterError> {
-        if what.pfn.0 >= FRAMES {
+        if !Self::has_room(what.pfn) {
             return Err(EnterError::Foreign(va));
         }
         let pm = self.pmap(id);
@@ -388,7 +390,8 @@ impl<P: Port> System<P> {
 
     /// Where an address of the pmap is in physical memory.
     pub(crate) fn physical(&self, id: PmapId, at: RawAddr) -> Option<PhysAddr> {
-        let (leaf, _) = self.leaf_of(id, Va::containing(at).get())?;
+        let va = Va::containing(at).get();
+        let (leaf, _) = self.owns(id, va).then(|| self.leaf_of(id, va)).flatten()?;
         Some(PhysAddr::new(leaf.pfn, at))
     }
 }

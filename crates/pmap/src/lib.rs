@@ -24,6 +24,13 @@
 //! | `fork` | write access taken at upper levels, pushed down by faults |
 //! | `superpage` | 512 mappings as one |
 //! | `page` | by page |
+//! | `used` | use of pages: in portions, by address, by faults |
+//! | `query` | questions, holds |
+//! | `collect` | forgetting all that may be forgotten |
+//! | `large` | large and unmanaged mappings on demand |
+//! | `kernel`, `quick` | the kernel's unmanaged mappings; a page for a moment |
+//! | `defer` | flushes put off until `pmap_update` |
+//! | `nine/` | [`machvm_hal::pmap9`]: `pmap(9)` |
 //! | `activate` | which pmap a CPU walks |
 //! | `shootdown` | out of every TLB: the invariant |
 //! | `active`, `mailbox`, `asid` | its protocols: who may have it, asking a CPU, numbers |

@@ -36,15 +36,22 @@ impl<P: Port> System<P> {
         Some((pages.page_at(leaf.pfn)?, leaf.prot))
     }
 
+    /// Is the address in the pmap's half? The other half's tables may be under its root.
+    pub(crate) fn owns(&self, id: PmapId, va: u64) -> bool {
+        P::Format::canonical(va) && P::Format::is_kernel(va) == self.is_kernel(id)
+    }
+
     /// `pmap_is_prefaultable` (PM48): is there a table, and nothing in it?
     pub(crate) fn is_prefaultable(&self, id: PmapId, va: Va) -> bool {
         let w = self.walk(self.pmap(id), va.get());
-        w.is_leaf() && self.port.mem().load(w.table(1), P::Format::index(va.get(), 1)) == 0
+        self.owns(id, va.get())
+            && w.is_leaf()
+            && self.port.mem().load(w.table(1), P::Format::index(va.get(), 1)) == 0
     }
 
     /// `pmap_mincore` (PM49).
     pub(crate) fn mincore(&self, id: PmapId, va: Va) -> Option<InCore> {
-        let (l, level) = self.leaf_of(id, va.get())?;
+        let (l, level) = self.leaf_of(id, va.get()).filter(|_| self.owns(id, va.get()))?;
         let mut bits = Mincore::INCORE;
         bits.set(Mincore::REFERENCED | Mincore::REFERENCED_OTHER, l.accessed);
         bits.set(Mincore::MODIFIED | Mincore::MODIFIED_OTHER, l.dirty);
@@ -129,6 +136,9 @@ impl<P: Port> System<P> {
         hold: &mut dyn FnMut(PageNo) -> bool,
         g: &mut Gather,
     ) -> Option<PageNo> {
+        if !self.owns(id, va.get()) {
+            return None;
+        }
         let _pm = self.pmap(id).lock.lock();
         loop {
             match self.lock_leaf(id, va.get()) {

@@ -145,7 +145,7 @@ impl<P: Port> System<P> {
     /// => on the CPU that faulted, with the pmap loaded.
     pub fn fault(&self, id: PmapId, at: RawAddr, access: Prot) -> bool {
         let va = Va::containing(at);
-        if !P::Format::canonical(va.get()) || access.is_empty() {
+        if !self.owns(id, va.get()) || access.is_empty() {
             return false;
         }
         let pm = self.pmap(id);

@@ -40,7 +40,8 @@ pub trait PmapMachine: Sync + Sized {
 
     /// `pmap_kenter_pa` (PM31): maps a frame at a kernel address: unmanaged, wired, no
     /// record, its use not noted. Never fails, never waits. Over an older such mapping
-    /// it takes that one's place. Lazy.
+    /// it takes that one's place; until the update a CPU may use either. A CPU that
+    /// remembers that nothing was there may fault once (RISC-V): [`Pmap9::pmap_fault`].
     ///
     /// => any lock may be held, in interrupts too; page tables reach `va`
     ///    ([`PmapBootstrap::pmap_growkernel`]); no managed mapping is there (debug
@@ -56,9 +57,10 @@ pub trait PmapMachine: Sync + Sized {
     ///    panic and name both sides, release builds leave it (Z136).
     fn pmap_kremove(&self, range: VaRange);
     /// `pmap_qenter` (PM34): wired pages at consecutive kernel addresses, readable and
-    /// writable, over whatever unmanaged mappings are there. None is nothing. Lazy.
+    /// writable, over whatever unmanaged mappings are there. None is nothing.
     ///
-    /// => as [`PmapMachine::pmap_kenter_pa`].
+    /// => as [`PmapMachine::pmap_kenter_pa`]; where something is there no spin lock is held,
+    ///    for that is removed everywhere first.
     fn pmap_qenter(&self, va: Va, pages: &[PageNo]) {
         for (i, page) in pages.iter().enumerate() {
             self.pmap_kenter_pa(va.add(i as u64), (*page).into(), Prot::RW, PmapFlags::empty());

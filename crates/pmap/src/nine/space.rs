@@ -77,6 +77,9 @@ where
         g: &mut Gather,
     ) -> Result<(), EnterError> {
         let wired = flags.contains(PmapFlags::PMAP_WIRED);
+        if !self.sys().owns(self.id(), va.get()) {
+            return Err(EnterError::Foreign(va));
+        }
         match frame {
             Frame::Page(page) => {
                 let (pfn, attr) = (self.pages.pfn(page), page_attr(self.pages.md(page)));
@@ -247,7 +250,9 @@ where
         });
     }
     fn pmap_object_init_pt(&self, range: VaRange, first: Pfn, prot: Prot, attr: MemAttr) -> u64 {
-        if prot.is_empty() {
+        let last = range.end().sub(1).get();
+        let mine = self.sys().owns(self.id(), range.start().get()) && self.sys().owns(self.id(), last);
+        if prot.is_empty() || !mine {
             return 0;
         }
         self.lazily(|g| self.sys().preload(self.id(), &*self.pages, range, first, prot, attr, g))

@@ -226,8 +226,63 @@ fn pm11_frames_outside_memory_are_refused() {
     let flags = PmapFlags::PMAP_CANFAIL;
     let at = |frame| pm.pmap_enter(va(9), frame, Prot::R, flags, &mut may());
     let foreign = Err(machvm_hal::pmap9::EnterFailed::Foreign { va: va(9) });
-    assert_eq!(at(Frame::Unmanaged(Pfn(1 << 44))), foreign);
+    assert_eq!(at(Frame::Unmanaged(Pfn(1 << 40))), foreign);
     assert_eq!(pm.pmap_resident_count(), 0);
+    // The width is the format's.
+    let arm = machine::<Aarch64>(0);
+    let pm = arm.pmap_create().expect("memory");
+    let frame = Frame::Unmanaged(Pfn(1 << 36));
+    let done = pm.pmap_enter(va(9), frame, Prot::R, flags, &mut may());
+    assert!(matches!(done, Err(machvm_hal::pmap9::EnterFailed::Foreign { .. })));
+}
+
+/// Under a user pmap's root the kernel's tables are found; they are not the user's.
+#[test]
+fn pm28_the_other_half_is_not_mapped_here() {
+    let m = machine::<X86L4>(0);
+    let at = m.pmap_virtual_space().start();
+    m.pmap_growkernel(RawAddr(at.add(1).get()));
+    m.pmap_kenter_pa(at, page(0).into(), Prot::RW, PmapFlags::empty());
+    let pm = m.pmap_create().expect("memory");
+    let raw = RawAddr(at.get());
+    assert!(m.pmap_kextract(raw).is_some() && pm.pmap_extract(raw).is_none());
+    assert!(!pm.pmap_fault(raw, Prot::R) && m.pmap_kernel().pmap_fault(raw, Prot::R));
+    assert!(pm.pmap_extract_and_hold(raw, Prot::R, &mut |_| true).is_none());
+    assert!(pm.pmap_mincore(at).is_none() && !pm.pmap_is_prefaultable(at.add(1)));
+    let done = pm.pmap_enter(at, page(1).into(), Prot::R, PmapFlags::PMAP_CANFAIL, &mut may());
+    assert_eq!(done, Err(machvm_hal::pmap9::EnterFailed::Foreign { va: at }));
+    assert_eq!(pm.pmap_object_init_pt(m.pmap_virtual_space(), Pfn(0), Prot::R, MemAttr::Device), 0);
+    for odd in [1 << 63, 1 << 47, u64::MAX] {
+        assert!(pm.pmap_extract(RawAddr(odd)).is_none() && !pm.pmap_fault(RawAddr(odd), Prot::R));
+    }
+}
+
+/// Each thread's own addresses, in one pmap: what one update takes the other waits for.
+#[test]
+fn pm42_two_threads_defer_and_update() {
+    let m = machine::<X86L4>(0);
+    let pm = m.pmap_create().expect("memory");
+    std::thread::scope(|s| {
+        for t in 0..2u64 {
+            let pm = &pm;
+            s.spawn(move || {
+                for round in 0..2_000u64 {
+                    let at = t * 4096 + round % 700;
+                    enter(pm, at, (t * 8 + round % 8) as u32);
+                    match round % 3 {
+                        0 => pm.pmap_remove(range(t * 4096, 1024)),
+                        1 => pm.pmap_protect(range(at, 1), Prot::R),
+                        _ => pm.pmap_collect(&mut may()),
+                    }
+                    pm.pmap_update(&mut may());
+                }
+                pm.pmap_remove(range(t * 4096, 1024));
+            });
+        }
+    });
+    pm.pmap_update(&mut may());
+    assert_eq!((pm.pmap_resident_count(), pm.pmap_wired_count()), (0, 0));
+    assert!((0..16).all(|n| !m.pmap_page_is_mapped(page(n)) && m.pmap_is_modified(page(n))));
 }
 
 #[test]

@@ -168,6 +168,7 @@ impl<const SHIFT: u32> Format for Vmsa<SHIFT> {
         _ => "AArch64 64 KiB",
     };
     const LEVELS: u8 = (VA_BITS - SHIFT).div_ceil(Self::STRIDE) as u8;
+    const PHYSICAL_BITS: u32 = PA_BITS;
     const GRANULE_SHIFT: u32 = SHIFT;
     const UPPER_RIGHTS: bool = true;
     const SPLIT_ROOT: bool = true;

@@ -83,6 +83,8 @@ pub trait Format: 'static + Send + Sync + Sized {
     const NAME: &'static str;
     /// Levels; the root's number.
     const LEVELS: u8;
+    /// Bits of a physical address.
+    const PHYSICAL_BITS: u32;
     /// log2 of the bytes one level-1 entry maps.
     const GRANULE_SHIFT: u32 = 12;
     /// Can an upper-level entry take write access away? If not, forks detach.

@@ -165,6 +165,7 @@ impl<const LEVELS: u8> Format for Riscv<LEVELS> {
         _ => "Sv57",
     };
     const LEVELS: u8 = LEVELS;
+    const PHYSICAL_BITS: u32 = PPN_BITS + 12;
     const UPPER_RIGHTS: bool = false;
     const SPLIT_ROOT: bool = false;
     const MAX_LEAF_LEVEL: u8 = LEVELS;

@@ -137,6 +137,7 @@ fn emit_leaf(leaf: &Leaf, level: u8) -> u64 {
 impl<const LEVELS: u8> Format for X86<LEVELS> {
     const NAME: &'static str = if LEVELS == 4 { "x86-64 4-level" } else { "x86-64 5-level" };
     const LEVELS: u8 = LEVELS;
+    const PHYSICAL_BITS: u32 = PA_BITS;
     const UPPER_RIGHTS: bool = true;
     const SPLIT_ROOT: bool = false;
     const MAX_LEAF_LEVEL: u8 = 3;
