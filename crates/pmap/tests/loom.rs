@@ -416,38 +416,53 @@ struct Pm {
     table: AtomicU64,
 }
 
-struct Loading<'a>(&'a Pm, std::cell::Cell<bool>);
+/// What one load asked for.
+#[derive(Default)]
+struct Loading<'a> {
+    /// Whose number changes; `None`: nobody's that matters.
+    set: Option<&'a ActiveSet>,
+    flushed: std::cell::Cell<bool>,
+}
 
 impl Claimer for Loading<'_> {
     fn flush_all(&self) {
-        self.1.set(true);
+        self.flushed.set(true);
     }
     fn wait(&self) {
         thread::yield_now();
     }
     fn forget(&self) {
-        self.0.set.forget();
+        if let Some(set) = self.set {
+            set.forget();
+        }
     }
 }
 
 impl Pm {
     /// What the CPU uses afterwards, and under which number. `had`: what it had before.
     fn load(&self, cpu: CpuId, had: Option<(u16, u64)>) -> (u16, u64) {
-        let how = Loading(self, std::cell::Cell::new(false));
+        let how = Loading { set: Some(&self.set), ..Loading::default() };
         self.set.enter(cpu);
         let n = self.pool.claim(cpu, &self.context, &how);
-        let flush = self.set.is_stale(cpu) || how.1.get();
+        let flush = self.set.is_stale(cpu) || how.flushed.get();
         match had {
             Some((of, seen)) if of == n && !flush => (n, seen),
             _ => (n, self.table.load(Relaxed)),
         }
     }
+    /// The CPU loads a pmap that was never loaded, and leaves it.
+    fn load_other(&self, cpu: CpuId) -> u16 {
+        let n = self.pool.claim(cpu, &AtomicU64::new(0), &Loading::default());
+        self.pool.settle(cpu);
+        self.pool.idle(cpu);
+        n
+    }
 }
 
 /// CPU 0 had a pmap and left it, and its number is another's by now.
-fn rolled_over(broadcast: bool) -> (Arc<Pm>, (u16, u64)) {
+fn rolled_over() -> (Arc<Pm>, (u16, u64)) {
     let pm = Arc::new(Pm {
-        pool: AsidPool::new(3, broadcast),
+        pool: AsidPool::new(5, false),
         context: AtomicU64::new(0),
         set: ActiveSet::new(),
         table: AtomicU64::new(OLD),
@@ -456,13 +471,7 @@ fn rolled_over(broadcast: bool) -> (Arc<Pm>, (u16, u64)) {
     pm.pool.settle(C0);
     pm.pool.idle(C0);
     pm.set.leave(C0);
-    let mut last = 0;
-    while last != had.0 {
-        let other = AtomicU64::new(0);
-        last = pm.pool.claim(C1, &other, &Loading(&pm, std::cell::Cell::new(false)));
-        pm.pool.settle(C1);
-    }
-    pm.pool.idle(C1);
+    while pm.load_other(C1) != had.0 {}
     (pm, had)
 }
 
@@ -470,7 +479,7 @@ fn rolled_over(broadcast: bool) -> (Arc<Pm>, (u16, u64)) {
 #[test]
 fn asid_renumbering_against_invalidate() {
     loom::model(|| {
-        let (pm, had) = rolled_over(false);
+        let (pm, had) = rolled_over();
         let cpu = {
             let pm = pm.clone();
             thread::spawn(move || pm.load(C0, Some(had)))
@@ -487,12 +496,14 @@ fn asid_renumbering_against_invalidate() {
 #[test]
 fn asid_forgetting_against_invalidate() {
     bounded(3, || {
-        let (pm, had) = rolled_over(false);
-        let load = |cpu, had| {
+        let (pm, _) = rolled_over();
+        // It has been through the lock, and flushed: the next time it takes no lock.
+        pm.load_other(C0);
+        let load = |cpu| {
             let pm = pm.clone();
-            thread::spawn(move || pm.load(cpu, had))
+            thread::spawn(move || pm.load(cpu, None))
         };
-        let both = [load(C0, Some(had)), load(C1, None)];
+        let both = [load(C0), load(C1)];
         pm.table.store(NEW, Relaxed);
         let asked = pm.set.reach(ONLINE);
         for (cpu, loaded) in both.into_iter().enumerate() {
