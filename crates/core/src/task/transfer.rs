@@ -241,7 +241,9 @@ fn by_bytes<P: Platform>(
     may: &mut MaySleep,
 ) -> Result<(), Refused> {
     let target = pages_of(to.addr, count).map(|r| to.map.sources_in(r, may)).unwrap_or_default();
-    let snapshot = if sources.by_bytes || target.wired || !(sources.aliased && target.aliased) {
+    let upwards = core::ptr::eq(from.map, to.map) && from.addr < to.addr && to.addr - from.addr < count;
+    let mixed = target.aliased && (sources.aliased || upwards);
+    let snapshot = if sources.by_bytes || target.wired || !mixed {
         None
     } else {
         if sources.pager {
@@ -253,7 +255,9 @@ fn by_bytes<P: Platform>(
         }
         Some(from.map.copyin(source, may).map_err(|e| Refused::Source(e.into()))?)
     };
-    let down = core::ptr::eq(from.map, to.map) && from.addr < to.addr;
+    // From the top, so that no byte is written before it is read; else from the bottom: a
+    // page that is at two addresses of the destination keeps what the higher gets.
+    let down = upwards && snapshot.is_none();
     let mut moved = 0;
     while moved < count {
         let left = count - moved;
