@@ -72,6 +72,23 @@ impl Config {
         let c = if noted { c } else { c.without_updates() };
         Config { mmu: Mmu::Tables(c), sparse: false, ..self }
     }
+    /// With so many frames for page tables, if it has any.
+    #[must_use]
+    pub const fn with_tables(self, tables: u32) -> Self {
+        match self.mmu {
+            Mmu::Tables(hw) => Config { mmu: Mmu::Tables(hw::Config { tables, ..hw }), ..self },
+            Mmu::Flat => self,
+        }
+    }
+    /// Page tables on CPUs that do nothing unasked: no speculation notes use of a page that
+    /// nobody uses, or remembers that nothing was there. For tests that count.
+    #[must_use]
+    pub const fn calm(self) -> Self {
+        match self.mmu {
+            Mmu::Tables(hw) => Config { mmu: Mmu::Tables(hw::Config { rate: 0, ..hw }), ..self },
+            Mmu::Flat => self,
+        }
+    }
     /// On page tables of every format, with and without hardware that notes use.
     pub fn every_format(self) -> impl Iterator<Item = Config> {
         Arch::ALL.into_iter().flat_map(move |a| {

@@ -177,7 +177,8 @@ const OPS: &[(&str, Run)] = &[
     ("madvise", |w| said(w.a.map.madvise(pages(1, 5), Advise::DontNeed, &mut may()))),
     ("madvise", |w| said(w.b.map.madvise(pages(13, 26), Advise::DontNeed, &mut may()))),
     ("fork", |w| {
-        let map = w.a.map.fork(w.vm.platform().pmap(), &mut may());
+        let pmap = w.vm.platform().try_pmap().map_err(|e| format!("{e:?}"))?;
+        let map = w.a.map.fork(pmap, &mut may());
         said(map.map(|map| w.children.push(Task { map })))
     }),
     ("copyin", |w| said(w.a.map.copyin(pages(0, 40), &mut may()))),
@@ -362,6 +363,14 @@ fn every_public_function_is_listed() {
     assert!(found.len() > 60, "the sources were not read: {found:?}");
 }
 
+/// What page tables ask for.
+const OF_TABLES: [(&str, u32); 4] = [
+    ("any of tables", Point::Table as u32 | Point::Record as u32),
+    ("table", Point::Table as u32),
+    ("record", Point::Record as u32),
+    ("object", Point::Object as u32),
+];
+
 const ONE_SHOT: [(&str, u32); 12] = [
     ("any", u32::MAX),
     ("object", Point::Object as u32),
@@ -379,7 +388,7 @@ const ONE_SHOT: [(&str, u32); 12] = [
 
 /// One operation with its k-th request refused. Gives how many were refused.
 fn one(
-    sparse: bool,
+    c: Config,
     name: &str,
     run: Run,
     points: (&str, u32),
@@ -387,8 +396,8 @@ fn one(
     lasting: bool,
     want: &[State; 2],
 ) -> u64 {
-    let what = format!("{name} sparse {sparse} {} k {k} lasting {lasting}", points.0);
-    let vm = vm(sparse);
+    let what = format!("{name} {} k {k} lasting {lasting} {c:?}", points.0);
+    let vm = vm(c);
     let mut w = World::new(&vm);
     let inject = vm.platform().inject();
     inject.arm(points.1, k, lasting);
@@ -417,16 +426,26 @@ fn one(
     fired
 }
 
-fn vm(sparse: bool) -> Vm<Machine> {
-    Vm::new(Machine::new(Config { sparse, frames: 400, ..Config::default() })).expect("memory")
+fn vm(c: Config) -> Vm<Machine> {
+    Vm::new(Machine::new(c)).expect("memory")
 }
 
-fn fail_at_k(sparse: bool) {
+const FLAT: Config = Config {
+    mmu: machvm_model::Mmu::Flat,
+    sparse: true,
+    frames: 400,
+    swap: Some(1 << 20),
+    forget: 0,
+    reference_bits: true,
+    seed: 1,
+};
+
+fn fail_at_k(c: Config, one_shot: &[(&str, u32)], for_good: &[Point]) {
     let mut tried = 0;
     for (name, run) in OPS {
         let start = std::time::Instant::now();
         let first = tried;
-        let vm = vm(sparse);
+        let vm = vm(c);
         let mut w = World::new(&vm);
         let before = w.state();
         drop(w);
@@ -434,28 +453,20 @@ fn fail_at_k(sparse: bool) {
         assert_eq!(run(&mut w), Ok(()), "{name} must work when nothing is refused");
         let want = [before, w.state()];
         drop(w);
-        for points in ONE_SHOT {
+        for points in one_shot {
             for k in 1.. {
                 tried += 1;
-                if one(sparse, name, *run, points, k, false, &want) == 0 {
+                if one(c, name, *run, *points, k, false, &want) == 0 {
                     break;
                 }
                 assert!(k < 2000, "{name} never gets by");
             }
         }
         // For good: what asks again must end all the same.
-        for p in [
-            Point::Object,
-            Point::Extent,
-            Point::Zero,
-            Point::Prepare,
-            Point::Enter,
-            Point::SwapPut,
-            Point::SwapGet,
-        ] {
+        for p in for_good {
             for k in [1, 2, 5] {
                 tried += 1;
-                one(sparse, name, *run, ("from then on", p as u32), k, true, &want);
+                one(c, name, *run, ("from then on", *p as u32), k, true, &want);
             }
         }
         println!("{name}: {} runs, {:?}", tried - first, start.elapsed());
@@ -463,13 +474,29 @@ fn fail_at_k(sparse: bool) {
     println!("{tried} runs of {} operations", OPS.len());
 }
 
+/// What may fail for good in a flat machine.
+const FOR_GOOD: [Point; 7] =
+    [Point::Object, Point::Extent, Point::Zero, Point::Prepare, Point::Enter, Point::SwapPut, Point::SwapGet];
+
 #[test]
 fn fail_at_k_sparse() {
-    fail_at_k(true);
+    fail_at_k(FLAT, &ONE_SHOT, &FOR_GOOD);
 }
 #[test]
 fn fail_at_k_dense() {
-    fail_at_k(false);
+    fail_at_k(Config { sparse: false, ..FLAT }, &ONE_SHOT, &FOR_GOOD);
+}
+/// Frames of tables, records of mappings and structures of pmaps; every format with
+/// `MACHVM_LONG`.
+#[test]
+fn fail_at_k_tables() {
+    let long = std::env::var_os("MACHVM_LONG").is_some();
+    for (i, c) in FLAT.every_format().enumerate() {
+        // x86-64 with four levels, and a format that detaches, without notes of use.
+        if long || i == 0 || i == 5 {
+            fail_at_k(c, &OF_TABLES, &[Point::Table, Point::Record]);
+        }
+    }
 }
 
 /// A system whose platform has no memory at all, or runs out while it is made.

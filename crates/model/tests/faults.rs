@@ -17,11 +17,11 @@ fn at(page: u64) -> u64 {
     BASE + page * PAGE_SIZE
 }
 fn both(frames: u32, test: impl Fn(&Vm<Machine>)) {
-    for sparse in [true, false] {
-        let vm = Vm::new(Machine::new(Config { sparse, frames, ..Config::default() })).expect("memory");
+    for c in (Config { frames, ..Config::default() }).every_kind() {
+        let vm = Vm::new(Machine::new(c)).expect("memory");
         test(&vm);
         check_quiet(&vm, []);
-        assert_eq!(vm.live(), [0; 6], "left over, sparse: {sparse}");
+        assert_eq!(vm.live(), [0; 6], "left over, {c:?}");
         assert_eq!(vm.platform().mem_swap().expect("swap").kept(), 0);
     }
 }

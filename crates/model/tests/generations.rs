@@ -4,6 +4,7 @@
 use machvm::Vm;
 use machvm::map::{Attributes, Backing};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot, Va, VaRange};
+use machvm_model::hw::Arch;
 use machvm_model::{Config, Machine, Point, Task, check_quiet};
 
 const PAGES: u64 = 1200;
@@ -48,12 +49,14 @@ fn within(what: &str, n: u64, one: &[u64; 7], now: &[u64; 7]) {
 }
 
 fn both(test: impl Fn(&Vm<Machine>)) {
-    for sparse in [true, false] {
-        let c = Config { sparse, frames: 6000, ..Config::default() };
+    let c = Config { frames: 6000, ..Config::default() };
+    // Of page tables one kind: cost is not a matter of the format. A task has a few tables.
+    let tables = c.on_tables(Arch::X86L4, true).calm().with_tables(4096);
+    for c in [c, Config { sparse: false, ..c }, tables] {
         let vm = Vm::new(Machine::new(c)).expect("memory");
         test(&vm);
         check_quiet(&vm, []);
-        assert_eq!(vm.live(), [0; 6], "left over, sparse: {sparse}");
+        assert_eq!(vm.live(), [0; 6], "left over, {c:?}");
     }
 }
 

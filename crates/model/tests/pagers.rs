@@ -25,7 +25,7 @@ fn contents(pages: u64) -> Vec<u8> {
     (0..pages * PAGE_SIZE + 100).map(|i| (i / 256 + i) as u8).collect()
 }
 
-/// Runs `test` in both placements with a task that maps `mapped` pages of a file of
+/// Runs `test` on every kind of machine with a task that maps `mapped` pages of a file of
 /// `size` pages and a bit.
 fn with_file(
     frames: u32,
@@ -34,8 +34,8 @@ fn with_file(
     shared: bool,
     test: impl Fn(&Vm<Machine>, &Task<'_>, &MemPager, &[u8]),
 ) {
-    for sparse in [true, false] {
-        let vm = Vm::new(Machine::new(Config { sparse, frames, ..Config::default() })).expect("memory");
+    for c in (Config { frames, ..Config::default() }).every_kind() {
+        let vm = Vm::new(Machine::new(c)).expect("memory");
         let data = contents(size);
         let (id, pager) = vm.platform().add_pager(data.clone());
         let t = Task::new(&vm);
@@ -47,7 +47,7 @@ fn with_file(
         check_quiet(&vm, [&t]);
         drop(t);
         check_quiet(&vm, []);
-        assert_eq!(vm.live(), [0; 6], "left over, sparse: {sparse}");
+        assert_eq!(vm.live(), [0; 6], "left over, {c:?}");
         assert_eq!(vm.platform().pager_users(), 0);
     }
 }

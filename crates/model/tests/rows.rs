@@ -21,11 +21,11 @@ fn pages(first: u64, n: u64) -> VaRange {
     VaRange::of_pages(va(first), n).expect("fits")
 }
 fn with(c: Config, test: impl Fn(&Vm<Machine>)) {
-    for sparse in [true, false] {
-        let vm = Vm::new(Machine::new(Config { sparse, ..c })).expect("memory");
+    for c in c.every_kind().map(Config::calm) {
+        let vm = Vm::new(Machine::new(c)).expect("memory");
         test(&vm);
         check_quiet(&vm, []);
-        assert_eq!(vm.live(), [0; 6], "left over, sparse: {sparse}");
+        assert_eq!(vm.live(), [0; 6], "left over, {c:?}");
     }
 }
 fn both(frames: u32, test: impl Fn(&Vm<Machine>)) {
@@ -56,9 +56,16 @@ fn clusters_double_upwards_and_downwards() {
             vm.statistics().faults - before
         };
         // 1, 2, 4, 8, 16, 16, ...: 50 pages in 6 faults.
-        assert_eq!(faults(&mut (0..50)), 6 - u64::from(1 + 2 + 4 + 8 + 16 + 16 == 50) + 1);
+        // Where nobody notes writes, the first to a page that was entered ahead and not taken
+        // for written is a fault: the second page of the cluster of two.
+        let unnoted = vm.platform().tables().is_some_and(|t| {
+            let c = t.hw().config();
+            !c.arch.is_x86() && !c.updates.dirty
+        });
+        let more = u64::from(unnoted);
+        assert_eq!(faults(&mut (0..50)), 6 - u64::from(1 + 2 + 4 + 8 + 16 + 16 == 50) + 1 + more);
         let down = faults(&mut (60..100).rev());
-        assert!(down <= 8, "{down} faults downwards");
+        assert!(down <= 8 + more, "{down} faults downwards");
         (0..50).chain(60..100).for_each(|p| assert_eq!(t.load_word(at(p)), Ok(p + 1)));
         check_quiet(vm, [&t]);
     });
