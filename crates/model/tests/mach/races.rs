@@ -18,6 +18,16 @@ fn seeds(default: u64) -> std::ops::RangeInclusive<u64> {
     }
 }
 
+/// The body, which says what run it was in if it panics: the process ends with it.
+fn told<'a>(body: Body<'a>, seed: u64, sparse: bool) -> Body<'a> {
+    Box::new(move || {
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)) {
+            println!("MACHVM_SEED={seed}, sparse: {sparse}");
+            std::panic::resume_unwind(panic);
+        }
+    })
+}
+
 /// Runs `bodies` of a test on every seed, in both placements.
 fn scheduled(n: u64, frames: u32, test: impl Fn(&Vm<Machine>, &dyn Fn(Vec<Body<'_>>))) {
     for seed in seeds(n) {
@@ -29,7 +39,7 @@ fn scheduled(n: u64, frames: u32, test: impl Fn(&Vm<Machine>, &dyn Fn(Vec<Body<'
                 test(&vm, &|bodies| {
                     host.set_preemption(5);
                     // The scheduler joins every thread before it returns.
-                    host.run_scheduled(bodies);
+                    host.run_scheduled(bodies.into_iter().map(|b| told(b, seed, sparse)).collect());
                     host.set_preemption(0);
                 });
                 check_quiet(&vm, []);
@@ -60,6 +70,8 @@ fn z103_nothing_is_written_where_the_right_is_gone() {
             for _ in 0..40 {
                 protect(p_, BASE, 8, Prot::R);
                 let before = bytes(p_, BASE, 8 * P);
+                // Whoever is about to write has the time to.
+                (0..30).for_each(|_| vm.host().preempt());
                 let after = bytes(p_, BASE, 8 * P);
                 assert!(before == after, "read-only memory changed");
                 protect(p_, BASE, 8, Prot::RW);
