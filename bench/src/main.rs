@@ -9,38 +9,61 @@ mod copy;
 mod faults;
 mod instructions;
 mod null;
+mod pmap_table;
 mod programs;
 mod reference;
 mod table;
+mod trace;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: machvm-bench [faults] [copy] [instructions] [programs] (none: all)";
+const USAGE: &str = "usage: machvm-bench [faults] [copy] [instructions] [programs] [pmap] (none: all)
+  pmap --check: fails when an operation costs more than bench/pmap.baseline says; --save: writes that";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|a| a == "measure") {
         return instructions::measure(&args[1..]);
     }
-    let sections: [(&str, fn()); 4] = [
-        ("faults", faults::run),
-        ("copy", copy::run),
-        ("instructions", instructions::run),
-        ("programs", programs::run),
+    if args.first().is_some_and(|a| a == "trace") {
+        return trace::child(&args[1..]);
+    }
+    let (options, args): (Vec<String>, Vec<String>) = args.into_iter().partition(|a| a.starts_with("--"));
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    if let Some(unknown) = options.iter().find(|o| !["--check", "--save"].contains(o)) {
+        eprintln!("machvm-bench: unknown option {unknown}\n{USAGE}");
+        return ExitCode::from(2);
+    }
+    let done = |section: fn()| -> Box<dyn Fn() -> Result<(), String>> {
+        Box::new(move || {
+            section();
+            Ok(())
+        })
+    };
+    let sections = [
+        ("faults", done(faults::run)),
+        ("copy", done(copy::run)),
+        ("instructions", done(instructions::run)),
+        ("programs", done(programs::run)),
+        ("pmap", Box::new(move || pmap_table::run(&options))),
     ];
     if let Some(unknown) = args.iter().find(|a| sections.iter().all(|(name, _)| name != a)) {
         eprintln!("machvm-bench: unknown section {unknown}\n{USAGE}");
         return ExitCode::from(2);
     }
-    println!("command: cargo xtask bench {}", args.join(" "));
+    println!("command: cargo xtask bench {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "));
     println!("machine: {}", machine());
+    let mut ok = true;
     for (name, section) in sections {
         if args.is_empty() || args.iter().any(|a| a == name) {
             println!();
-            section();
+            if let Err(why) = section() {
+                println!("{why}");
+                ok = false;
+            }
         }
     }
-    ExitCode::SUCCESS
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// One line about where the figures come from.
