@@ -73,6 +73,11 @@ fn trees(share: bool) {
             let mut w = World::new(&vm, plan, seed);
             replay(&mut w, seed, &c, |w| {
                 for n in 0..160 {
+                    if n % 40 == 0 {
+                        // All of a window in use, so that what is copied is worth it.
+                        let i = w.rng.below(w.tasks.len() as u64) as usize;
+                        w.refill(i, common::pages(0, 160));
+                    }
                     w.step();
                     if n % 5 == 0 && !w.tasks.is_empty() {
                         let i = w.rng.below(w.tasks.len() as u64) as usize;
