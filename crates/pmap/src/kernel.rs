@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use machvm_arch::{Space, Tlb};
 use machvm_hal::pmap9::{MemAttr, PhysSegment};
-use machvm_hal::{PAGE_SIZE, Pfn, Prot, Va, VaRange};
+use machvm_hal::{MaySleep, PAGE_SIZE, Pfn, Prot, Va, VaRange};
 
 use crate::cpu::MAX_CPUS;
 use crate::path::NoTable;
@@ -210,7 +210,7 @@ impl<P: Port> System<P> {
 
     /// `pmap_kenter_pa` (PM31): an unmanaged, wired mapping of the kernel's. Never fails.
     /// Takes the place of an older one, which other CPUs may use until
-    /// [`System::kernel_dirty`] is flushed.
+    /// [`System::kernel_update`].
     ///
     /// => any lock may be held, in interrupts too. No managed mapping is there: debug
     ///    builds refuse it, release builds leave it.
@@ -242,7 +242,7 @@ impl<P: Port> System<P> {
     }
 
     /// `pmap_kremove` (PM32): takes out what [`System::kenter`] made. Holes are skipped.
-    /// CPUs may use it until [`System::kernel_dirty`] is flushed.
+    /// CPUs may use it until [`System::kernel_update`].
     ///
     /// => any lock may be held, in interrupts too. A managed mapping is refused in debug
     ///    builds and left in release builds (Z136).
@@ -305,6 +305,14 @@ impl<P: Port> System<P> {
         tlb.before();
         tlb.flush_range(Space::Kernel, VaRange::page(va), false);
         tlb.after();
+    }
+
+    /// `pmap_update` (PM42) of the kernel's pmap: when it returns every CPU obeys all calls of
+    /// [`System::kenter`] and [`System::kremove`] before it.
+    ///
+    /// => no spin lock is held.
+    pub fn kernel_update(&self, may: &mut MaySleep) {
+        self.finish_deferred(self.kernel_id(), may);
     }
 
     /// What was removed by [`System::kremove`] or replaced by [`System::kenter`] and not
