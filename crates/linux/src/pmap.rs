@@ -19,6 +19,7 @@
 //! managed memory: it may run in a signal handler that has every signal blocked.
 
 mod enter;
+pub mod nine;
 mod pages;
 mod pv;
 mod regions;
@@ -69,6 +70,8 @@ struct Space {
     root: Root,
     /// Pages mapped. \[a\]
     resident: AtomicU64,
+    /// Of those, wired; counted by [`nine`] only. \[a\]
+    wired: AtomicU64,
     regions: Spin<Regions>,
     /// First page and number of pages of its window.
     window: (Field64, Field64),
@@ -79,6 +82,7 @@ impl Default for Space {
         Space {
             root: Root::default(),
             resident: AtomicU64::new(0),
+            wired: AtomicU64::new(0),
             regions: Spin::new(Rank::Pmap, Regions::default()),
             window: (Field64::new(0), Field64::new(0)),
         }
@@ -95,6 +99,20 @@ pub struct Config {
     /// Children of `fork` do not get the regions (`MADV_DONTFORK`). Without it a child
     /// shares them, unregistered: it sees pages without asking us.
     pub dont_fork: bool,
+}
+
+/// How much the tables of all pmaps together may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Leaves of page tables (4 KiB each), and directories (2 KiB each).
+    pub tables: u32,
+    /// Records of mappings beyond a page's first (16 bytes each).
+    pub records: u32,
+}
+
+impl Limits {
+    /// As much as there is.
+    pub const NONE: Limits = Limits { tables: u32::MAX, records: u32::MAX };
 }
 
 /// The addresses a pmap owns.
@@ -164,12 +182,12 @@ fn vma_limit() -> u64 {
 }
 
 impl Mmu {
-    fn new(mem: &LinuxMem, config: Config) -> Result<Self, PmapError> {
+    fn new(mem: &LinuxMem, config: Config, limits: Limits) -> Result<Self, PmapError> {
         Ok(Mmu {
             uffd: Uffd::open(config.mode, config.nonblocking).map_err(PmapError::Uffd)?,
             file: mem.fd().try_clone_to_owned().map_err(PmapError::File)?,
-            tables: Tables::new(),
-            records: Records::new(LinuxChunks, u32::MAX),
+            tables: Tables::new(limits.tables),
+            records: Records::new(LinuxChunks, limits.records),
             spaces: Slab::new(LinuxChunks, 1 << 20),
             vmas: AtomicU64::new(0),
             vma_limit: vma_limit(),

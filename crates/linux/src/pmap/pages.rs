@@ -8,13 +8,13 @@ use machvm_hal::{Flush, Gather, Invalidations, PageArray, PageNo, PmapPage, RefM
 
 use super::pv::{self, Mapping};
 use super::shadow::{Locked, Pte, WINDOW};
-use super::{Config, LinuxPmap, Mmu, PmapError, Space, Window, index, runs, sub};
+use super::{Config, Limits, LinuxPmap, Mmu, PmapError, Space, Window, index, runs, sub};
 use crate::phys::LinuxMem;
 use crate::uffd::Uffd;
 
 /// The pmaps of this process, seen from the pages.
 #[derive(Clone)]
-pub struct LinuxPv(Arc<Mmu>);
+pub struct LinuxPv(pub(super) Arc<Mmu>);
 
 impl core::fmt::Debug for LinuxPv {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -28,7 +28,15 @@ impl LinuxPv {
     /// # Errors
     /// [`PmapError`].
     pub fn new(mem: &LinuxMem, config: Config) -> Result<Self, PmapError> {
-        Ok(LinuxPv(Arc::new(Mmu::new(mem, config)?)))
+        LinuxPv::with_limits(mem, config, Limits::NONE)
+    }
+
+    /// The same, with an end to what page tables may take.
+    ///
+    /// # Errors
+    /// [`PmapError`].
+    pub fn with_limits(mem: &LinuxMem, config: Config, limits: Limits) -> Result<Self, PmapError> {
+        Ok(LinuxPv(Arc::new(Mmu::new(mem, config, limits)?)))
     }
 
     /// A new, empty pmap.

@@ -146,6 +146,11 @@ impl List<'_> {
         self.words().map(|w| w.get()).find(|w| !may_write || w & MAY_WRITE != 0).map(Mapping)
     }
 
+    /// All mappings.
+    pub(super) fn all(&self) -> Vec<Mapping> {
+        self.words().map(|w| Mapping(w.get())).collect()
+    }
+
     /// Is the mapping in the list (and, with `may_write`, perhaps writable)?
     pub(super) fn has(&self, m: Mapping, may_write: bool) -> bool {
         self.words()

@@ -46,6 +46,12 @@ impl Regions {
         before.into_iter().chain(self.0.range(from..to)).filter_map(part).collect()
     }
 
+    /// The frame and the protection at an address.
+    pub(super) fn at(&self, va: Va) -> Option<(Pfn, Prot)> {
+        let (start, p) = self.0.range(..=va.page()).next_back()?;
+        (va.page() < p.end).then_some((Pfn(p.first + (va.page() - start)), p.prot))
+    }
+
     /// Is every page of `range` in a piece?
     pub(super) fn cover(&self, range: VaRange) -> bool {
         self.parts(range).iter().map(|p| p.range.pages()).sum::<u64>() == range.pages()
@@ -124,6 +130,8 @@ mod tests {
         let mut r = Regions::default();
         r.insert(part(10, 10, 100, Prot::RW));
         assert_eq!(r.take(range(13, 4)), [part(13, 4, 103, Prot::RW)]);
+        let at = [9, 12, 13, 19, 20].map(|page| r.at(Va::from_page(page)).map(|(f, _)| f.0));
+        assert_eq!(at, [None, Some(102), None, Some(109), None]);
         assert_eq!(r.parts(range(0, 100)), [part(10, 3, 100, Prot::RW), part(17, 3, 107, Prot::RW)]);
         assert_eq!(r.take(range(12, 6)).len(), 2);
         assert_eq!(r.parts(range(0, 100)), [part(10, 2, 100, Prot::RW), part(18, 2, 108, Prot::RW)]);

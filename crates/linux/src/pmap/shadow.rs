@@ -13,7 +13,8 @@ use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use machvm_arena::{Handle, HandleField, NoMemory, Slab};
-use machvm_hal::{PageNo, Va, VaRange};
+use machvm_hal::pmap9::Frame;
+use machvm_hal::{PageNo, Pfn, Prot, Va, VaRange};
 use machvm_sync::{Field64, Rank, Spin, SpinGuard};
 
 use crate::chunk::LinuxChunks;
@@ -29,6 +30,16 @@ const PRESENT: u64 = 1;
 const WRITE: u64 = 2;
 /// The map wants it to stay.
 const WIRED: u64 = 4;
+/// [`super::nine`] only: Linux has been told to forget it, so the next use faults.
+const IDLE: u64 = 8;
+/// [`super::nine`] only: writes are allowed, once noted.
+const MAY_WRITE: u64 = 16;
+/// [`super::nine`] only: fetches are allowed.
+const MAY_EXECUTE: u64 = 32;
+/// [`super::nine`] only: a mapping of a frame, not of a page; the frame's number is from
+/// [`FRAME_SHIFT`] on.
+const UNMANAGED: u64 = 64;
+const FRAME_SHIFT: u32 = 12;
 
 /// An entry of a leaf.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +53,7 @@ impl Pte {
         Pte((u64::from(page.0.get()) << 32) | flags)
     }
     pub(super) fn page(self) -> Option<PageNo> {
-        NonZeroU32::new((self.0 >> 32) as u32).map(PageNo)
+        NonZeroU32::new((self.0 >> 32) as u32).filter(|_| self.0 & UNMANAGED == 0).map(PageNo)
     }
     pub(super) const fn present(self) -> bool {
         self.0 & PRESENT != 0
@@ -64,6 +75,50 @@ impl Pte {
     }
     pub(super) const fn without_wired(self) -> Self {
         Pte(self.0 & !WIRED)
+    }
+}
+
+/// An entry of a `pmap(9)` pmap: an unmapped page is `None` of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Entry {
+    pub(super) frame: Frame,
+    /// Allowed, whether or not Linux would grant it at once.
+    pub(super) rights: Prot,
+    pub(super) wired: bool,
+    /// Linux has it: used since this was last cleared, as far as anyone can tell.
+    pub(super) used: bool,
+    /// Linux lets it be written without asking: modified, likewise.
+    pub(super) dirty: bool,
+}
+
+impl Entry {
+    pub(super) fn of(pte: Pte) -> Option<Self> {
+        let has = |bit| pte.0 & bit != 0;
+        let frame = if has(UNMANAGED) {
+            Frame::Unmanaged(Pfn(pte.0 >> FRAME_SHIFT))
+        } else {
+            Frame::Page(pte.page()?)
+        };
+        let mut rights = Prot::R;
+        rights.set(Prot::W, has(MAY_WRITE));
+        rights.set(Prot::X, has(MAY_EXECUTE));
+        let (wired, used, dirty) = (has(WIRED), !has(IDLE), has(WRITE));
+        has(PRESENT).then_some(Entry { frame, rights, wired, used, dirty })
+    }
+
+    pub(super) fn pte(self) -> Pte {
+        let frame = match self.frame {
+            Frame::Page(page) => u64::from(page.0.get()) << 32,
+            Frame::Unmanaged(pfn) => (pfn.0 << FRAME_SHIFT) | UNMANAGED,
+        };
+        let flags = [
+            (WRITE, self.dirty),
+            (WIRED, self.wired),
+            (IDLE, !self.used),
+            (MAY_WRITE, self.rights.contains(Prot::W)),
+            (MAY_EXECUTE, self.rights.contains(Prot::X)),
+        ];
+        Pte(flags.iter().filter(|(_, on)| *on).fold(frame | PRESENT, |bits, (flag, _)| bits | flag))
     }
 }
 
@@ -150,8 +205,12 @@ const fn index(page: u64, level: usize) -> usize {
 }
 
 impl Tables {
-    pub(super) fn new() -> Self {
-        Tables { dirs: Slab::new(LinuxChunks, 1 << 24), leaves: Slab::new(LinuxChunks, 1 << 28) }
+    /// At most `limit` directories and as many leaves.
+    pub(super) fn new(limit: u32) -> Self {
+        Tables {
+            dirs: Slab::new(LinuxChunks, limit.min(1 << 24)),
+            leaves: Slab::new(LinuxChunks, limit.min(1 << 28)),
+        }
     }
 
     /// Gives a new pmap its top.
@@ -318,7 +377,7 @@ mod tests {
 
     #[test]
     fn windows_far_apart_are_found_and_given_back() {
-        let (t, root) = (Tables::new(), Root::default());
+        let (t, root) = (Tables::new(u32::MAX), Root::default());
         t.init(&root).expect("memory");
         let vas = [0x1000, 0x1f_f000, 0x20_0000, 0x7f00_1234_5000, (PAGES - 1) << 12];
         for (i, va) in vas.iter().enumerate() {
@@ -350,8 +409,25 @@ mod tests {
     }
 
     #[test]
+    fn entries_keep_what_they_are_given() {
+        let frames =
+            [Frame::Page(page(u32::MAX)), Frame::Unmanaged(Pfn((1 << 50) - 1)), Frame::Page(page(1))];
+        for (frame, bits) in frames.into_iter().flat_map(|f| (0..32u8).map(move |b| (f, b))) {
+            let mut rights = Prot::R;
+            rights.set(Prot::W, bits & 1 != 0);
+            rights.set(Prot::X, bits & 2 != 0);
+            let (wired, used, dirty) = (bits & 4 != 0, bits & 8 != 0, bits & 16 != 0);
+            let entry = Entry { frame, rights, wired, used, dirty };
+            let pte = entry.pte();
+            assert_eq!((Entry::of(pte), pte.present(), pte.write()), (Some(entry), true, dirty));
+            assert_eq!(pte.page().map(Frame::Page), matches!(frame, Frame::Page(_)).then_some(frame));
+        }
+        assert_eq!(Entry::of(Pte::NONE), None);
+    }
+
+    #[test]
     fn addresses_beyond_the_user_half_have_no_table() {
-        let (t, root) = (Tables::new(), Root::default());
+        let (t, root) = (Tables::new(u32::MAX), Root::default());
         t.init(&root).expect("memory");
         assert!(t.lock_or_make(&root, 1, Va::from_page(PAGES)).is_err());
         assert!(t.lock(&root, 1, Va::from_page(PAGES)).is_none());
