@@ -191,7 +191,8 @@ pub enum EnterFailed {
     },
 }
 
-/// Why [`Pmap9::pmap_enter_psind`] failed; nothing changed.
+/// Why [`Pmap9::pmap_enter_psind`] failed; nothing changed, except that small mappings may
+/// be gone when memory was short.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LargeFailed {
     /// The machine has no pages of this size index here.

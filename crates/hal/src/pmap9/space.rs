@@ -55,7 +55,8 @@ pub trait Pmap9: Sync + Sized {
     /// => every page is busy.
     ///
     /// # Errors
-    /// [`LargeFailed`]; nothing changed.
+    /// [`LargeFailed`]; nothing changed, except that small mappings may be gone when memory
+    /// was short.
     fn pmap_enter_psind(
         &self,
         va: Va,
