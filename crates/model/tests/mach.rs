@@ -80,7 +80,7 @@ fn fill(p: &Program<'_>, addr: u64, pages: u64) {
 }
 /// What [`fill`] writes, from byte `from` on.
 fn pattern(from: u64, len: u64) -> Vec<u8> {
-    (from..from + len).map(|i| (i ^ (i >> 8) ^ (i >> 12) * 7) as u8).collect()
+    (from..from + len).map(|i| (i ^ (i >> 8) ^ ((i >> 12) * 7)) as u8).collect()
 }
 fn bytes(p: &Program<'_>, addr: u64, len: u64) -> Vec<u8> {
     let mut b = vec![0; len as usize];

@@ -90,7 +90,7 @@ fn u05_mach3_widens_the_maximum_and_takes_high_masks() {
         let mask = !0xffff_ffff | 0xffff;
         let at = t.vm_map(a(0), n(P), mask, ANYWHERE, &MapSource::Zero, false, rights, &mut may());
         let at = at.expect("room");
-        assert!(at < 1 << 32 && at % 0x1_0000 == 0, "{at:#x}");
+        assert!(at < 1 << 32 && at.is_multiple_of(0x1_0000), "{at:#x}");
         p.store_word(at, 1).expect("what was asked for");
         let (_, i) = t.vm_region_basic(a(at), &mut may()).expect("mapped");
         assert_eq!(i.max_protection, Prot::RW);
