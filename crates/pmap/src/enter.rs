@@ -305,13 +305,18 @@ impl<P: Port> System<P> {
         run: &[PageNo],
         gather: &mut Gather,
     ) -> Result<bool, EnterError> {
+        // Write access that did not come may wait: a pmap may grant less than it is asked, and
+        // to break a superpage on a read would be to make it again with the next page. A wired
+        // mapping may not fault later.
+        let may_wait = if e.wired() { Prot::NONE } else { Prot::W - e.access };
+        let need = (e.prot - may_wait).hardware();
+        self.push_down(e.id, va.get(), need.contains(Prot::W));
         let w = self.walk(e.pm, va.get());
         let Some(old) = crate::walk::as_leaf::<P::Format>(w.raw, w.stop) else { return Ok(false) };
         let offset = (va.get() - (va.get() & !((1 << P::Format::shift(w.stop)) - 1))) >> 12;
         let same = run.iter().enumerate().all(|(i, p)| e.pages.pfn(*p) == old.pfn.add(offset + i as u64));
-        let write = e.prot.contains(Prot::W);
         // A writable superpage is dirty (Q03), so write access comes page by page.
-        let enough = old.prot.contains(e.prot.hardware()) && w.allows(write);
+        let enough = old.prot.contains(need) && w.allows(need.contains(Prot::W));
         if same && enough && (old.accessed || !e.touched()) && (old.wired || !e.wired()) {
             if e.touched() {
                 self.port.tlb().spurious(e.pm.space_here(), va);
