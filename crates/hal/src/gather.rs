@@ -78,6 +78,7 @@ impl Gather {
         }
     }
     /// Mappings of `range` in the address space `tag` may be cached somewhere.
+    #[inline]
     pub fn invalidate(&mut self, tag: u32, range: VaRange) {
         if let Some((t, last)) = self.ranges[..self.len].last_mut()
             && *t == tag
@@ -93,24 +94,29 @@ impl Gather {
         }
     }
     /// Anything may be cached anywhere.
+    #[inline]
     pub fn invalidate_all(&mut self) {
         self.all = true;
     }
     /// Page tables were taken out of what was gathered.
+    #[inline]
     pub fn invalidate_walks(&mut self) {
         self.walks = true;
     }
     /// Puts a table frame in front of the dead tables and returns the one that was
     /// there, for the pmap to link behind it. Implies [`Gather::invalidate_walks`].
+    #[inline]
     pub fn push_table(&mut self, table: Pfn) -> Option<Pfn> {
         self.walks = true;
         self.tables.replace(table)
     }
     /// The pmap's own mark on what was taken away under this gather.
+    #[inline]
     pub fn epoch(&self) -> Option<NonZeroU64> {
         self.epoch
     }
     /// Sets the mark; see [`Flush::epoch_over`].
+    #[inline]
     pub fn set_epoch(&mut self, epoch: NonZeroU64) {
         self.epoch = Some(epoch);
     }
@@ -120,6 +126,7 @@ impl Gather {
         self.dead.replace(page)
     }
     /// Nothing to flush and nothing to free.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         !self.all && self.len == 0 && self.dead.is_none() && self.tables.is_none() && self.epoch.is_none()
     }
@@ -143,6 +150,7 @@ impl Gather {
 }
 
 impl Drop for Gather {
+    #[inline]
     fn drop(&mut self) {
         assert!(self.is_empty(), "Gather dropped with work in it: stale translations or lost frames");
     }

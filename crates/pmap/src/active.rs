@@ -55,6 +55,7 @@ impl ActiveSet {
     /// `cpu` loads the pmap next. True: it must flush what it has of it.
     ///
     /// => it has entered, and the pmap has the number that it loads.
+    #[inline]
     pub(crate) fn is_stale(&self, cpu: CpuId) -> bool {
         if self.used.load(Ordering::Relaxed) & bit(cpu) == 0 {
             self.used.fetch_or(bit(cpu), Ordering::Relaxed);
@@ -78,6 +79,7 @@ impl ActiveSet {
     /// The pmap gets another number: what is cached under the old one is nobody's.
     ///
     /// => no CPU has it loaded; it is released to others with the new number.
+    #[inline]
     pub(crate) fn forget(&self) {
         self.used.store(0, Ordering::Relaxed);
         self.stale.store(0, Ordering::Relaxed);
@@ -108,17 +110,20 @@ impl ActiveSet {
     }
 
     /// The tables are written: every CPU that may have something of it, loaded or not.
+    #[inline]
     pub(crate) fn everyone(&self) -> CpuSet {
         fence(Ordering::SeqCst); // as 1 in reach()
         CpuSet(self.used.load(Ordering::Relaxed))
     }
 
     /// CPUs that have it loaded, a moment ago.
+    #[inline]
     pub(crate) fn active(&self) -> CpuSet {
         // Acquire pairs with the Release of leave().
         CpuSet(self.active.load(Ordering::Acquire))
     }
     /// Is it loaded on `cpu`, or about to be? Exact on that CPU.
+    #[inline]
     pub(crate) fn is_active(&self, cpu: CpuId) -> bool {
         self.active.load(Ordering::Relaxed) & bit(cpu) != 0
     }

@@ -38,6 +38,7 @@ const ROLLED: u64 = BUSY - 1;
 const IDLE: u64 = 0;
 
 /// The number in a context.
+#[inline]
 pub(crate) const fn number(context: u64) -> u16 {
     (context & NUMBER) as u16
 }

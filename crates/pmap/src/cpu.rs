@@ -50,6 +50,7 @@ impl PerCpu {
     }
 
     /// => on this CPU.
+    #[inline]
     pub(crate) fn loaded(&self) -> Loaded {
         // Relaxed here and a store below: one CPU, whose interrupts see its stores in order.
         match self.loaded.load(Ordering::Relaxed) {
@@ -62,6 +63,7 @@ impl PerCpu {
     }
 
     /// => on this CPU.
+    #[inline]
     pub(crate) fn set_loaded(&self, l: Loaded) {
         let word = match l {
             Loaded::Idle => 0,

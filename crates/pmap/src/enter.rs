@@ -5,12 +5,12 @@
 //! address is taken out and [`EnterError::Displaced`] returned: clear, flush, set.
 
 use machvm_arch::Tlb;
-use machvm_hal::{EnterError, EnterFlags, Gather, PageArray, PageNo, Prot, Va, VaRange};
+use machvm_hal::{EnterError, EnterFlags, Gather, PageArray, PageNo, Pfn, Prot, Va, VaRange};
 
 use crate::kernel::counted;
 use crate::path::NoTable;
 use crate::port::{Cpus, HwBits, Port, TableMem};
-use crate::pte::{Format, Leaf, Pte};
+use crate::pte::{Format, Leaf, MemAttr, Pte};
 use crate::pv::{PvCursor, Record, page_attr};
 use crate::seed::Bug;
 use crate::system::{PmapData, PmapId, System};
@@ -24,6 +24,13 @@ pub(crate) struct Entering<'a, A> {
     pub(crate) prot: Prot,
     pub(crate) access: Prot,
     pub(crate) flags: EnterFlags,
+}
+
+/// A word that was made for the same call.
+struct Like {
+    attr: MemAttr,
+    pfn: Pfn,
+    word: u64,
 }
 
 /// How one page went.
@@ -46,6 +53,7 @@ impl<A: PageArray> Entering<'_, A> {
         !self.flags.contains(EnterFlags::PREFAULT)
     }
     /// The mapping to make of a page.
+    #[inline]
     pub(crate) fn leaf<P: Port>(&self, port: &P, page: PageNo) -> Leaf {
         let hw = port.hw_bits();
         let write = self.prot.contains(Prot::W);
@@ -154,10 +162,10 @@ impl<P: Port> System<P> {
         let first = P::Format::index(va.get(), 1);
         let mut pv = self.pv.cursor();
         let (mut new, mut wired, mut same) = (0i64, 0i32, false);
-        let mut done = Ok(());
+        let (mut done, mut like) = (Ok(()), None);
         for (i, page) in run.iter().enumerate() {
             let at = va.add(i as u64);
-            match self.enter_one(e, at, *page, &leaf, first + i, &mut pv, gather) {
+            match self.enter_one(e, at, *page, &leaf, first + i, &mut like, &mut pv, gather) {
                 One::New { wired: w } => {
                     new += 1;
                     wired += i32::from(w);
@@ -203,7 +211,65 @@ impl<P: Port> System<P> {
     }
 
     #[expect(clippy::too_many_arguments)]
+    #[inline]
     fn enter_one<A: PageArray>(
+        &self,
+        e: &Entering<'_, A>,
+        va: Va,
+        page: PageNo,
+        leaf: &LeafGuard<'_>,
+        index: usize,
+        like: &mut Option<Like>,
+        pv: &mut PvCursor<'_>,
+        gather: &mut Gather,
+    ) -> One {
+        let mem = self.port.mem();
+        if mem.load(leaf.table, index) != 0
+            && let Some(met) = self.enter_over(e, va, page, leaf, index, pv, gather)
+        {
+            return met;
+        }
+        let (pfn, md) = (e.pages.pfn(page), e.pages.md(page));
+        pv.at(pfn);
+        let record = Record::Mapping { table: leaf.table, index };
+        if self.pv_insert(md, record).is_err() {
+            return One::NoMemory;
+        }
+        if e.prot.contains(Prot::X) {
+            // Before anybody can fetch from it (contract rule 13).
+            self.port.cpus().sync_icache(pfn);
+        }
+        mem.store(leaf.table, index, self.word_like(e, page, pfn, like));
+        One::New { wired: e.wired() }
+    }
+
+    /// The word of a new mapping. In one call they differ in the frame, and seldom in
+    /// how the page is cached.
+    #[inline]
+    fn word_like<A: PageArray>(
+        &self,
+        e: &Entering<'_, A>,
+        page: PageNo,
+        pfn: Pfn,
+        like: &mut Option<Like>,
+    ) -> u64 {
+        let attr = page_attr(e.pages.md(page));
+        if P::Format::GRANULE_SHIFT == 12
+            && let Some(like) = like
+            && like.attr == attr
+        {
+            let step = P::Format::LEAF_STEP.wrapping_mul(pfn.0.wrapping_sub(like.pfn.0));
+            return like.word.wrapping_add(step);
+        }
+        let word = P::Format::emit(Pte::Leaf(e.leaf(&self.port, page)), 1);
+        *like = Some(Like { attr, pfn, word });
+        word
+    }
+
+    /// Something is mapped at `va`. `None`: no longer.
+    #[expect(clippy::too_many_arguments)]
+    #[inline(never)]
+    fn enter_over<A: PageArray>(
         &self,
         e: &Entering<'_, A>,
         va: Va,
@@ -212,8 +278,7 @@ impl<P: Port> System<P> {
         index: usize,
         pv: &mut PvCursor<'_>,
         gather: &mut Gather,
-    ) -> One {
-        let mem = self.port.mem();
+    ) -> Option<One> {
         let new = e.leaf(&self.port, page);
         let (raw, old) = self.leaf_at(leaf.table, index);
         match old {
@@ -227,11 +292,11 @@ impl<P: Port> System<P> {
                         ..old
                     })
                 });
-                return One::Same { wired: new.wired && was.is_some_and(|l| !l.wired) };
+                return Some(One::Same { wired: new.wired && was.is_some_and(|l| !l.wired) });
             }
             Some(old) if !self.port.seeded(Bug::EnterInPlace) => {
                 self.take_out(e.id, e.pages, leaf, index, va, pv, gather);
-                return One::Displaced(old);
+                return Some(One::Displaced(old));
             }
             Some(old) => {
                 let mut lost = Gather::new();
@@ -243,17 +308,7 @@ impl<P: Port> System<P> {
             }
             None => debug_assert!(raw == 0, "{va:?}: entry {raw:#x} means nothing"),
         }
-        pv.at(new.pfn);
-        let record = Record::Mapping { table: leaf.table, index };
-        if self.pv_insert(e.pages.md(page), record).is_err() {
-            return One::NoMemory;
-        }
-        if new.prot.contains(Prot::X) {
-            // Before anybody can fetch from it (contract rule 13).
-            self.port.cpus().sync_icache(new.pfn);
-        }
-        mem.store(leaf.table, index, P::Format::emit(Pte::Leaf(new), 1));
-        One::New { wired: new.wired }
+        None
     }
 
     /// Takes one mapping out: notes what the hardware noted, leaves a tombstone, gathers.

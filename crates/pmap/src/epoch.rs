@@ -25,10 +25,12 @@ impl Epoch {
     /// Not over until its tombstones are taken over by another.
     pub(crate) const NEVER: Epoch = Epoch(NonZeroU64::MIN);
 
+    #[inline]
     pub(crate) fn raw(self) -> u64 {
         self.0.get()
     }
     /// The inverse of [`Epoch::raw`]; zero names none.
+    #[inline]
     pub(crate) fn from_raw(raw: u64) -> Option<Self> {
         NonZeroU64::new(raw).map(Epoch)
     }
@@ -46,6 +48,7 @@ impl Epochs {
     }
 
     /// The gather's epoch; opened now if this is the first thing taken away under it.
+    #[inline]
     pub(crate) fn of(&self, g: &mut Gather, hint: usize) -> Epoch {
         if let Some(e) = g.epoch() {
             return Epoch(e);
@@ -73,6 +76,7 @@ impl Epochs {
     }
 
     /// The gather is flushed.
+    #[inline]
     pub(crate) fn close(&self, e: NonZeroU64) {
         if Epoch(e) == Epoch::NEVER {
             return;
@@ -83,6 +87,7 @@ impl Epochs {
     }
 
     /// Is everything that went under `e` out of every TLB?
+    #[inline]
     pub(crate) fn is_over(&self, e: Epoch) -> bool {
         e != Epoch::NEVER && self.slots[(e.raw() % SLOTS) as usize].load(Ordering::Acquire) != e.raw() >> 6
     }

@@ -98,6 +98,7 @@ impl KernelSpace {
 }
 
 /// Is the mapping in the counts of tables? Unmanaged ones of the kernel are not.
+#[inline]
 pub(crate) fn counted(pm: &PmapData, l: &Leaf) -> bool {
     l.managed || !pm.is_kernel()
 }

@@ -141,6 +141,7 @@ impl<P: Port> PvPool<P> {
         }
     }
     /// Not locked yet.
+    #[inline]
     pub(crate) fn cursor(&self) -> PvCursor<'_> {
         PvCursor { locks: &self.locks, held: None }
     }
@@ -148,12 +149,14 @@ impl<P: Port> PvPool<P> {
     pub(crate) fn live(&self) -> u32 {
         self.chunks.live()
     }
+    #[inline]
     fn chunk(&self, raw: u32) -> Option<&PvChunk> {
         self.chunks.lookup(raw)
     }
 }
 
 /// The number of the page at the start of a page's region.
+#[inline]
 fn head<A: PageArray>(pages: &A, frame: Pfn) -> Option<PageNo> {
     pages.page_at(Pfn(frame.0 & !(REGION - 1)))
 }
@@ -161,19 +164,23 @@ fn head<A: PageArray>(pages: &A, frame: Pfn) -> Option<PageNo> {
 // All of these: the lock of the page's region is held.
 impl<P: Port> System<P> {
     /// What an empty first place holds: nothing, or the mark of a member.
+    #[inline]
     fn empty<A: PageArray>(&self, pages: &A, frame: Pfn) -> u64 {
         if self.region_has_super(pages, frame) { MEMBER } else { 0 }
     }
     /// Are there superpage records for the region, living or tombstones?
+    #[inline]
     pub(crate) fn region_has_super<A: PageArray>(&self, pages: &A, frame: Pfn) -> bool {
         head(pages, frame).is_some_and(|h| pages.md(h).bits.load(Relaxed) & HAS_SUPER != 0)
     }
     /// The first page of the region, if superpage records are in its list.
+    #[inline]
     pub(crate) fn super_head<A: PageArray>(&self, pages: &A, frame: Pfn) -> Option<PageNo> {
         head(pages, frame).filter(|h| pages.md(*h).bits.load(Relaxed) & HAS_SUPER != 0)
     }
 
     /// Is the place free to be written over?
+    #[inline]
     fn is_free(&self, raw: u64) -> bool {
         match Record::parse(raw) {
             None => true,
@@ -186,11 +193,18 @@ impl<P: Port> System<P> {
     ///
     /// # Errors
     /// No chunk; nothing changed.
+    #[inline]
     pub(crate) fn pv_insert(&self, md: &PageMd, rec: Record) -> Result<(), NoMemory> {
         if self.is_free(md.pv.load(Relaxed)) {
             md.pv.store(rec.raw(), Release);
             return Ok(());
         }
+        self.pv_insert_more(md, rec)
+    }
+
+    /// As [`System::pv_insert`], where the first place is taken.
+    #[inline(never)]
+    fn pv_insert_more(&self, md: &PageMd, rec: Record) -> Result<(), NoMemory> {
         let mut at = md.more.load(Relaxed);
         while let Some(c) = self.pv.chunk(at) {
             if let Some(place) = c.records.iter().find(|r| self.is_free(r.get())) {
@@ -209,6 +223,7 @@ impl<P: Port> System<P> {
     }
 
     /// Writes over a record; `false`: it is not there. `with` 0 takes it out.
+    #[inline]
     pub(crate) fn pv_replace<A: PageArray>(
         &self,
         pages: &A,
@@ -239,6 +254,7 @@ impl<P: Port> System<P> {
     }
 
     /// Shows every record and its place to `f` until it says stop; `true`: it did.
+    #[inline]
     pub(crate) fn pv_each(&self, md: &PageMd, mut f: impl FnMut(Record, &AtomicU64) -> bool) -> bool {
         if let Some(rec) = Record::parse(md.pv.load(Acquire))
             && f(rec, &md.pv)
@@ -260,6 +276,7 @@ impl<P: Port> System<P> {
     }
 
     /// The first record for which `f` says yes.
+    #[inline]
     pub(crate) fn pv_find(&self, md: &PageMd, mut f: impl FnMut(Record) -> bool) -> Option<Record> {
         let mut found = None;
         self.pv_each(md, |rec, _| {

@@ -27,6 +27,7 @@ pub struct PmapId(NonZeroU32);
 
 impl PmapId {
     /// The inverse of [`PmapId::raw`]; zero names none.
+    #[inline]
     pub const fn from_raw(raw: u32) -> Option<Self> {
         match NonZeroU32::new(raw) {
             Some(n) => Some(PmapId(n)),
@@ -34,9 +35,11 @@ impl PmapId {
         }
     }
     /// As a number.
+    #[inline]
     pub const fn raw(self) -> u32 {
         self.0.get()
     }
+    #[inline]
     pub(crate) fn handle(self) -> Handle<PmapData> {
         Handle::from_raw(self.0)
     }
@@ -96,24 +99,30 @@ impl Default for PmapData {
 }
 
 impl PmapData {
+    #[inline]
     pub(crate) fn root(&self) -> Pfn {
         Pfn(self.root.get())
     }
+    #[inline]
     pub(crate) fn is_alive(&self) -> bool {
         self.root.get() != 0
     }
+    #[inline]
     pub(crate) fn is_kernel(&self) -> bool {
         self.kernel.get() != 0
     }
     /// The number its translations carry now.
+    #[inline]
     pub(crate) fn asid(&self) -> Asid {
         Asid(asid::number(self.context.load(Ordering::Relaxed)))
     }
     /// For instructions on a CPU that has it loaded.
+    #[inline]
     pub(crate) fn space_here(&self) -> Space {
         if self.is_kernel() { Space::Kernel } else { Space::User { asid: self.asid(), current: true } }
     }
     /// Counts mappings that came (positive) and went.
+    #[inline]
     pub(crate) fn count(&self, resident: i64, wired: i64) {
         // Two's complement: adding the wrapped value subtracts.
         if resident != 0 {
@@ -279,6 +288,7 @@ impl<P: Port> System<P> {
         &self.port
     }
     /// `pmap_kernel()` (PM10).
+    #[inline]
     pub fn kernel_id(&self) -> PmapId {
         self.kernel
     }
@@ -286,16 +296,20 @@ impl<P: Port> System<P> {
     pub(crate) fn kernel_range(&self) -> VaRange {
         self.port.kernel_range()
     }
+    #[inline]
     pub(crate) fn pmap(&self, id: PmapId) -> &PmapData {
         self.pmaps.get(id.handle())
     }
+    #[inline]
     pub(crate) fn md(&self, table: Pfn) -> Option<&TableMd> {
         self.port.mem().md(table)
     }
     /// The structures of this CPU, which may be another's by the time they are used.
+    #[inline]
     pub(crate) fn here(&self) -> &PerCpu {
         self.per_cpu(self.port.cpus().current())
     }
+    #[inline]
     pub(crate) fn per_cpu(&self, cpu: CpuId) -> &PerCpu {
         &self.cpus[cpu.0 as usize % MAX_CPUS]
     }

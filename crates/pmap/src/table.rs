@@ -98,6 +98,7 @@ impl TableMd {
     /// Becomes a table, or what it is changes.
     ///
     /// => nobody else reaches it, or both locks are held.
+    #[inline]
     pub(crate) fn set_ident(&self, id: Ident) {
         let deposited = if id.deposited { DEPOSITED } else { 0 };
         self.pmap.set(id.pmap.raw());
@@ -106,15 +107,18 @@ impl TableMd {
     /// Becomes stray.
     ///
     /// => both locks are held.
+    #[inline]
     pub(crate) fn clear_ident(&self) {
         self.ident.set(0);
         self.children.set(0);
         self.eager.set(0);
     }
 
+    #[inline]
     pub(crate) fn next(&self) -> Option<Pfn> {
         Some(self.link.get()).filter(|n| *n != 0).map(Pfn)
     }
+    #[inline]
     pub(crate) fn set_next(&self, n: Option<Pfn>) {
         self.link.set(n.map_or(0, |n| n.0));
     }

@@ -29,18 +29,22 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
+    #[inline]
     pub(crate) fn table(&self, level: u8) -> Pfn {
         self.tables[level as usize]
     }
     /// Was a level-1 table reached?
+    #[inline]
     pub(crate) fn is_leaf(&self) -> bool {
         self.stop == 1
     }
     /// Would the machine use what is below for this?
+    #[inline]
     pub(crate) fn allows(&self, write: bool) -> bool {
         self.attached && (self.write || !write)
     }
     /// Rights of a leaf at the end: the AND over the path.
+    #[inline]
     pub(crate) fn rights(&self, leaf: Prot) -> Prot {
         match (self.attached, self.write) {
             (false, _) => Prot::NONE,
@@ -63,6 +67,7 @@ pub(crate) struct LeafGuard<'a> {
 pub(crate) struct NoLeaf(pub(crate) Walk);
 
 /// First address of the 2 MiB window (the span of a level-1 table) with `va` in it.
+#[inline]
 pub(crate) fn window<F: Format>(va: u64) -> u64 {
     va & !((1 << F::shift(2)) - 1)
 }
@@ -103,6 +108,7 @@ impl<P: Port> System<P> {
     ///
     /// => no table's lock is held; the pmap's may be.
     #[track_caller]
+    #[inline]
     pub(crate) fn lock_leaf(&self, id: PmapId, va: u64) -> Result<(LeafGuard<'_>, Walk), NoLeaf> {
         let (pm, first) = (self.pmap(id), window::<P::Format>(va));
         loop {
@@ -121,6 +127,7 @@ impl<P: Port> System<P> {
     }
 
     /// Locks a level-1 table that the caller knows to be in use, if it is free.
+    #[inline]
     pub(crate) fn try_leaf(&self, table: Pfn) -> Option<LeafGuard<'_>> {
         let md = self.md(table)?;
         let lock = md.try_lock()?;
