@@ -302,3 +302,71 @@ pub fn pm11_unmanaged_frames_are_just_mapped<F: Fixture>(f: &F) {
     }
     end(f, pm, &[pages(va, 1)]);
 }
+
+/// The k-th request for memory in a mix of calls is refused: an error or less than was
+/// asked for, and pages, tables and counts agree.
+pub fn z134_whatever_fails_page_and_table_agree<F: Fixture>(f: &F) {
+    let n = if f.facts().superpage { 520 } else { 40 };
+    let mut k = 1;
+    while k < 4_000 {
+        let pm = new(f);
+        if f.fail_at(k).is_none() {
+            return end(f, pm, &[]);
+        }
+        mix(f, &pm, n);
+        let refused = f.fail_at(0) == Some(true);
+        agree(f, &pm, n);
+        pm.pmap_collect(&mut may());
+        let all: Vec<_> = (0..2).map(|a| pages(f.at(a, 0), n as u64)).collect();
+        end(f, pm, &[&all[..], &[pages(f.far(1, 7), 1)]].concat());
+        if !refused {
+            assert!(k > 4, "nothing needs memory");
+            return;
+        }
+        // Each of the first few, then in larger steps.
+        k += 1 + k / 8;
+    }
+    panic!("still out of memory at request {k}");
+}
+
+/// Calls that may need memory; errors are nothing.
+fn mix<F: Fixture>(f: &F, pm: &super::PmapOf<F>, n: usize) {
+    let go = |va, page, prot, access| {
+        _ = pm.pmap_enter(va, Frame::Page(page), prot, CANFAIL.accessed_by(access), &mut may());
+    };
+    go(f.at(0, 3), f.page(3), Prot::RW, Prot::W);
+    go(f.at(1, 3), f.page(3), Prot::R, Prot::R);
+    if f.facts().any_frame {
+        go(f.at(0, 3), f.page(4), Prot::RW, Prot::R);
+        go(f.at(1, 3), f.page(4), Prot::RW, Prot::R);
+    }
+    go(f.far(1, 7), f.page(7), Prot::R, Prot::R);
+    pm.pmap_enter_object(pages(f.at(1, 0), n as u64), &mut (0..n).map(|i| (i as u64, f.page(i))), Prot::R);
+    let flags = PmapFlags::empty().accessed_by(Prot::W);
+    _ = pm.pmap_enter_psind(f.at(0, 0), Frame::Page(f.page(0)), Prot::RW, flags, 1, &mut may());
+    if let Some(held) = pm.pmap_extract_and_hold(raw(f.at(0, 9)), Prot::R, &mut |_| true) {
+        pm.pmap_unhold(held);
+    }
+    pm.pmap_protect(pages(f.at(1, 20), 5), Prot::R);
+    pm.pmap_remove(pages(f.at(0, 30), 3));
+    f.machine().pmap_clear_modify(f.page(11), &mut may());
+    f.machine().pmap_remove_write(f.page(12), &mut may());
+    f.machine().remove_page_mappings(f.page(13), &mut may());
+    pm.pmap_update(&mut may());
+}
+
+fn agree<F: Fixture>(f: &F, pm: &super::PmapOf<F>, n: usize) {
+    let m = f.machine();
+    let mut found = u64::from(pm.pmap_extract(raw(f.far(1, 7))).is_some());
+    for i in 0..n {
+        let here: Vec<_> = (0..2).filter_map(|a| pm.pmap_extract(raw(f.at(a, i)))).collect();
+        found += here.len() as u64;
+        if let Some(pa) = f.physical(f.page(i)).filter(|_| i > 7) {
+            assert!(here.iter().all(|h| *h == pa), "page {i}: {here:?}");
+            assert_eq!(m.pmap_page_is_mapped(f.page(i)), !here.is_empty(), "page {i}");
+        }
+    }
+    assert_eq!(pm.pmap_resident_count(), found);
+    assert!(!m.pmap_page_is_mapped(f.page(13)) && !m.pmap_page_is_write_mapped(f.page(12)));
+    assert!(!stores(f, pm, f.at(0, 12)) && !loads(f, pm, f.at(0, 31)));
+}

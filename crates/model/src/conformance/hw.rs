@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use machvm_arena::Gate;
 use machvm_hal::pmap9::{PhysAddr, Pmap9, PmapBootstrap, PmapMachine, Shortage};
@@ -74,12 +74,17 @@ impl PhysMem for HwPhys {
 }
 
 /// Lets memory through, or not.
-#[derive(Debug, Default)]
-struct Valve(AtomicBool);
+#[derive(Debug)]
+struct Valve {
+    closed: AtomicBool,
+    /// Requests that come before the one that is refused, and that one; 0: none is.
+    left: Arc<AtomicU64>,
+}
 
 impl Gate for Valve {
     fn admit(&self) -> bool {
-        !self.0.load(SeqCst)
+        let left = self.left.try_update(SeqCst, SeqCst, |n| n.checked_sub(1));
+        !self.closed.load(SeqCst) && left != Ok(1)
     }
 }
 
@@ -111,8 +116,9 @@ impl<F: HwFormat> HwFixture<F> {
             c = c.without_updates();
         }
         // Valves of a test live as long as the test's process.
-        let (tables, records): (&'static Valve, &'static Valve) =
-            (Box::leak(Box::default()), Box::leak(Box::default()));
+        let left = Arc::new(AtomicU64::new(0));
+        let valve = || Box::leak(Box::new(Valve { closed: AtomicBool::new(false), left: left.clone() }));
+        let (tables, records): (&'static Valve, &'static Valve) = (valve(), valve());
         let port = HwPort::<F>::with_gates(c, Some(records), Some(tables));
         let hw = port.hw().clone();
         let sys = Arc::new(System::new(port).expect("memory for the kernel's root"));
@@ -246,11 +252,15 @@ impl<F: HwFormat> Fixture for HwFixture<F> {
     }
     fn shortage(&self, what: Shortage, on: bool) -> bool {
         match what {
-            Shortage::Table => self.tables.0.store(on, SeqCst),
-            Shortage::Record => self.records.0.store(on, SeqCst),
+            Shortage::Table => self.tables.closed.store(on, SeqCst),
+            Shortage::Record => self.records.closed.store(on, SeqCst),
             Shortage::Host => return false,
         }
         true
+    }
+    fn fail_at(&self, k: u64) -> Option<bool> {
+        // Left over: it was not reached.
+        Some(self.tables.left.swap(k, SeqCst) == 0)
     }
     fn finish(&self) {
         self.hw.check_quiet();

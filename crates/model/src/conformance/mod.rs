@@ -133,6 +133,11 @@ pub trait Fixture: Sized {
     fn poke(&self, page: PageNo, off: usize, word: u64);
     /// No memory for this from now on, or again. `false`: cannot be arranged.
     fn shortage(&self, what: Shortage, on: bool) -> bool;
+    /// The `k`-th request for memory from now on (from 1) is refused, of any kind; 0: none is.
+    /// `None`: cannot be arranged. Else: was one refused since the last call?
+    fn fail_at(&self, _k: u64) -> Option<bool> {
+        None
+    }
     /// Panics if the machine noticed a mistake.
     fn finish(&self);
 }
@@ -265,6 +270,7 @@ macro_rules! pmap9_conformance {
             z132_wired_mappings_never_fault
             pm11_canfail_says_what_was_short
             z134_a_failed_enter_is_never_half_done
+            z134_whatever_fails_page_and_table_agree
             pm11_without_canfail_it_panics_and_names_everything
             pm11_unmanaged_frames_are_just_mapped
             pm11_psind_maps_a_superpage
