@@ -115,6 +115,11 @@ impl<I: RiscvIsa> Tlb for Riscv<I> {
     /// The fence after the load, as the specification says for a number used again, or
     /// walks of the old root could come in under it.
     fn switch(&self, root: Pfn, asid: Asid, flush: bool) {
+        if flush && self.asids > 1 {
+            // Tables that went while this CPU was away may be memory now: no walk under the
+            // number may go through them, not even between the load and its flush.
+            self.isa.sfence_vma(None, Some(asid));
+        }
         // The root may have been made just now, and satp orders nothing.
         self.isa.fence();
         let mode = (self.mode as u64) << MODE_SHIFT;

@@ -331,7 +331,7 @@ impl<P: Port> System<P> {
             let mut n = 0;
             while let Some(id) = self.nth_superpage_of(pages, page, n, |_| true) {
                 let _pm = self.pmap(id.pmap).lock.lock();
-                self.spread_notes(id, pages, clear, g);
+                self.spread_notes(id, pages, page, clear, g);
                 n += 1;
             }
             self.visit(pages, page, false, hit, |v| {

@@ -82,8 +82,13 @@ impl<P: Port> System<P> {
         let mut whole: Option<Leaf> = None;
         for i in 0..REGION {
             let clean = |l: &Leaf| l.prot.contains(Prot::W) && !l.dirty;
-            if self.leaf_at(leaf.table, i as usize).1.is_some_and(|l| clean(&l)) {
-                self.epochs.of(g, id.raw() as usize);
+            match self.leaf_at(leaf.table, i as usize).1 {
+                // A wired mapping may not fault, so it keeps its write access (rule 6).
+                Some(l) if clean(&l) && l.wired => return None,
+                Some(l) if clean(&l) => {
+                    self.epochs.of(g, id.raw() as usize);
+                }
+                _ => {}
             }
             let old = self.update(leaf.table, i as usize, 1, |l| {
                 clean(&l).then_some(Leaf { prot: l.prot - Prot::W, ..l })
@@ -386,7 +391,16 @@ impl<P: Port> System<P> {
     /// `clear`.
     ///
     /// => the pmap is locked.
-    pub(crate) fn spread_notes<A: PageArray>(&self, id: Ident, pages: &A, clear: RefMod, g: &mut Gather) {
+    /// When the entry has nothing of that, all there can be is in the table kept aside, for
+    /// the page asked about: so asking for each of 512 pages does not look at all 512 again.
+    pub(crate) fn spread_notes<A: PageArray>(
+        &self,
+        id: Ident,
+        pages: &A,
+        page: PageNo,
+        clear: RefMod,
+        g: &mut Gather,
+    ) {
         let mut pv = self.pv.cursor();
         let Some(f) = self.found(id.pmap, pages, id.va, &mut pv) else { return };
         let without = |l: Leaf| {
@@ -400,7 +414,9 @@ impl<P: Port> System<P> {
         let index = P::Format::index(id.va, SUPER);
         self.epochs.of(g, id.pmap.raw() as usize);
         let old = self.update(f.walk.table(SUPER), index, SUPER, |l| Some(without(l)));
-        for i in 0..REGION as usize {
+        let own = (pages.pfn(page).0 - f.leaf.pfn.0) as usize % REGION as usize;
+        let some = old.is_some_and(|l| without(l) != l);
+        for i in if some { 0..REGION as usize } else { own..own + 1 } {
             let aside = self.update(f.deposit, i, 1, |l| Some(without(l)));
             if let (Some(old), Some(page)) = (old, pages.page_at(f.leaf.pfn.add(i as u64))) {
                 let accessed = old.accessed || aside.is_some_and(|l| l.accessed);

@@ -43,7 +43,7 @@ impl<P: Port> System<P> {
         while let Some(id) = self.nth_superpage_of(pages, page, n, |l| !l.wired) {
             // The mark is of 512 pages: it is each one's now, and this page's is below.
             let _pm = self.pmap(id.pmap).lock.lock();
-            self.spread_notes(id, pages, RefMod::REFERENCED, g);
+            self.spread_notes(id, pages, page, RefMod::REFERENCED, g);
             n += 1;
         }
         self.visit(pages, page, false, used, |v| {
