@@ -180,7 +180,14 @@ impl<P: Platform> MapCopy<'_, P> {
             let anon = vm.anons.get(a);
             let Some(p) = anon.page() else {
                 // Under the object lock nobody gives it a page, so the slot stays.
-                let (Some(slot), Some(swap)) = (anon.swap(), vm.plat.swap()) else { return Ok(false) };
+                let (Some(slot), Some(swap)) = (anon.swap(), vm.plat.swap()) else {
+                    // It was clean and dropped: zero again, or the pager's.
+                    let zero = inner.source.is_none();
+                    if zero {
+                        buf.fill(0);
+                    }
+                    return Ok(zero);
+                };
                 let mut whole = [0; PAGE_SIZE as usize];
                 swap.get(slot, &mut whole).map_err(|_| FaultError::PagerIo(page))?;
                 buf.copy_from_slice(&whole[off..off + buf.len()]);
