@@ -9,7 +9,8 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
   test      everything that must pass: format, lints, all tests, the model checks, no-alloc, cross
-  long      the long forms of the randomised tests (tens of minutes; MACHVM_SEED replays one)
+  long      the long forms of the randomised tests (tens of minutes; MACHVM_SEED replays one), and
+            the instructions of the pmap against bench/pmap.baseline
   bench     the benchmark tables (against Linux itself, in the same run)
   no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
   cross     builds the core for bare x86-64, AArch64 and RISC-V machines";
@@ -79,6 +80,7 @@ fn test() -> bool {
 
 fn long() -> bool {
     run("long tests", &["test", "--release", "--workspace"], &[("MACHVM_LONG", "1")])
+        && bench(&["pmap".into(), "--check".into()])
 }
 
 fn bench(args: &[String]) -> bool {

@@ -80,7 +80,15 @@ impl<P: Port> System<P> {
     ) -> Option<Leaf> {
         let first = Self::span(va).start();
         let mut whole: Option<Leaf> = None;
+        // The word that an entry has if it differs from the one before in the frame only.
+        let mut expected = None;
         for i in 0..REGION {
+            let raw = self.port.mem().load(leaf.table, i as usize);
+            if expected == Some(raw) {
+                expected = Some(raw.wrapping_add(P::Format::LEAF_STEP));
+                pages.page_at(whole?.pfn.add(i))?;
+                continue;
+            }
             let clean = |l: &Leaf| l.prot.contains(Prot::W) && !l.dirty;
             match self.leaf_at(leaf.table, i as usize).1 {
                 // A wired mapping may not fault, so it keeps its write access (rule 6).
@@ -106,6 +114,11 @@ impl<P: Port> System<P> {
             }
             base.accessed &= now.accessed;
             pages.page_at(now.pfn)?;
+            // A clean writable one is looked at each time, and the hardware may have written
+            // after the load.
+            if !clean(&old) && as_leaf::<P::Format>(raw, 1) == Some(old) {
+                expected = Some(raw.wrapping_add(P::Format::LEAF_STEP));
+            }
         }
         // Only what all have: a prefaulted page was not used (Q04).
         whole.map(|l| Leaf { dirty: l.prot.contains(Prot::W), ..l })
@@ -128,7 +141,8 @@ impl<P: Port> System<P> {
             let frame = whole.pfn.add(i);
             let Some(page) = pages.page_at(frame) else { continue };
             let md = pages.md(page);
-            if let Some(own) = self.leaf_at(leaf.table, i as usize).1
+            if !(whole.accessed && whole.dirty)
+                && let Some(own) = self.leaf_at(leaf.table, i as usize).1
                 && (own.accessed && !whole.accessed || own.dirty && !whole.dirty)
             {
                 self.harvest(md, &own);
