@@ -89,7 +89,9 @@ fn hex(text: &str) -> Option<u64> {
 /// bytes.
 fn read(lines: impl BufRead, mark: u64, stack: u64) -> Result<Seen, String> {
     let text = text_of_this_file()?;
-    let (mut seen, mut marks, mut written) = (Seen::default(), 0, BTreeSet::new());
+    let (mut seen, mut marks) = (Seen::default(), 0);
+    // Since the last mark; after the very last one the process ends.
+    let (mut locked, mut written) = (0, BTreeSet::new());
     for line in lines.lines() {
         let line = line.map_err(|e| e.to_string())?;
         let Some((kind, rest)) = line.trim_start().split_once(' ') else { continue };
@@ -99,6 +101,8 @@ fn read(lines: impl BufRead, mark: u64, stack: u64) -> Result<Seen, String> {
             "S" | "M" if at == mark => {
                 marks += 1;
                 seen.lines += written.len() as u64;
+                seen.locked += locked;
+                locked = 0;
                 written.clear();
             }
             "S" | "M" if marks != 0 && at.abs_diff(stack) > STACK => {
@@ -106,7 +110,7 @@ fn read(lines: impl BufRead, mark: u64, stack: u64) -> Result<Seen, String> {
             }
             "I" if marks != 0 => {
                 let here = at.wrapping_sub(mark).wrapping_add(mark_address());
-                seen.locked += u64::from(text.contains(&here) && locks(here));
+                locked += u64::from(text.contains(&here) && locks(here));
             }
             _ => {}
         }

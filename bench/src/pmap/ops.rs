@@ -361,7 +361,7 @@ pub fn memory() -> Vec<[String; 3]> {
         };
         let mappings = spaces as f64 * N as f64;
         rows.push([
-            format!("records of a mapping, {N} pages mapped by {spaces}"),
+            format!("records of a mapping, {N} pages mapped by {spaces} (slabs grow by doubling)"),
             format!("{:.2}", bytes as f64 / mappings),
             "24.38".into(),
         ]);
