@@ -63,12 +63,13 @@ pub trait Cpus: Sync {
 
     /// The CPU this runs on. A hint unless pinned.
     fn current(&self) -> CpuId;
-    /// CPUs that take shootdowns.
+    /// CPUs that take shootdowns. One that comes online flushes everything after it is
+    /// there; one that leaves calls [`crate::System::shootdown_interrupt`] once more.
     fn online(&self) -> CpuSet;
     /// Stays on this CPU.
     fn pin(&self) -> Self::Pin;
     /// Makes each of these CPUs call [`crate::System::shootdown_interrupt`] soon; never this
-    /// one.
+    /// one. What this CPU wrote before is seen by the handler.
     fn send_ipi(&self, to: CpuSet);
     /// One turn of a loop that waits for other CPUs.
     fn relax(&self);

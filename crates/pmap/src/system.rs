@@ -160,7 +160,7 @@ impl<P: Port> System<P> {
         let pmaps = Slab::new(c, u32::MAX >> 1);
         let h: Handle<PmapData> = pmaps.alloc()?;
         // A port that forgets to flush is to be caught soon.
-        let few = if port.seeded(Bug::AsidReusedWithoutFlush) { 8 } else { u32::MAX };
+        let few = if port.seeded(Bug::AsidReusedWithoutFlush) { 3 } else { u32::MAX };
         let mut sys = System {
             pv: PvPool::new(c),
             pmaps,

@@ -25,7 +25,7 @@ pub enum Rank {
     Slab = 65,
     /// Free frames.
     Free = 70,
-    /// Shootdown mailboxes.
+    /// Address-space numbers.
     Shootdown = 80,
     /// Leaves of the embedder's own (waiting queues); nothing below.
     Leaf = 90,
