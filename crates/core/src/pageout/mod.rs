@@ -38,7 +38,8 @@ impl<P: Platform> Vm<P> {
     ///
     /// => no lock is held.
     pub fn pageout(&self, want: u64, may: &mut MaySleep) -> u64 {
-        let mut freed = 0;
+        // Contents that nobody needs go before anything is written.
+        let mut freed = self.purge_volatile(want, may);
         // Twice around the active queue: once to clear references, once to unmap.
         let mut budget = 2 * self.queues.len(QueueId::Active) / BATCH as u64 + 4;
         loop {

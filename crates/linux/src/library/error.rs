@@ -152,7 +152,9 @@ impl From<CopyError> for Error {
     fn from(e: CopyError) -> Self {
         match e.why {
             CopyWhy::Hole => Error::InvalidAddress(at(e.at)),
-            CopyWhy::Protection | CopyWhy::Foreign | CopyWhy::Wired | CopyWhy::Shared => Error::Protection(at(e.at)),
+            CopyWhy::Protection | CopyWhy::Foreign | CopyWhy::Wired | CopyWhy::Shared => {
+                Error::Protection(at(e.at))
+            }
             CopyWhy::NoMemory | CopyWhy::Machine => Error::ResourceShortage,
         }
     }
