@@ -10,7 +10,7 @@
 use machvm_model::hw::{Checks, Config, HwFormat, Mistake};
 use machvm_model::pt::World;
 use machvm_pmap::Bug;
-use machvm_pmap::pte::{Aarch64, Format, Sv39, Sv48, Sv57, X86L4, X86L5};
+use machvm_pmap::pte::{Aarch64, Sv39, Sv48, Sv57, X86L4, X86L5};
 
 /// Steps of one run.
 const STEPS: u64 = 4_000;
