@@ -31,8 +31,10 @@ pub struct PopulateError;
 /// Access to physical frames. The implementor holds the `unsafe`; the core
 /// forbids it.
 ///
-/// Contents are read and written only while the caller owns the page (busy) and
-/// no mapping allows writing, so no other access races with these.
+/// Contents are read and written only while the caller owns the page (busy). Zeroing,
+/// copying and what page-out reads happen while no mapping allows writing, so nothing
+/// races with them. Bytes that one task writes into another's memory may meet that task's
+/// own stores, as two processors' stores do: an implementation makes that harmless.
 pub trait PhysMem: Sync {
     /// The placement in force; constant.
     fn placement(&self) -> Placement;
