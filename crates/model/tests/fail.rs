@@ -261,6 +261,27 @@ const OPS: &[(&str, Run)] = &[
     }),
 ];
 
+/// Parts of the Mach calls that stand outside `core/src/task`: their tests make them fail
+/// through the calls (`calls_that_fail_change_nothing`).
+const OF_TASK: &[&str] = &[
+    "copyout",
+    "extract",
+    "overwrite_if",
+    "set_maximum",
+    "deactivate",
+    "read_in_page",
+    "write_in_page",
+    // Questions, and what takes no memory.
+    "check_access",
+    "facts_at",
+    "for_each_piece",
+    "frame_at",
+    "of_object",
+    "purge_volatile",
+    "region_from",
+    "window",
+];
+
 /// Asks for nothing that could be refused: questions, locks, settings.
 const CANNOT_FAIL: &[&str] = &[
     // of maps
@@ -333,7 +354,8 @@ fn public_functions() -> BTreeSet<String> {
         for entry in std::fs::read_dir(&dir).expect("the core's sources") {
             let path = entry.expect("entry").path();
             if path.is_dir() {
-                if path.file_name().is_some_and(|n| n != "tests") {
+                // The Mach calls are made to fail by their own tests, `task/tests/fail.rs`.
+                if path.file_name().is_some_and(|n| n != "tests" && n != "task") {
                     dirs.push(path);
                 }
             } else if path.extension().is_some_and(|e| e == "rs") {
@@ -354,8 +376,12 @@ fn public_functions() -> BTreeSet<String> {
 #[test]
 fn every_public_function_is_listed() {
     let found = public_functions();
-    let known: BTreeSet<String> =
-        OPS.iter().map(|(n, _)| *n).chain(CANNOT_FAIL.iter().copied()).map(String::from).collect();
+    let known: BTreeSet<String> = OPS
+        .iter()
+        .map(|(n, _)| *n)
+        .chain(CANNOT_FAIL.iter().chain(OF_TASK).copied())
+        .map(String::from)
+        .collect();
     let missing: Vec<_> = found.difference(&known).collect();
     let stale: Vec<_> = known.difference(&found).collect();
     assert!(missing.is_empty(), "not tested for failure: {missing:?}");
