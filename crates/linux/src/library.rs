@@ -38,6 +38,7 @@
 
 mod copy;
 mod error;
+mod mach;
 mod platform;
 mod quiet;
 mod signal;
@@ -55,14 +56,15 @@ use machvm_hal::{MaySleep, PAGE_SIZE};
 use machvm_pagers::PoolStats;
 
 pub use error::Error;
+pub use mach::Inside;
 pub use machvm::Stats;
 pub use machvm::map::Inherit;
 pub use machvm_hal::Prot;
+pub use platform::Hosted;
 pub use task::{Region, Task};
 
 pub use crate::run::Swap;
 
-use platform::Hosted;
 use quiet::Quiet;
 use table::GRANULE;
 
@@ -84,11 +86,33 @@ pub struct Config {
     /// Bytes of addresses that each task gets, rounded up to 1 GiB. They cost nothing, but
     /// the process has only 128 TiB.
     pub window: u64,
+    /// The lowest address of each task, a multiple of 1 GiB. The first task's window is at
+    /// this very address of the process if nothing is there, so that its addresses are
+    /// pointers; `None`: addresses count from 0.
+    pub origin: Option<u64>,
+    /// What an access that the protection denies raises.
+    pub denied: Denied,
+}
+
+/// The signal for an access that the protection of mapped memory denies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Denied {
+    /// SIGSEGV with `SEGV_ACCERR`, as on Linux.
+    #[default]
+    Segv,
+    /// SIGBUS with `BUS_ADRERR`, as on Mach's descendants.
+    Bus,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { memory: None, swap: Swap::Lz4 { max: None }, window: 64 << 30 }
+        Config {
+            memory: None,
+            swap: Swap::Lz4 { max: None },
+            window: 64 << 30,
+            origin: None,
+            denied: Denied::Segv,
+        }
     }
 }
 
@@ -120,6 +144,11 @@ pub struct Statistics {
 struct Shared {
     vm: Arc<machvm::Vm<Hosted>>,
     window: u64,
+    /// The first address of each task.
+    origin: u64,
+    /// Some task's window is, or was, at its own addresses.
+    placed: AtomicBool,
+    denied: Denied,
     generation: u32,
     stop: Arc<AtomicBool>,
     daemon: Option<JoinHandle<()>>,
@@ -180,6 +209,10 @@ impl Vm {
             Swap::None => None,
             Swap::Lz4 { max } => Some(max),
         };
+        let origin = config.origin.unwrap_or(0);
+        if !origin.is_multiple_of(GRANULE) || origin > LARGEST_WINDOW {
+            return Err(Error::InvalidArgument("an origin that is no multiple of 1 GiB below 64 TiB"));
+        }
         quiet::watch_forks();
         signal::install().map_err(Error::Io)?;
         let _quiet = Quiet::new();
@@ -187,7 +220,9 @@ impl Vm {
         let (vm, stop) = (Arc::new(vm), Arc::new(AtomicBool::new(false)));
         let daemon = config.memory.map(|_| Self::start_daemon(&vm, &stop)).transpose().map_err(Error::Io)?;
         let window = config.window.next_multiple_of(GRANULE);
-        Ok(Vm(Arc::new(Shared { vm, window, generation: quiet::generation(), stop, daemon })))
+        let (placed, generation) = (AtomicBool::new(false), quiet::generation());
+        let denied = config.denied;
+        Ok(Vm(Arc::new(Shared { vm, window, origin, placed, denied, generation, stop, daemon })))
     }
 
     /// => signals are blocked, and so they are in the thread.

@@ -125,6 +125,9 @@ pub enum Window {
     /// No region is refused for a foreign mapping, and one that goes leaves a
     /// reservation.
     Reserve(u64),
+    /// As [`Window::Reserve`], from this page of the process on (a multiple of 512):
+    /// refused when something is mapped there.
+    ReserveAt(u64, u64),
 }
 
 /// Why there is no pmap.
@@ -264,6 +267,25 @@ impl LinuxPmap {
                 let at = at.map_err(PmapError::Reserve)?;
                 pmap.reserved = Some((at, bytes));
                 ((at / PAGE_SIZE).next_multiple_of(WINDOW), pages)
+            }
+            Window::ReserveAt(first, pages) => {
+                let refused = PmapError::Reserve(libc::EEXIST);
+                let whole =
+                    first % WINDOW == 0 && first.checked_add(pages).is_some_and(|e| e < shadow::PAGES);
+                if !whole || pages == 0 {
+                    return Err(PmapError::Reserve(libc::EINVAL));
+                }
+                let (at, bytes) = (first * PAGE_SIZE, pages * PAGE_SIZE);
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+                let flags = flags | sys::MAP_FIXED_NOREPLACE;
+                // SAFETY: nothing is replaced.
+                let got = unsafe { sys::mmap(at, bytes, libc::PROT_NONE, flags, -1, 0) };
+                let got = got.map_err(PmapError::Reserve)?;
+                pmap.reserved = Some((got, bytes));
+                if got != at {
+                    return Err(refused); // an old kernel took it for a hint
+                }
+                (first, pages)
             }
         };
         let (start, len) = &pmap.space().window;

@@ -1,8 +1,9 @@
 //! Linux as the platform of the library.
 //!
-//! As [`Linux`], with two differences: a task's addresses count from the start of its
-//! own window (so a parent and its child have the same ones), and the compressed
-//! pool takes its memory from the kernel, since page-out may run in a signal handler.
+//! As [`Linux`], with two differences: each task has the same addresses, wherever in the
+//! process its window is (so a parent and its child have the same ones), and the
+//! compressed pool takes its memory from the kernel, since page-out may run in a signal
+//! handler.
 
 use machvm::{PagerId, Platform};
 use machvm_hal::{
@@ -25,7 +26,7 @@ use super::table::GRANULE;
 const GRANULE_PAGES: u64 = GRANULE / PAGE_SIZE;
 
 /// See the module text.
-pub(super) struct Hosted {
+pub struct Hosted {
     linux: Linux,
     pool: Option<Pool<Mapped>>,
 }
@@ -47,13 +48,20 @@ impl Hosted {
     pub(super) fn wait_memory_low(&self, may: &mut MaySleep) {
         self.linux.wait_memory_low(may);
     }
-    /// The pmap of a task with `pages` pages of addresses.
-    pub(super) fn pmap(&self, pages: u64) -> Result<TaskPmap, PmapError> {
+    /// The pmap of a task with `pages` pages of addresses, of which the first is `origin`.
+    pub(super) fn pmap(&self, origin: u64, pages: u64) -> Result<TaskPmap, PmapError> {
         // One granule more, so that an aligned window of this size is inside.
         let reserve = pages.checked_add(GRANULE_PAGES).ok_or(PmapError::Reserve(libc::ENOMEM))?;
         let pmap = self.linux.pv().pmap(Window::Reserve(reserve))?;
-        let base = pmap.window().start().page().next_multiple_of(GRANULE_PAGES);
-        Ok(TaskPmap { pmap, base })
+        let start = pmap.window().start().page().next_multiple_of(GRANULE_PAGES);
+        Ok(TaskPmap { pmap, start, origin })
+    }
+    /// As [`Hosted::pmap`], of a task whose addresses are the process's.
+    ///
+    /// => `origin` is a multiple of the granule.
+    pub(super) fn pmap_in_place(&self, origin: u64, pages: u64) -> Result<TaskPmap, PmapError> {
+        let pmap = self.linux.pv().pmap(Window::ReserveAt(origin, pages))?;
+        Ok(TaskPmap { pmap, start: origin, origin })
     }
 }
 
@@ -97,28 +105,32 @@ impl Platform for Hosted {
     }
 }
 
-/// A pmap whose address 0 is page `base` of the process.
-pub(super) struct TaskPmap {
+/// A pmap whose page `origin` is page `start` of the process.
+pub struct TaskPmap {
     pmap: LinuxPmap,
-    base: u64,
+    start: u64,
+    origin: u64,
 }
 
 impl TaskPmap {
-    /// The process's address of the task's address 0.
-    pub(super) fn base(&self) -> u64 {
-        self.base * PAGE_SIZE
+    /// The process's address of the task's first address.
+    pub(super) fn start(&self) -> u64 {
+        self.start * PAGE_SIZE
     }
     fn there(&self, va: Va) -> Va {
-        va.add(self.base)
+        Va::from_page(va.page() - self.origin + self.start)
     }
     fn range_there(&self, r: VaRange) -> VaRange {
         // A task's range lies in its window, so the sum lies in user space.
         VaRange::of_pages(self.there(r.start()), r.pages()).unwrap_or(r)
     }
+    fn back(&self, va: Va) -> Va {
+        Va::from_page(va.page() - self.start + self.origin)
+    }
     fn here(&self, e: EnterError) -> EnterError {
         match e {
-            EnterError::Foreign(va) => EnterError::Foreign(va.sub(self.base)),
-            EnterError::Displaced(va) => EnterError::Displaced(va.sub(self.base)),
+            EnterError::Foreign(va) => EnterError::Foreign(self.back(va)),
+            EnterError::Displaced(va) => EnterError::Displaced(self.back(va)),
             EnterError::NoMemory => e,
         }
     }

@@ -9,7 +9,7 @@
 //! | the map says | signal | `si_code` |
 //! |---|---|---|
 //! | nothing is mapped | SIGSEGV | `SEGV_MAPERR` |
-//! | not with this protection | SIGSEGV | `SEGV_ACCERR` |
+//! | not with this protection | SIGSEGV, or as [`Denied`] says | `SEGV_ACCERR` |
 //! | beyond the data, or it cannot be read | SIGBUS | `BUS_ADRERR` |
 //! | no memory | SIGBUS | `BUS_OBJERR` |
 //!
@@ -24,7 +24,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use machvm::FaultError;
 use machvm_hal::Prot;
 
-use super::{copy, quiet, stack, table};
+use super::{Denied, copy, quiet, stack, table};
 
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
@@ -136,7 +136,10 @@ fn serve(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Verdict {
         Ok(()) => Verdict::Return,
         Err(e) if copy::refuse(context, addr, e) => Verdict::Return,
         Err(FaultError::NoMapping(_)) => Verdict::Deny(libc::SIGSEGV, SEGV_MAPERR),
-        Err(FaultError::Protection(_) | FaultError::Foreign(_)) => Verdict::Deny(libc::SIGSEGV, SEGV_ACCERR),
+        Err(FaultError::Protection(_) | FaultError::Foreign(_)) => match core.denied() {
+            Denied::Segv => Verdict::Deny(libc::SIGSEGV, SEGV_ACCERR),
+            Denied::Bus => Verdict::Deny(libc::SIGBUS, BUS_ADRERR),
+        },
         Err(FaultError::Beyond(_) | FaultError::PagerIo(_) | FaultError::PagerGone(_)) => {
             Verdict::Deny(libc::SIGBUS, BUS_ADRERR)
         }

@@ -2,6 +2,7 @@
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use machvm::fault::Fault;
 use machvm::map::{Advise, Attributes, Backing, Inherit, Map, Place, SetProt};
@@ -11,7 +12,7 @@ use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SIZE, Pmap, Prot, RawAddr, RawSize, V
 use super::error::Error;
 use super::platform::Hosted;
 use super::quiet::{self, Quiet};
-use super::{Shared, copy, table};
+use super::{Denied, Shared, copy, table};
 
 /// The lowest address of a task: a null pointer plus a field offset is never valid.
 const LOWEST: u64 = 0x1_0000;
@@ -21,8 +22,8 @@ pub(super) struct Core {
     map: Map<'static, Hosted>,
     /// After `map`, which borrows from it.
     shared: Arc<Shared>,
-    /// The process's address of the task's address 0.
-    base: u64,
+    /// The process's address of the task's address [`super::Shared::origin`].
+    start: u64,
 }
 
 impl Core {
@@ -31,17 +32,22 @@ impl Core {
         self.shared.generation != quiet::generation()
     }
 
+    /// What a denied access raises.
+    pub(super) fn denied(&self) -> Denied {
+        self.shared.denied
+    }
+
     /// Serves the fault at the process's address `addr`.
     pub(super) fn fault(&self, addr: u64, access: Prot) -> Result<(), FaultError> {
-        let fault = Fault { addr: RawAddr(addr - self.base), access };
+        let fault = Fault { addr: RawAddr(addr - self.start + self.shared.origin), access };
         self.map.fault(&fault, &mut MaySleep::claim())
     }
 }
 
 /// An address space (`task_t`, as far as memory goes).
 ///
-/// Addresses are the task's own: they count from the start of its window, so a child
-/// has its parent's addresses. [`Task::as_ptr`] gives the pointer of this process that
+/// Addresses are the task's own: they count from the start of its window (or from
+/// [`super::Config::origin`]), so a child has its parent's addresses. [`Task::as_ptr`] gives the pointer of this process that
 /// stands for one, for loads and stores like any other's. They may be made by any
 /// thread of the process, and they may wait.
 ///
@@ -88,25 +94,31 @@ fn attributes(prot: Prot) -> Attributes {
 impl Task {
     pub(super) fn new(shared: &Arc<Shared>) -> Result<Task, Error> {
         let _quiet = shared.enter()?;
-        let pmap = shared.vm.platform().pmap(shared.window / PAGE_SIZE)?;
-        let base = pmap.base();
-        let bounds = check(LOWEST as usize, (shared.window - LOWEST) as usize)?;
+        let (origin, pages) = (shared.origin / PAGE_SIZE, shared.window / PAGE_SIZE);
+        let platform = shared.vm.platform();
+        // The first task is where its addresses say, if nothing else is there.
+        let in_place = origin != 0 && !shared.placed.swap(true, Relaxed);
+        let pmap = if in_place { platform.pmap_in_place(origin, pages).ok() } else { None };
+        let pmap = pmap.map_or_else(|| platform.pmap(origin, pages), Ok)?;
+        let start = pmap.start();
+        let lowest = shared.origin.max(LOWEST);
+        let bounds = check(lowest as usize, (shared.origin + shared.window - lowest) as usize)?;
         // SAFETY: `Core` keeps `shared` for longer than the map, and `shared` the VM,
         // which never moves.
         let vm: &'static Vm<Hosted> = unsafe { &*Arc::as_ptr(&shared.vm) };
-        Ok(Self::with(Map::new(vm, pmap, bounds), base, shared))
+        Ok(Self::with(Map::new(vm, pmap, bounds), start, shared))
     }
 
-    fn with(map: Map<'static, Hosted>, base: u64, shared: &Arc<Shared>) -> Task {
-        let core = Box::new(Core { map, shared: Arc::clone(shared), base });
-        let entry = table::Entry::open(&core, base, base + shared.window);
+    fn with(map: Map<'static, Hosted>, start: u64, shared: &Arc<Shared>) -> Task {
+        let core = Box::new(Core { map, shared: Arc::clone(shared), start });
+        let entry = table::Entry::open(&core, start, start + shared.window);
         Task { core: ManuallyDrop::new(core), entry }
     }
 
     fn enter(&self) -> Result<Quiet, Error> {
         self.core.shared.enter()
     }
-    fn map(&self) -> &Map<'static, Hosted> {
+    pub(super) fn map(&self) -> &Map<'static, Hosted> {
         &self.core.map
     }
 
@@ -230,16 +242,21 @@ impl Task {
     pub fn fork(&self) -> Result<Task, Error> {
         let (_quiet, mut may) = (self.enter()?, MaySleep::claim());
         let shared = &self.core.shared;
-        let pmap = shared.vm.platform().pmap(shared.window / PAGE_SIZE)?;
-        let base = pmap.base();
-        Ok(Self::with(self.map().fork(pmap, &mut may)?, base, shared))
+        let pmap = shared.vm.platform().pmap(shared.origin / PAGE_SIZE, shared.window / PAGE_SIZE)?;
+        let start = pmap.start();
+        Ok(Self::with(self.map().fork(pmap, &mut may)?, start, shared))
+    }
+
+    /// What turns an address of the task into one of the process.
+    fn slide(&self) -> usize {
+        self.core.start.wrapping_sub(self.core.shared.origin) as usize
     }
 
     /// The pointer to an address of the task. Any address may be asked for; what the
     /// pointer is good for is up to the task's regions. It is good as long as the task.
     #[must_use]
     pub fn as_ptr(&self, addr: usize) -> *mut u8 {
-        core::ptr::with_exposed_provenance_mut((self.core.base as usize).wrapping_add(addr))
+        core::ptr::with_exposed_provenance_mut(self.slide().wrapping_add(addr))
     }
 
     /// Bytes of addresses that a task has; the lowest 64 KiB cannot be allocated.
@@ -253,7 +270,8 @@ impl Task {
         if self.core.is_forked() {
             return Err(Error::Forked);
         }
-        match addr.checked_add(len) {
+        let origin = self.core.shared.origin as usize;
+        match addr.checked_sub(origin).and_then(|a| a.checked_add(len)) {
             Some(end) if end <= self.size() => Ok(self.as_ptr(addr)),
             _ => Err(Error::InvalidAddress(addr)),
         }
@@ -284,7 +302,7 @@ impl Task {
 
     /// The process's addresses in an error become the task's.
     fn here(&self, r: Result<(), FaultError>) -> Result<(), Error> {
-        let to_here = |a: usize| a.wrapping_sub(self.core.base as usize);
+        let to_here = |a: usize| a.wrapping_sub(self.slide());
         r.map_err(|e| match e.into() {
             Error::InvalidAddress(a) => Error::InvalidAddress(to_here(a)),
             Error::Protection(a) => Error::Protection(to_here(a)),

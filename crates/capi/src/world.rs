@@ -1,0 +1,125 @@
+//! The process's VM, made at the first call that needs it.
+
+use std::sync::{Arc, OnceLock};
+
+use machvm::task::{MemoryEntry, Personality};
+use machvm_linux::library::{Denied, Hosted, Inside};
+use machvm_linux::{Config, Vm};
+
+use crate::ports::{self, Ports, Right, TaskPort};
+use crate::types::mach_port_t;
+
+/// Where the task's memory begins: pointers of 32 bits do not reach it, as on XNU.
+const ORIGIN: u64 = 1 << 32;
+/// How far it goes.
+const WINDOW: u64 = 256 << 30;
+
+/// See the module text.
+pub(crate) struct World {
+    vm: Vm,
+    own: Arc<TaskPort>,
+    ports: Ports,
+    how: &'static Personality,
+}
+
+static WORLD: OnceLock<World> = OnceLock::new();
+
+/// The world. Without one no call can do anything, not even say why in its code: what is
+/// missing is said on standard error, and the process ends.
+pub(crate) fn world() -> &'static World {
+    WORLD.get_or_init(|| {
+        World::new().unwrap_or_else(|why| {
+            eprintln!("libmachvm: {why}");
+            std::process::exit(71); // EX_OSERR
+        })
+    })
+}
+
+/// A size in bytes with an optional K, M, G or T.
+fn bytes(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.char_indices().next_back()? {
+        (i, 'k' | 'K') => (&text[..i], 10),
+        (i, 'm' | 'M') => (&text[..i], 20),
+        (i, 'g' | 'G') => (&text[..i], 30),
+        (i, 't' | 'T') => (&text[..i], 40),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_shl(shift).filter(|n| n >> shift == digits.parse().unwrap_or(0))
+}
+
+/// The value of a setting, if it is set.
+fn setting<T>(name: &str, parse: impl Fn(&str) -> Option<T>, want: &str) -> Result<Option<T>, String> {
+    let Some(text) = std::env::var_os(name) else { return Ok(None) };
+    let text = text.to_string_lossy();
+    parse(&text).map(Some).ok_or_else(|| format!("{name}={text}: expected {want}"))
+}
+
+fn personality(text: &str) -> Option<&'static Personality> {
+    Some(match text {
+        "mach3" => &Personality::MACH3,
+        "xnu" => &Personality::XNU,
+        "freebsd" => &Personality::FREEBSD,
+        "uvm" => &Personality::UVM,
+        "posix" => &Personality::POSIX,
+        _ => return None,
+    })
+}
+
+impl World {
+    fn new() -> Result<World, String> {
+        let memory = setting("MACHVM_MEMORY", bytes, "bytes, as 256M")?;
+        let window = setting("MACHVM_WINDOW", bytes, "bytes, as 64G")?.unwrap_or(WINDOW);
+        let how = setting("MACHVM_PERSONALITY", personality, "mach3, xnu, freebsd, uvm or posix")?;
+        let config =
+            Config { memory, window, origin: Some(ORIGIN), denied: Denied::Bus, ..Config::default() };
+        let vm = Vm::new(config).map_err(|e| e.to_string())?;
+        let own = vm.task().map_err(|e| e.to_string())?;
+        let own = Arc::new(TaskPort { task: own, own: true });
+        let ports = Ports::default();
+        ports.set(ports::TASK_SELF, Right::Task(Arc::clone(&own)));
+        ports.set(ports::HOST, Right::Host);
+        ports.set(ports::HOST_PRIV, Right::HostPriv);
+        Ok(World { vm, own, ports, how: how.unwrap_or(&Personality::XNU) })
+    }
+
+    pub(crate) fn vm(&self) -> &Vm {
+        &self.vm
+    }
+    /// This process's task.
+    pub(crate) fn own(&self) -> &Arc<TaskPort> {
+        &self.own
+    }
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+    pub(crate) fn personality(&self) -> &'static Personality {
+        self.how
+    }
+    /// The task that `name` stands for.
+    pub(crate) fn task(&self, name: mach_port_t) -> Option<Arc<TaskPort>> {
+        match self.ports.get(name)? {
+            Right::Task(t) => Some(t),
+            _ => None,
+        }
+    }
+    /// The memory entry that `name` stands for.
+    pub(crate) fn entry(&self, name: mach_port_t) -> Option<Arc<MemoryEntry<'static, Hosted>>> {
+        match self.ports.get(name)? {
+            Right::Entry(e) => Some(e),
+            _ => None,
+        }
+    }
+    /// Enters the VM. Only a process that could not follow a fork is refused.
+    pub(crate) fn inside(&self) -> Option<Inside> {
+        self.vm.inside().ok()
+    }
+}
+
+impl TaskPort {
+    /// The task as the calls see it.
+    pub(crate) fn mach(&self, how: &'static Personality) -> machvm::task::Task<'_, 'static, Hosted> {
+        // SAFETY: what is made of it is kept in `World`, which is never dropped, and so
+        // outlived by the VM.
+        unsafe { self.task.mach(how) }
+    }
+}
