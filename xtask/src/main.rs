@@ -1,6 +1,7 @@
-//! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `long`, `bench`.
+//! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `coverage`, `long`, `bench`.
 #![forbid(unsafe_code)]
 
+mod coverage;
 mod cross;
 mod no_alloc;
 
@@ -13,7 +14,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
             the instructions of the pmap against bench/pmap.baseline
   bench     the benchmark tables (against Linux itself, in the same run)
   no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
-  cross     builds the core for bare x86-64, AArch64 and RISC-V machines";
+  cross     builds the core for bare x86-64, AArch64 and RISC-V machines
+  coverage  writes docs/coverage.md: which rows of the interface which tests show (--check: compares)";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         Some("bench") => bench(&args[1..]),
         Some("no-alloc") => no_alloc::check(),
         Some("cross") => cross::check(),
+        Some("coverage") => coverage::run(args.iter().any(|a| a == "--check")),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -53,6 +56,7 @@ fn run(what: &str, args: &[&str], vars: &[(&str, &str)]) -> bool {
 fn test() -> bool {
     run("format", &["fmt", "--all", "--check"], &[])
         && run("lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[])
+        && coverage::run(true)
         && no_alloc::check()
         && cross::check()
         && run(

@@ -45,7 +45,7 @@ fn u01_places_are_first_fit_and_can_be_chosen() {
 }
 
 #[test]
-fn u02_deallocated_memory_is_gone() {
+fn u04_deallocated_memory_is_gone() {
     let vm = vm();
     let task = vm.task().expect("a task");
     let a = task.allocate(10 * PAGE).expect("memory");
@@ -67,7 +67,7 @@ fn u02_deallocated_memory_is_gone() {
 }
 
 #[test]
-fn u03_protection_is_obeyed_and_can_be_given_back() {
+fn u20_protection_is_obeyed_and_can_be_given_back() {
     let vm = vm();
     let task = vm.task().expect("a task");
     let a = task.allocate(4 * PAGE).expect("memory");
@@ -88,7 +88,7 @@ fn u03_protection_is_obeyed_and_can_be_given_back() {
 }
 
 #[test]
-fn u10_u12_read_and_write_reach_absent_pages_and_stay_in_the_window() {
+fn u14_u15_read_and_write_reach_absent_pages_and_stay_in_the_window() {
     let vm = vm();
     let task = vm.task().expect("a task");
     let a = task.allocate(1 << 20).expect("memory");
