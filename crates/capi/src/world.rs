@@ -65,11 +65,17 @@ fn personality(text: &str) -> Option<&'static Personality> {
     })
 }
 
+/// The personality that the environment asks for.
+pub(crate) fn wanted_personality() -> Result<&'static Personality, String> {
+    let how = setting("MACHVM_PERSONALITY", personality, "mach3, xnu, freebsd, uvm or posix")?;
+    Ok(how.unwrap_or(&Personality::XNU))
+}
+
 impl World {
     fn new() -> Result<World, String> {
         let memory = setting("MACHVM_MEMORY", bytes, "bytes, as 256M")?;
         let window = setting("MACHVM_WINDOW", bytes, "bytes, as 64G")?.unwrap_or(WINDOW);
-        let how = setting("MACHVM_PERSONALITY", personality, "mach3, xnu, freebsd, uvm or posix")?;
+        let how = wanted_personality()?;
         let config =
             Config { memory, window, origin: Some(ORIGIN), denied: Denied::Bus, ..Config::default() };
         let vm = Vm::new(config).map_err(|e| e.to_string())?;
@@ -79,7 +85,7 @@ impl World {
         ports.set(ports::TASK_SELF, Right::Task(Arc::clone(&own)));
         ports.set(ports::HOST, Right::Host);
         ports.set(ports::HOST_PRIV, Right::HostPriv);
-        Ok(World { vm, own, ports, how: how.unwrap_or(&Personality::XNU) })
+        Ok(World { vm, own, ports, how })
     }
 
     pub(crate) fn vm(&self) -> &Vm {

@@ -5,6 +5,7 @@
 //! a call that fails leaves the caller's variables as they were.
 
 pub mod allocate;
+pub mod error;
 
 use std::sync::Arc;
 
