@@ -1,8 +1,10 @@
-//! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `coverage`, `long`, `bench`.
+//! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `coverage`, `install`, `long`,
+//! `bench`.
 #![forbid(unsafe_code)]
 
 mod coverage;
 mod cross;
+mod install;
 mod no_alloc;
 
 use std::env;
@@ -15,6 +17,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench     the benchmark tables (against Linux itself, in the same run)
   no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
   cross     builds the core for bare x86-64, AArch64 and RISC-V machines
+  install   installs the C library, its headers and manual pages (--prefix DIR)
   coverage  writes docs/coverage.md: which rows of the interface which tests show (--check: compares)";
 
 fn main() -> ExitCode {
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
         Some("long") => long(),
         Some("bench") => bench(&args[1..]),
         Some("no-alloc") => no_alloc::check(),
+        Some("install") => install::run_with(&args[1..]),
         Some("cross") => cross::check(),
         Some("coverage") => coverage::run(args.iter().any(|a| a == "--check")),
         _ => {
