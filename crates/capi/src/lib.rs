@@ -3,7 +3,7 @@
 //! ```text
 //!   calls/*   one entry point per call: port -> task, numbers -> Raw*, error -> code
 //!     |  \
-//!     |   outside   memory of the process that is not ours
+//!     |  transfer, outside   memory of the process that is not ours
 //!   ports     32-bit names of tasks, memory entries, pagers, the host
 //!   world     the process's one VM, made at the first call
 //!   kr        kern_return_t: tables from errors to codes, nowhere else
@@ -18,6 +18,8 @@
 
 pub mod calls;
 pub mod kr;
+mod outside;
 pub mod ports;
+mod transfer;
 pub mod types;
 mod world;

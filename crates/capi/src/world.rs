@@ -80,6 +80,12 @@ impl World {
             Config { memory, window, origin: Some(ORIGIN), denied: Denied::Bus, ..Config::default() };
         let vm = Vm::new(config).map_err(|e| e.to_string())?;
         let own = vm.task().map_err(|e| e.to_string())?;
+        if own.as_ptr(ORIGIN as usize).addr() as u64 != ORIGIN {
+            return Err(format!(
+                "no {} GiB of addresses are free at {ORIGIN:#x} (a smaller MACHVM_WINDOW may fit)",
+                own.size() >> 30
+            ));
+        }
         let own = Arc::new(TaskPort { task: own, own: true });
         let ports = Ports::default();
         ports.set(ports::TASK_SELF, Right::Task(Arc::clone(&own)));
@@ -90,6 +96,10 @@ impl World {
 
     pub(crate) fn vm(&self) -> &Vm {
         &self.vm
+    }
+    /// Where this process's task has its memory: start and end, addresses and pointers at once.
+    pub(crate) fn window(&self) -> (u64, u64) {
+        (ORIGIN, ORIGIN + self.own.task.size() as u64)
     }
     /// This process's task.
     pub(crate) fn own(&self) -> &Arc<TaskPort> {

@@ -61,6 +61,7 @@ pub use machvm::Stats;
 pub use machvm::map::Inherit;
 pub use machvm_hal::Prot;
 pub use platform::Hosted;
+pub use table::next_window;
 pub use task::{Region, Task};
 
 pub use crate::run::Swap;

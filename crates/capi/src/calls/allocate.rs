@@ -3,8 +3,9 @@
 use machvm::task::RawFlags;
 use machvm_hal::{RawAddr, RawSize};
 
-use super::{code, with_task};
+use super::{code, task_of, with_task};
 use crate::kr;
+use crate::outside::{self, attributes};
 use crate::types::{kern_return_t, mach_port_t, mach_vm_address_t, mach_vm_size_t, vm_address_t, vm_size_t};
 
 /// Maps zeroes in `target` (U02).
@@ -39,14 +40,24 @@ pub unsafe extern "C" fn vm_allocate(
     unsafe { mach_vm_allocate(target, address.cast(), size as u64, flags) }
 }
 
-/// Unmaps the pages that the range touches (U04).
+/// Unmaps the pages that the range touches (U04). A program that unmaps its own text or
+/// stack ends of it, with a signal.
 #[unsafe(no_mangle)]
 pub extern "C" fn mach_vm_deallocate(
     target: mach_port_t,
     address: mach_vm_address_t,
     size: mach_vm_size_t,
 ) -> kern_return_t {
-    code(with_task(target, |t, may| t.vm_deallocate(RawAddr(address), RawSize(size), may)))
+    code(deallocate(target, address, size))
+}
+
+fn deallocate(target: mach_port_t, address: u64, size: u64) -> Result<(), kern_return_t> {
+    let port = task_of(target)?;
+    if outside::touches(&port, address, size) && attributes::is_vital(address, address + size) {
+        attributes::end(); // of what the program runs on
+    }
+    let inside = |a, n| with_task(target, |t, may| t.vm_deallocate(RawAddr(a), RawSize(n), may));
+    outside::each(&port, address, size, inside, attributes::deallocate)
 }
 
 /// As [`mach_vm_deallocate`].

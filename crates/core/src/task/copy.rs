@@ -60,7 +60,7 @@ impl<P: Platform> Task<'_, '_, P> {
 
     /// Does a transfer of so many bytes say of memory without rights that it is not
     /// mapped?
-    pub(super) fn hides_rights(&self, count: u64) -> bool {
+    pub fn hides_rights(&self, count: u64) -> bool {
         self.how.buffer_hides_rights && count < self.how.buffered_below
     }
 }

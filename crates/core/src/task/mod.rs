@@ -22,6 +22,7 @@
 
 mod allocate;
 mod behavior;
+mod bytes;
 mod copy;
 mod deallocate;
 mod entry;

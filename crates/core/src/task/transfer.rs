@@ -70,7 +70,8 @@ impl From<FaultError> for Denied {
 
 impl Denied {
     /// As a buffered transfer of a system that hides rights reports it.
-    pub(super) fn hidden(self, hide: bool) -> Denied {
+    #[must_use]
+    pub fn hidden(self, hide: bool) -> Denied {
         match self {
             Denied::Protection(va) if hide => Denied::Hole(va),
             other => other,

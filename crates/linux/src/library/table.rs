@@ -79,6 +79,20 @@ impl Entry {
     }
 }
 
+/// The first window of a task that reaches into `[addr, end)` of the process: its start
+/// and end. For those who go through the process's memory and leave out what tasks have.
+#[must_use]
+pub fn next_window(addr: u64, end: u64) -> Option<(u64, u64)> {
+    let last = end.div_ceil(GRANULE).min(GRANULES as u64) as usize;
+    let words = WINDOWS.get((addr / GRANULE) as usize..last)?;
+    words.iter().find_map(|word| {
+        // SAFETY: null, or a slot, which is never freed.
+        let slot: &'static Slot = unsafe { word.load(Acquire).as_ref() }?;
+        let window = (slot.start.load(Relaxed), slot.end.load(Relaxed));
+        (window.1 > addr && window.0 < end).then_some(window)
+    })
+}
+
 /// A task in use by a handler.
 pub(super) struct Found {
     slot: &'static Slot,
