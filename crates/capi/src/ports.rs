@@ -4,15 +4,23 @@
 //! Names are given out once per process and are not used again for something else until
 //! 2^24 others were, so that a name that is kept too long means nothing rather than
 //! something else.
+//!
+//! Every right is a send right, or what is left of one: a dead name. What loses its last
+//! name ends: a memory entry lets its memory go, and a task that is not this process its
+//! address space (it has no threads that would go on). The names of the process's task and
+//! of the host cannot be lost.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::hash_map::Entry;
+use std::mem::ManuallyDrop;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use machvm::task::MemoryEntry;
 use machvm_linux::Task;
 use machvm_linux::library::Hosted;
 
 use crate::types::mach_port_t;
+use crate::world::world;
 
 /// `MACH_PORT_NULL`.
 pub const NULL: mach_port_t = 0;
@@ -28,6 +36,8 @@ pub const HOST_PRIV: mach_port_t = 0x403;
 const FIRST: mach_port_t = 0x1003;
 /// Names differ by this, as on Mach: the low bits are a generation there.
 const STEP: mach_port_t = 0x100;
+/// `MACH_PORT_UREFS_MAX`: the most references that one name counts.
+pub const MOST_REFS: u32 = 0xffff;
 
 /// A task, its inheritance for `fork` apart: see [`crate::world`].
 pub struct TaskPort {
@@ -37,17 +47,73 @@ pub struct TaskPort {
     pub own: bool,
 }
 
+/// A memory entry as a port. It is given up inside the VM, wherever the last name or the
+/// last call that uses it ends.
+pub struct EntryPort(ManuallyDrop<MemoryEntry<'static, Hosted>>);
+
+impl EntryPort {
+    /// => the entry is of this process's VM.
+    pub(crate) fn new(entry: MemoryEntry<'static, Hosted>) -> Arc<Self> {
+        Arc::new(EntryPort(ManuallyDrop::new(entry)))
+    }
+    /// The entry.
+    pub fn get(&self) -> &MemoryEntry<'static, Hosted> {
+        &self.0
+    }
+}
+
+impl Drop for EntryPort {
+    fn drop(&mut self) {
+        // Where the VM cannot be entered the memory is another process's.
+        if let Some(_inside) = world().inside() {
+            // SAFETY: dropped here only.
+            unsafe { ManuallyDrop::drop(&mut self.0) }
+        }
+    }
+}
+
 /// What a name stands for.
 #[derive(Clone)]
 pub enum Right {
     /// `task_t`, `vm_map_t`.
     Task(Arc<TaskPort>),
     /// A memory entry (`mem_entry_name_port_t`).
-    Entry(Arc<MemoryEntry<'static, Hosted>>),
+    Entry(Arc<EntryPort>),
     /// `host_t`.
     Host,
     /// `host_priv_t`.
     HostPriv,
+    /// Nothing any more: a dead name.
+    Dead,
+}
+
+/// `MACH_PORT_RIGHT_*`, as far as names here can be them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// `MACH_PORT_RIGHT_SEND`.
+    Send,
+    /// `MACH_PORT_RIGHT_DEAD_NAME`.
+    DeadName,
+}
+
+impl Right {
+    /// What kind of right it is.
+    pub fn kind(&self) -> Kind {
+        if matches!(self, Right::Dead) { Kind::DeadName } else { Kind::Send }
+    }
+}
+
+/// Why a count of references stays as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefsError {
+    /// No such name.
+    Name,
+    /// The name stands for another kind of right.
+    Kind,
+    /// The count would fall below 0.
+    Below,
+    /// The count would pass [`MOST_REFS`].
+    Above,
 }
 
 /// The names.
@@ -63,19 +129,34 @@ struct Table {
 }
 
 impl Ports {
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What `name` stands for.
     pub fn get(&self, name: mach_port_t) -> Option<Right> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).rights.get(&name).map(|r| r.0.clone())
+        self.read().rights.get(&name).map(|r| r.0.clone())
+    }
+
+    /// What kind of right `name` is, and how many references it has.
+    pub fn refs(&self, name: mach_port_t) -> Option<(Kind, u32)> {
+        self.read().rights.get(&name).map(|(r, n)| (r.kind(), *n))
     }
 
     /// A new name, with one reference.
     pub fn add(&self, right: Right) -> mach_port_t {
-        let mut t = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut t = self.write();
         loop {
             let name = FIRST.wrapping_add(t.next.wrapping_mul(STEP));
             t.next = t.next.wrapping_add(1);
-            if name > HOST_PRIV && name != DEAD && !t.rights.contains_key(&name) {
-                t.rights.insert(name, (right, 1));
+            if name > HOST_PRIV
+                && name != DEAD
+                && let Entry::Vacant(place) = t.rights.entry(name)
+            {
+                place.insert((right, 1));
                 return name;
             }
         }
@@ -83,24 +164,58 @@ impl Ports {
 
     /// Gives a well-known name its meaning.
     pub(crate) fn set(&self, name: mach_port_t, right: Right) {
-        let mut t = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        t.rights.insert(name, (right, 1));
+        self.write().rights.insert(name, (right, 1));
     }
 
-    /// Changes the count of references by `delta`; at 0 the name is gone. Gives the count
-    /// that is left, or `None`: no such name, or the count would fall below 0 (nothing
-    /// changed). The well-known names stay.
-    pub fn mod_refs(&self, name: mach_port_t, delta: i32) -> Option<u32> {
-        let mut t = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let (_, refs) = t.rights.get_mut(&name)?;
-        let now = refs.checked_add_signed(delta)?;
+    /// One reference more, as a call that gives a right that is held already; a full count
+    /// stays full.
+    pub fn retain(&self, name: mach_port_t) {
+        if let Some((_, refs)) = self.write().rights.get_mut(&name) {
+            *refs = (*refs + 1).min(MOST_REFS);
+        }
+    }
+
+    /// Changes the count of references by `delta`; at 0 the name is gone, unless it is a
+    /// well-known one.
+    ///
+    /// # Errors
+    /// [`RefsError`]; nothing changed.
+    pub fn mod_refs(&self, name: mach_port_t, kind: Option<Kind>, delta: i32) -> Result<(), RefsError> {
+        let mut t = self.write();
+        let (right, refs) = t.rights.get_mut(&name).ok_or(RefsError::Name)?;
+        if kind.is_some_and(|k| k != right.kind()) {
+            return Err(RefsError::Kind);
+        }
+        let now = i64::from(*refs) + i64::from(delta);
+        let now = u32::try_from(now).map_err(|_| RefsError::Below)?;
+        if now > MOST_REFS {
+            return Err(RefsError::Above);
+        }
         if now == 0 && name > HOST_PRIV {
             let gone = t.rights.remove(&name);
-            drop(t); // what it named may be freed now, without the lock
+            drop(t); // what it named may end now, without the lock
             drop(gone);
         } else {
             *refs = now.max(1);
         }
-        Some(now)
+        Ok(())
+    }
+
+    /// Forgets a name, however many references it has; not a well-known one.
+    ///
+    /// # Errors
+    /// [`RefsError::Name`].
+    pub fn destroy(&self, name: mach_port_t) -> Result<(), RefsError> {
+        if name <= HOST_PRIV {
+            return self.refs(name).map(drop).ok_or(RefsError::Name);
+        }
+        let gone = self.write().rights.remove(&name); // dropped without the lock
+        gone.map(drop).ok_or(RefsError::Name)
+    }
+
+    /// What `name` stood for is no more: it is a dead name.
+    pub fn kill(&self, name: mach_port_t) {
+        let old = self.write().rights.get_mut(&name).map(|r| std::mem::replace(&mut r.0, Right::Dead));
+        drop(old); // without the lock
     }
 }

@@ -31,3 +31,15 @@ pub type vm_sync_t = u32;
 pub type vm_purgable_t = i32;
 /// `mach_msg_type_number_t`.
 pub type mach_msg_type_number_t = natural_t;
+/// `vm_wire_t`.
+pub type vm_wire_t = i32;
+/// `memory_object_size_t`.
+pub type memory_object_size_t = u64;
+/// `mach_port_right_t`.
+pub type mach_port_right_t = natural_t;
+/// `mach_port_type_t`: a bit for each right.
+pub type mach_port_type_t = natural_t;
+/// `mach_port_urefs_t`.
+pub type mach_port_urefs_t = natural_t;
+/// `mach_port_delta_t`.
+pub type mach_port_delta_t = i32;

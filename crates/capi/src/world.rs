@@ -2,12 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use machvm::task::{MemoryEntry, Personality};
+use machvm::task::Personality;
 use machvm_linux::library::{Denied, Hosted, Inside};
 use machvm_linux::{Config, Vm};
 
 use crate::ports::{self, Ports, Right, TaskPort};
-use crate::types::mach_port_t;
 
 /// Where the task's memory begins: pointers of 32 bits do not reach it, as on XNU.
 const ORIGIN: u64 = 1 << 32;
@@ -110,20 +109,6 @@ impl World {
     }
     pub(crate) fn personality(&self) -> &'static Personality {
         self.how
-    }
-    /// The task that `name` stands for.
-    pub(crate) fn task(&self, name: mach_port_t) -> Option<Arc<TaskPort>> {
-        match self.ports.get(name)? {
-            Right::Task(t) => Some(t),
-            _ => None,
-        }
-    }
-    /// The memory entry that `name` stands for.
-    pub(crate) fn entry(&self, name: mach_port_t) -> Option<Arc<MemoryEntry<'static, Hosted>>> {
-        match self.ports.get(name)? {
-            Right::Entry(e) => Some(e),
-            _ => None,
-        }
     }
     /// Enters the VM. Only a process that could not follow a fork is refused.
     pub(crate) fn inside(&self) -> Option<Inside> {

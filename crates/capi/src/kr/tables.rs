@@ -81,6 +81,7 @@ impl Code for VmMapError {
             | VmMapError::Wraps(_)
             | VmMapError::BadOffset(_)
             | VmMapError::BeyondEntry(_) => KERN_INVALID_ARGUMENT,
+            VmMapError::NotMemory => KERN_INVALID_OBJECT,
             VmMapError::EntryRight => KERN_INVALID_RIGHT,
             VmMapError::NotReadable => KERN_PROTECTION_FAILURE,
             VmMapError::NoMemory => KERN_RESOURCE_SHORTAGE,

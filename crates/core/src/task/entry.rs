@@ -158,7 +158,7 @@ impl<'vm, P: Platform> MemoryEntry<'vm, P> {
                 return Err(PurgableError::Protection(machvm_hal::Va::ZERO));
             }
             Some(s) => {
-                let to: Purgeable = s.state().ok_or(PurgableError::BadState(s.0))?;
+                let to: Purgeable = s.known().ok_or(PurgableError::BadState(s.0))?;
                 vm.purge_set(o, to, s.0, may)
             }
             None => vm.purge_state(o, may),

@@ -18,6 +18,8 @@ pub enum MapSource<'e, 'vm, P: Platform> {
     /// Memory, from byte `offset` of an entry on. Pagers are mapped through an entry
     /// too ([`MemoryEntry::of_pager`]), so that all who map one see the same pages.
     Entry(&'e MemoryEntry<'vm, P>, u64),
+    /// A port that stands for no memory.
+    NoMemory,
 }
 
 /// Why nothing was mapped.
@@ -39,6 +41,8 @@ pub enum VmMapError {
     BadOffset(u64),
     /// Not inside the memory entry (`KERN_INVALID_ARGUMENT`).
     BeyondEntry(u64),
+    /// The port stands for no memory (`KERN_INVALID_OBJECT`).
+    NotMemory,
     /// The memory entry does not have the right (`KERN_INVALID_RIGHT`).
     EntryRight,
     /// A copy needs the right to read (`KERN_PROTECTION_FAILURE`, Z123).
@@ -98,6 +102,7 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
                 self.wire_new(start, pages, may).map_err(VmMapError::Place)?;
                 Ok(start.get())
             }
+            MapSource::NoMemory => Err(VmMapError::NotMemory),
             MapSource::Entry(entry, offset) => {
                 if known.contains(VmFlags::PURGABLE) {
                     return Err(VmMapError::BadFlags(flags.0));

@@ -43,6 +43,10 @@ impl PurgableState {
             _ => None,
         }
     }
+    /// The state, if nothing but what users may set comes with it.
+    pub(super) fn known(self) -> Option<Purgeable> {
+        self.state().filter(|_| self.0 & !PurgableState::KNOWN == 0)
+    }
 }
 
 /// Why there is no state.
@@ -85,8 +89,7 @@ impl<P: Platform> Task<'_, '_, P> {
             _ => return Err(PurgableError::BadControl(control)),
         }
         let set = control == PurgableControl::SetState as u32;
-        let known = state.state().filter(|_| state.0 & !PurgableState::KNOWN == 0);
-        let to = match (set, known) {
+        let to = match (set, state.known()) {
             (true, None) => return Err(PurgableError::BadState(state.0)),
             (_, to) => to.unwrap_or(Purgeable::NonVolatile),
         };
