@@ -13,6 +13,7 @@
 //! | something else than is wanted | the call's code | the call's code |
 
 pub mod allocate;
+pub mod copy;
 pub mod entries;
 pub mod error;
 pub mod host;
@@ -21,9 +22,11 @@ pub mod map;
 pub mod names;
 pub mod protect;
 pub mod purgable;
+pub mod read;
 pub mod remap;
 pub mod tasks;
 pub mod wire;
+pub mod write;
 
 use std::sync::Arc;
 

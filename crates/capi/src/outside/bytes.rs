@@ -9,14 +9,23 @@ use machvm_hal::Prot;
 
 use super::{check, page};
 
+type Call = unsafe extern "C" fn(
+    libc::pid_t,
+    *const libc::iovec,
+    libc::c_ulong,
+    *const libc::iovec,
+    libc::c_ulong,
+    libc::c_ulong,
+) -> isize;
+
 /// `process_vm_readv` or `process_vm_writev` of this very process: how many bytes went.
-fn by_kernel(call: libc::c_long, local: *const u8, remote: u64, len: usize) -> usize {
+fn by_kernel(call: Call, local: *const u8, remote: u64, len: usize) -> usize {
     let local = libc::iovec { iov_base: local.cast_mut().cast(), iov_len: len };
     let there = core::ptr::with_exposed_provenance_mut::<libc::c_void>(remote as usize);
     let remote = libc::iovec { iov_base: there, iov_len: len };
     // SAFETY: `local` is good for the direction of the call (see the callers); whatever is
     // at `remote`, the kernel checks it, and what it writes is memory that the program named.
-    let n = unsafe { libc::syscall(call, libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
+    let n = unsafe { call(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
     usize::try_from(n).unwrap_or(0)
 }
 
@@ -47,7 +56,7 @@ pub(crate) fn read(addr: u64, buf: &mut [u8]) -> Result<(), Denied> {
     let len = buf.len();
     go_on(addr, len, Prot::R, |done, at| {
         let to = &mut buf[done..];
-        by_kernel(libc::SYS_process_vm_readv, to.as_mut_ptr(), at, to.len())
+        by_kernel(libc::process_vm_readv, to.as_mut_ptr(), at, to.len())
     })
 }
 
@@ -58,7 +67,7 @@ pub(crate) fn read(addr: u64, buf: &mut [u8]) -> Result<(), Denied> {
 pub(crate) fn write(addr: u64, data: &[u8]) -> Result<(), Denied> {
     go_on(addr, data.len(), Prot::W, |done, at| {
         let from = &data[done..];
-        by_kernel(libc::SYS_process_vm_writev, from.as_ptr(), at, from.len())
+        by_kernel(libc::process_vm_writev, from.as_ptr(), at, from.len())
     })
 }
 
