@@ -5,14 +5,16 @@
 //! every lock released, may be released by another thread than the one that took it
 //! (a pager's completion), and is taken by try only when a lock is held.
 //!
-//! | bit | meaning | set by | cleared by |
+//! | bits | meaning | set by | cleared by |
 //! |---|---|---|---|
-//! | `EXCL` | somebody holds it | [`Busy::try_lock`], [`Busy::orphan`] | [`Busy::unlock`] |
-//! | `WAITERS` | somebody sleeps on it | [`Busy::mark_waiting`] | [`Busy::unlock`] |
-//! | `ORPHAN` | the holder frees the page | [`Busy::orphan`] | [`Busy::unlock`] |
+//! | `EXCL` | one holds it, alone | [`Busy::try_lock`], [`Busy::orphan`], [`Busy::try_upgrade`] | [`Busy::unlock`], [`Busy::downgrade`] |
+//! | `WAITERS` | somebody sleeps on it | [`Busy::mark_waiting`] | [`Busy::unlock`], [`Busy::unshare`], [`Busy::downgrade`] |
+//! | `ORPHAN` | the last holder frees the page | [`Busy::orphan`] | [`Busy::unlock`] |
+//! | the rest | how many share it | [`Busy::try_share`], [`Busy::downgrade`] | [`Busy::unshare`], [`Busy::try_upgrade`] |
 //!
-//! `WAITERS` and `ORPHAN` are never set without `EXCL`: that is what every method
-//! keeps, and what lets `try_lock` compare with zero.
+//! `EXCL` and sharers exclude each other. `WAITERS` and `ORPHAN` are never set while
+//! nobody holds it: that is what every method keeps, and what lets `try_lock` compare
+//! with zero.
 //!
 //! # How to wait
 //! ```text
@@ -32,6 +34,12 @@ use crate::shim::{AtomicU32, Ordering};
 const EXCL: u32 = 1 << 0;
 const WAITERS: u32 = 1 << 1;
 const ORPHAN: u32 = 1 << 2;
+/// One sharer.
+const SHARER: u32 = 1 << 3;
+/// The count of sharers.
+const SHARERS: u32 = !(SHARER - 1);
+/// Somebody holds it.
+const HELD: u32 = EXCL | SHARERS;
 
 /// What [`Busy::unlock`] leaves to its caller.
 #[must_use]
@@ -82,7 +90,80 @@ impl Busy {
     #[inline]
     pub fn is_busy(&self) -> bool {
         // Acquire: who is told "free" under that lock sees what the last holder did.
+        self.0.load(Ordering::Acquire) & HELD != 0
+    }
+
+    /// Does anybody hold it alone? A hint as [`Busy::is_busy`].
+    pub fn is_exclusive(&self) -> bool {
         self.0.load(Ordering::Acquire) & EXCL != 0
+    }
+
+    /// Shares it with others who only read, when nobody holds it alone and nobody waits
+    /// to (who waits goes first, or sharers that follow one another would starve it).
+    ///
+    /// => `true`: the caller is a sharer until [`Busy::unshare`], and sees everything the
+    ///    last who held it alone did.
+    #[must_use]
+    pub fn try_share(&self) -> bool {
+        let free = |s: u32| s & (EXCL | WAITERS | ORPHAN) == 0;
+        // Acquire, as try_lock.
+        self.0
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |s| {
+                if free(s) { s.checked_add(SHARER) } else { None }
+            })
+            .is_ok()
+    }
+
+    /// One sharer less.
+    ///
+    /// => the caller is one.
+    /// => as [`Busy::unlock`]; with `orphan` it is now held alone, by the caller.
+    pub fn unshare(&self) -> Released {
+        let mut s = self.0.load(Ordering::Relaxed);
+        loop {
+            debug_assert!(s & SHARERS != 0, "a page is let go that nobody shares");
+            let last = s & SHARERS == SHARER;
+            let orphan = last && s & ORPHAN != 0;
+            let new = match (last, orphan) {
+                (false, _) => s - SHARER,
+                (true, true) => EXCL,
+                (true, false) => 0,
+            };
+            // AcqRel, as unlock: the next holder sees this one done, and the last sharer
+            // sees what waiters, the owner and the other sharers did.
+            match self.0.compare_exchange_weak(s, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Released { wake: last && s & WAITERS != 0, orphan },
+                Err(now) => s = now,
+            }
+        }
+    }
+
+    /// The only sharer holds it alone from now on. `false`: there are others, and nothing
+    /// changed.
+    ///
+    /// => the caller is a sharer.
+    #[must_use]
+    pub fn try_upgrade(&self) -> bool {
+        let alone = |s: u32| (s & SHARERS == SHARER).then_some((s & !SHARERS) | EXCL);
+        // Acquire pairs with the unshare of the others.
+        self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, alone).is_ok()
+    }
+
+    /// Who held it alone is a sharer from now on. `true`: somebody waits, who may want to
+    /// share it too: wake the event of the page.
+    ///
+    /// => the caller holds it alone.
+    #[must_use]
+    pub fn downgrade(&self) -> bool {
+        let mut s = self.0.load(Ordering::Relaxed);
+        loop {
+            debug_assert!(s & EXCL != 0, "a page is downgraded that nobody holds");
+            // Release: sharers see what was done to the page.
+            match self.0.compare_exchange_weak(s, (s & ORPHAN) | SHARER, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return s & WAITERS != 0,
+                Err(now) => s = now,
+            }
+        }
     }
 
     /// Announces that the caller is about to sleep. Call it **after**
@@ -93,7 +174,7 @@ impl Busy {
     #[must_use]
     pub fn mark_waiting(&self) -> bool {
         let mut s = self.0.load(Ordering::Relaxed);
-        while s & EXCL != 0 {
+        while s & HELD != 0 {
             // Release: the registration made before is seen by the unlock that reads
             // this. Written even when WAITERS is there already: a plain load could be
             // stale, and would publish nothing.
@@ -115,14 +196,14 @@ impl Busy {
         let mut s = self.0.load(Ordering::Relaxed);
         loop {
             debug_assert!(s & ORPHAN == 0, "a page lost its last reference twice");
-            let (new, order) = if s & EXCL == 0 {
+            let (new, order) = if s & HELD == 0 {
                 (EXCL, Ordering::Acquire) // as try_lock
             } else {
                 // Release: who frees the page sees what its owner did to it.
                 (s | ORPHAN, Ordering::Release)
             };
             match self.0.compare_exchange_weak(s, new, order, Ordering::Relaxed) {
-                Ok(_) => return s & EXCL != 0,
+                Ok(_) => return s & HELD != 0,
                 Err(now) => s = now,
             }
         }
@@ -194,6 +275,46 @@ mod tests {
         assert!(b.is_busy() && !b.try_lock(), "nobody takes it before it is freed");
         assert_eq!(b.unlock(), QUIET);
         assert!(!b.is_busy());
+    }
+
+    #[test]
+    fn p14_sharers_exclude_who_wants_it_alone() {
+        let b = Busy::new();
+        assert!(b.try_share() && b.try_share());
+        assert!(b.is_busy() && !b.is_exclusive() && !b.try_lock() && !b.try_upgrade());
+        assert!(b.mark_waiting());
+        assert!(!b.try_share(), "who waits goes first");
+        assert_eq!(b.unshare(), QUIET);
+        assert_eq!(b.unshare(), Released { wake: true, orphan: false });
+        assert!(b.try_lock() && !b.try_share());
+        assert_eq!(b.unlock(), QUIET);
+    }
+
+    #[test]
+    fn p14_the_only_sharer_upgrades_and_anybody_downgrades() {
+        let b = Busy::new();
+        assert!(b.try_share() && b.try_upgrade() && b.is_exclusive());
+        assert!(b.mark_waiting());
+        assert!(b.downgrade(), "who waits may want to share it");
+        assert!(b.try_share());
+        assert!(!b.try_upgrade());
+        assert_eq!((b.unshare(), b.unshare()), (QUIET, QUIET));
+        assert!(!b.is_busy());
+    }
+
+    #[test]
+    fn the_last_sharer_of_an_orphan_holds_it_alone() {
+        let b = Busy::new();
+        assert!(b.try_share() && b.try_share());
+        assert!(b.orphan(), "somebody holds it");
+        assert!(!b.try_share());
+        assert_eq!(b.unshare(), QUIET);
+        assert_eq!(b.unshare(), Released { wake: false, orphan: true });
+        assert!(b.is_exclusive() && !b.try_lock());
+        assert_eq!(b.unlock(), QUIET);
+        let b = Busy::new();
+        assert!(b.try_share() && b.orphan() && b.try_upgrade());
+        assert_eq!(b.unlock(), Released { wake: false, orphan: true });
     }
 
     #[test]

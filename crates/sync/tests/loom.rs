@@ -311,6 +311,64 @@ fn busy_third_party_orphan_unlock() {
     });
 }
 
+/// Sharers read while nobody writes; the last of them frees what became an orphan.
+#[test]
+fn busy_sharers_against_orphan() {
+    bounded(3, || {
+        let p = Page::new();
+        assert!(p.busy.try_share() && p.busy.try_share());
+        let sharer = |p: &Arc<Page>| {
+            let p = p.clone();
+            thread::spawn(move || {
+                p.contents.get();
+                if p.busy.unshare().orphan {
+                    p.free();
+                    p.release();
+                }
+            })
+        };
+        let (a, b) = (sharer(&p), sharer(&p));
+        p.owners.add(1);
+        if !p.busy.orphan() {
+            p.free();
+            p.release();
+        }
+        a.join().unwrap();
+        b.join().unwrap();
+        assert_eq!(p.freed.load(Relaxed), 1);
+        assert!(!p.busy.is_busy());
+    });
+}
+
+/// Who upgrades sees the others done; who downgrades lets sharers see what it wrote.
+#[test]
+fn busy_upgrade_against_unshare() {
+    loom::model(|| {
+        let p = Page::new();
+        assert!(p.busy.try_share() && p.busy.try_share());
+        let other = {
+            let p = p.clone();
+            thread::spawn(move || {
+                let seen = p.contents.get();
+                let r = p.busy.unshare();
+                assert!(!r.orphan && !r.wake);
+                // Again, if it is free to be shared.
+                if p.busy.try_share() {
+                    assert!(p.contents.get() >= seen);
+                    let _ = p.busy.unshare();
+                }
+            })
+        };
+        if p.busy.try_upgrade() {
+            p.contents.add(1);
+            assert!(!p.busy.downgrade());
+        }
+        let _ = p.busy.unshare();
+        other.join().unwrap();
+        assert!(!p.busy.is_busy());
+    });
+}
+
 #[test]
 fn refs_end_once() {
     loom::model(|| {
