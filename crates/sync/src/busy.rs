@@ -159,7 +159,8 @@ impl Busy {
         loop {
             debug_assert!(s & EXCL != 0, "a page is downgraded that nobody holds");
             // Release: sharers see what was done to the page.
-            match self.0.compare_exchange_weak(s, (s & ORPHAN) | SHARER, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.0.compare_exchange_weak(s, (s & ORPHAN) | SHARER, Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Ok(_) => return s & WAITERS != 0,
                 Err(now) => s = now,
             }

@@ -234,6 +234,14 @@ impl<'vm, P: Platform> Map<'vm, P> {
 }
 
 impl SwapIn {
+    /// For one page.
+    ///
+    /// => it is busy and `a`'s, which has a copy on swap.
+    pub(crate) fn of_one(a: Handle<Anon>, p: Handle<Page>) -> Self {
+        let mut s = SwapIn { pages: [None; CLUSTER], len: 0 };
+        s.push(a, p);
+        s
+    }
     fn push(&mut self, a: Handle<Anon>, p: Handle<Page>) {
         self.pages[self.len] = Some((a, p));
         self.len += 1;
@@ -296,7 +304,7 @@ impl<P: Platform> Vm<P> {
     }
 
     /// A busy page did not get its contents: its anon holds nothing again.
-    fn page_abandon(&self, h: Handle<Page>, why: Option<PagerError>) {
+    pub(crate) fn page_abandon(&self, h: Handle<Page>, why: Option<PagerError>) {
         let page = self.pages.get(h);
         // Before the anon can be filled again by another fault.
         self.plat.mem().discard(page.pfn(), 1);

@@ -143,16 +143,23 @@ impl<P: Platform> Vm<P> {
         let page = self.pages.get(h);
         let r = page.busy.unlock();
         if r.orphan {
-            let mut batch = FreeBatch::new(self);
-            if let Some(anon) = page.owner.get() {
-                self.anon_destroy(anon, h, &mut batch);
-            }
-            drop(batch);
-            self.limbo_leave();
+            self.page_end_orphan(h);
         }
         if r.wake {
             self.plat.host().thread_wakeup(page::event(h));
         }
+    }
+
+    /// The page's anon lost its last reference while the page was busy: both go.
+    ///
+    /// => `h` is busy, held alone, and the busy word said ORPHAN.
+    pub(crate) fn page_end_orphan(&self, h: Handle<Page>) {
+        let mut batch = FreeBatch::new(self);
+        if let Some(anon) = self.pages.get(h).owner.get() {
+            self.anon_destroy(anon, h, &mut batch);
+        }
+        drop(batch);
+        self.limbo_leave();
     }
 
     /// Takes the anon's page busy. `Err(Some(p))`: p is busy elsewhere; `Err(None)`:

@@ -22,7 +22,7 @@ pub use anon::Anon;
 pub use census::Census;
 pub(crate) use purge::Volatile;
 pub use purge::{PurgeError, Purgeable};
-pub(crate) use radix::{LEAF, Nodes, Tree};
+pub(crate) use radix::{LEAF, Leaf, Nodes, Spare, Tree};
 
 use crate::page::{self, FreeBatch, PageFlags, RUN, Reserv};
 use crate::platform::{PagerId, Platform};
@@ -127,6 +127,10 @@ impl Object {
             self.color.set(color as u32 + 1);
             color
         })
+    }
+    /// Page indices `[0, capacity)` may be used.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity.get()
     }
     /// The frame tied to a page index (sparse placement).
     pub(crate) fn natural(&self, index: u64) -> Pfn {

@@ -69,7 +69,7 @@ pub(crate) struct Nodes<P: Platform> {
 }
 
 /// Nodes reserved for one change.
-struct Spare<'a, P: Platform> {
+pub(crate) struct Spare<'a, P: Platform> {
     leaves: Reserved<'a, Leaf, P::Chunks>,
     inners: Reserved<'a, Inner, P::Chunks>,
 }
@@ -193,11 +193,27 @@ impl<P: Platform> Vm<P> {
         if let (Some(h), false) = (w.leaf, w.shared) {
             return Ok(h);
         }
-        let mut spare = Spare::<P> {
+        self.path_mut(t, index, &mut self.tree_reserve()?, batch)
+    }
+
+    /// What [`Vm::tree_leaf_reserved`] takes at most.
+    pub(crate) fn tree_reserve(&self) -> Result<Spare<'_, P>, NoMemory> {
+        Ok(Spare {
             leaves: self.nodes.leaves.reserve(1)?,
             inners: self.nodes.inners.reserve(2 * MAX_HEIGHT as u32)?,
-        };
-        self.path_mut(t, index, &mut spare, batch)
+        })
+    }
+
+    /// As [`Vm::tree_leaf_mut`], with nodes reserved before: fails only when `spare` was used
+    /// before.
+    pub(crate) fn tree_leaf_reserved(
+        &self,
+        t: &mut Tree,
+        index: u64,
+        spare: &mut Spare<'_, P>,
+        batch: &mut FreeBatch<'_, P>,
+    ) -> Result<Handle<Leaf>, NoMemory> {
+        self.path_mut(t, index, spare, batch)
     }
 
     fn path_mut(

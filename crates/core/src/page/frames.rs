@@ -218,7 +218,18 @@ impl<P: Platform> Vm<P> {
     /// with the free-frames lock held. Gives how many there are: fewer than
     /// `out` holds when frames, or page structures, run out.
     pub(crate) fn page_take_run(&self, at: At, out: &mut [PageNo], fresh: impl Fn(u64) -> bool) -> usize {
-        let charged = self.frames.charge(1, out.len() as u64, FrameClass::Normal) as usize;
+        self.page_take_run_as(FrameClass::Normal, at, out, fresh)
+    }
+
+    /// As [`Vm::page_take_run`], going as far down the pool as `class` may.
+    pub(crate) fn page_take_run_as(
+        &self,
+        class: FrameClass,
+        at: At,
+        out: &mut [PageNo],
+        fresh: impl Fn(u64) -> bool,
+    ) -> usize {
+        let charged = self.frames.charge(1, out.len() as u64, class) as usize;
         if charged == 0 {
             return 0;
         }
@@ -285,8 +296,18 @@ impl<P: Platform> Vm<P> {
     /// One page, as [`Vm::page_take_run`]. `None`: no frame is free (or no page
     /// structure).
     pub(crate) fn page_take(&self, at: At, fresh: impl Fn(u64) -> bool) -> Option<Handle<Page>> {
+        self.page_take_as(FrameClass::Normal, at, fresh)
+    }
+
+    /// As [`Vm::page_take`], going as far down the pool as `class` may.
+    pub(crate) fn page_take_as(
+        &self,
+        class: FrameClass,
+        at: At,
+        fresh: impl Fn(u64) -> bool,
+    ) -> Option<Handle<Page>> {
         let mut one = [PageNo(core::num::NonZeroU32::MIN)];
-        (self.page_take_run(at, &mut one, fresh) == 1).then(|| super::handle(one[0]))
+        (self.page_take_run_as(class, at, &mut one, fresh) == 1).then(|| super::handle(one[0]))
     }
 
     /// Wakes the daemon when frames are getting few.
@@ -377,11 +398,16 @@ impl<P: Platform> Vm<P> {
 
     /// A page at a frame of no object (sparse), as [`Vm::page_take`].
     pub(crate) fn stray_take(&self) -> Option<Handle<Page>> {
+        self.stray_take_as(FrameClass::Normal)
+    }
+
+    /// As [`Vm::stray_take`], going as far down the pool as `class` may.
+    pub(crate) fn stray_take_as(&self, class: FrameClass) -> Option<Handle<Page>> {
         let mut next = self.strays.lock();
         if *next == 0 {
             *next = self.plat.mem().extent_reserve(STRAYS).ok()?.0;
         }
-        let h = self.page_take(At::Frame(Pfn(*next)), |_| false)?;
+        let h = self.page_take_as(class, At::Frame(Pfn(*next)), |_| false)?;
         *next += 1;
         Some(h)
     }

@@ -6,11 +6,17 @@
 //! structures are type-stable: a stale number finds a recycled page, so identity
 //! is checked again after busy is had (Z70).
 
+mod alloc;
 mod batch;
 mod buddy;
 mod contig;
+mod find;
 mod frames;
+mod grab;
+mod handle;
+mod place;
 mod queue;
+mod request;
 mod reserv;
 #[cfg(test)]
 mod tests;
@@ -22,11 +28,17 @@ use machvm_sync::{Busy, Field32, Field64};
 use crate::object::{Anon, Object};
 use crate::platform::Platform;
 
+pub use alloc::{NoPage, PlaceError};
 pub(crate) use batch::FreeBatch;
 pub use contig::{Contig, NotTaken};
+pub use find::{Resident, TryError};
 pub use frames::FrameClass;
 pub(crate) use frames::{At, FREE_EVENT, Frames, LIMBO_EVENT};
+pub use grab::{GrabError, GrabFlags};
+pub use handle::{ContentError, Loose, SBusy, XBusy};
+pub use place::{Kept, StayError};
 pub(crate) use queue::{QueueId, Queues};
+pub use request::{Request, Wait};
 pub(crate) use reserv::{RUN, RUN_ORDER, Reserv, Wish};
 
 /// `Page::queue` of a frame that the embedder has.
