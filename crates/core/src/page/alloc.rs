@@ -154,7 +154,9 @@ impl<P: Platform> Vm<P> {
             let mut anons = self.anons.reserve(1).map_err(|_| PlaceError::NoMemory)?;
             let leaf =
                 self.tree_leaf_mut(&mut inner.tree, index, &mut batch).map_err(|_| PlaceError::NoMemory)?;
-            let (Some(page), Some(anon)) = (give(), anons.take()) else { return Err(PlaceError::NoMemory) };
+            let page = give().ok_or(PlaceError::NoMemory)?;
+            // One was reserved.
+            let anon = anons.take().ok_or(PlaceError::NoMemory)?;
             self.anons.get(anon).reset(Some(page));
             let structure = self.pages.get(page);
             structure.owner.set(Some(anon));
