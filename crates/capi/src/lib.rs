@@ -17,9 +17,11 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod calls;
+pub mod info;
 pub mod kr;
 mod outside;
 pub mod ports;
+mod regions;
 mod transfer;
 pub mod types;
 mod world;

@@ -20,6 +20,7 @@ pub(crate) mod advice;
 pub(crate) mod attributes;
 pub(crate) mod bytes;
 pub(crate) mod maps;
+pub(crate) mod pages;
 pub(crate) mod snapshot;
 
 use machvm::task::Denied;

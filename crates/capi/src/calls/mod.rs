@@ -23,6 +23,8 @@ pub mod names;
 pub mod protect;
 pub mod purgable;
 pub mod read;
+pub mod region;
+pub mod region_recurse;
 pub mod remap;
 pub mod tasks;
 pub mod wire;
