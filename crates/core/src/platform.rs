@@ -1,6 +1,6 @@
 //! The one type parameter.
 
-use machvm_arena::ChunkSource;
+use machvm_arena::{ChunkSource, NoMemory};
 use machvm_hal::{Flush, Host, Pager, PhysMem, Pmap, PmapPage, Swap};
 
 /// Names a pager of the embedder; see [`Platform::pager`].
@@ -48,6 +48,18 @@ pub trait Platform: Sized + Sync {
     ///
     /// => no lock of the core is held.
     fn pager_unused(&self, _id: PagerId) {}
+    /// A copy is to be made of an object whose pager's data others may change: those bytes
+    /// from `offset` on as they are now, as the data of another pager (at the same offsets),
+    /// with one use. `None`: nobody changes them behind the object, so the copy takes what
+    /// is absent from the same pager.
+    ///
+    /// => a map may be write locked; what is asked for waits for no lock of the core.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    fn pager_snapshot(&self, _id: PagerId, _offset: u64, _bytes: u64) -> Option<Result<PagerId, NoMemory>> {
+        None
+    }
     /// Free memory fell below the target: wake the page daemon, if there is one.
     ///
     /// => spin locks may be held: must not block.

@@ -38,6 +38,8 @@
 
 mod copy;
 mod error;
+pub mod fork;
+mod gate;
 mod mach;
 mod platform;
 mod quiet;
@@ -47,8 +49,8 @@ mod table;
 mod task;
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -56,6 +58,7 @@ use machvm_hal::{MaySleep, PAGE_SIZE};
 use machvm_pagers::PoolStats;
 
 pub use error::Error;
+pub use fork::Fork;
 pub use mach::Inside;
 pub use machvm::Stats;
 pub use machvm::map::Inherit;
@@ -68,6 +71,7 @@ pub use crate::run::Swap;
 
 use quiet::Quiet;
 use table::GRANULE;
+use task::Tasks;
 
 /// The least limit: below it one fault's cluster and the reserve would fill it.
 const LEAST_MEMORY: u64 = 256 << 10;
@@ -93,6 +97,8 @@ pub struct Config {
     pub origin: Option<u64>,
     /// What an access that the protection denies raises.
     pub denied: Denied,
+    /// What becomes of it in a child of `fork(2)`.
+    pub fork: Fork,
 }
 
 /// The signal for an access that the protection of mapped memory denies.
@@ -113,6 +119,7 @@ impl Default for Config {
             window: 64 << 30,
             origin: None,
             denied: Denied::Segv,
+            fork: Fork::Refuse,
         }
     }
 }
@@ -150,26 +157,58 @@ struct Shared {
     /// Some task's window is, or was, at its own addresses.
     placed: AtomicBool,
     denied: Denied,
-    generation: u32,
+    /// The process that it is of.
+    generation: AtomicU32,
+    /// Locked inside the gate only.
+    tasks: Mutex<Tasks>,
     stop: Arc<AtomicBool>,
-    daemon: Option<JoinHandle<()>>,
+    /// As `tasks`.
+    daemon: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Shared {
     fn enter(&self) -> Result<Quiet, Error> {
-        if self.generation == quiet::generation() { Ok(Quiet::new()) } else { Err(Error::Forked) }
+        let quiet = Quiet::new();
+        if self.is_forked() { Err(Error::Forked) } else { Ok(quiet) }
+    }
+    /// Does this process only hold a copy, by `fork(2)`?
+    fn is_forked(&self) -> bool {
+        self.generation.load(Ordering::Relaxed) != quiet::generation()
+    }
+    /// => inside the gate.
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn daemon(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In the child of a fork, where there is no thread but the one that forked.
+    fn restart_daemon(&self) -> io::Result<()> {
+        let mut daemon = self.daemon();
+        let Some(old) = daemon.take() else { return Ok(()) };
+        // Its references are nobody's any more.
+        core::mem::forget(old);
+        // SAFETY: `start_daemon` gave the thread one reference on each.
+        unsafe {
+            Arc::decrement_strong_count(Arc::as_ptr(&self.vm));
+            Arc::decrement_strong_count(Arc::as_ptr(&self.stop));
+        }
+        *daemon = Some(Vm::start_daemon(&self.vm, &self.stop)?);
+        Ok(())
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.generation != quiet::generation() {
+        let daemon = self.daemon().take();
+        if self.is_forked() {
             // The frames, the mappings and the thread are the parent's.
             core::mem::forget(Arc::clone(&self.vm));
-            core::mem::forget(self.daemon.take());
+            core::mem::forget(daemon);
             return;
         }
-        let Some(daemon) = self.daemon.take() else { return };
+        let Some(daemon) = daemon else { return };
         self.stop.store(true, Ordering::SeqCst);
         while !daemon.is_finished() {
             machvm::Platform::memory_low(self.vm.platform());
@@ -185,7 +224,13 @@ fn daemon(vm: &machvm::Vm<Hosted>, stop: &AtomicBool) {
     let mut may = MaySleep::claim();
     while !stop.load(Ordering::SeqCst) {
         vm.platform().wait_memory_low(&mut may);
-        while !stop.load(Ordering::SeqCst) && vm.pageout_to_target(&mut may) != 0 {}
+        loop {
+            // Threads inside may wait for memory, so as their helper.
+            let _pass = gate::enter_helper();
+            if stop.load(Ordering::SeqCst) || vm.pageout_to_target(&mut may) == 0 {
+                break;
+            }
+        }
     }
 }
 
@@ -214,16 +259,28 @@ impl Vm {
         if !origin.is_multiple_of(GRANULE) || origin > LARGEST_WINDOW {
             return Err(Error::InvalidArgument("an origin that is no multiple of 1 GiB below 64 TiB"));
         }
-        quiet::watch_forks();
-        signal::install().map_err(Error::Io)?;
+        quiet::watch_forks().map_err(Error::Io)?;
         let _quiet = Quiet::new();
+        signal::install().map_err(Error::Io)?;
         let vm = machvm::Vm::new(Hosted::new(frames, swap)?).map_err(|_| Error::ResourceShortage)?;
         let (vm, stop) = (Arc::new(vm), Arc::new(AtomicBool::new(false)));
         let daemon = config.memory.map(|_| Self::start_daemon(&vm, &stop)).transpose().map_err(Error::Io)?;
         let window = config.window.next_multiple_of(GRANULE);
-        let (placed, generation) = (AtomicBool::new(false), quiet::generation());
-        let denied = config.denied;
-        Ok(Vm(Arc::new(Shared { vm, window, origin, placed, denied, generation, stop, daemon })))
+        let shared = Arc::new(Shared {
+            vm,
+            window,
+            origin,
+            placed: AtomicBool::new(false),
+            denied: config.denied,
+            generation: AtomicU32::new(quiet::generation()),
+            tasks: Mutex::default(),
+            stop,
+            daemon: Mutex::new(daemon),
+        });
+        if config.fork == Fork::Follow {
+            fork::follow(&shared);
+        }
+        Ok(Vm(shared))
     }
 
     /// => signals are blocked, and so they are in the thread.

@@ -28,19 +28,25 @@
 //! Everything may be called from a signal handler and from any number of threads.
 //! Allocation, writing and discarding take the file's lock in the kernel.
 
+pub(crate) mod commons;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use machvm_hal::{ExtentError, PAGE_SIZE, Pfn, PhysMem, Placement, PopulateError};
 use machvm_sync::{Rank, Spin};
 
 use crate::sys;
 
+use commons::Commons;
+
 /// Pages in a window; extents are aligned to it, so that a window of an object is a
 /// window of the file.
 const WINDOW: u64 = 512;
-/// Frame numbers that exist: a file of 2^62 bytes.
-const FRAMES: u64 = 1 << 50;
+/// Frame numbers of the file: 2^61 bytes. Those above name pages of other files
+/// ([`commons`]).
+const FRAMES: u64 = commons::FIRST;
 /// Extents of `WINDOW << k` pages for `k` below this.
 const CLASSES: usize = 42;
 /// Released extents remembered in each class. Those beyond are never used again:
@@ -57,6 +63,7 @@ struct Numbers {
 /// See the module text.
 pub struct LinuxMem {
     file: OwnedFd,
+    commons: Arc<Commons>,
     frames: u64,
     numbers: Spin<Numbers>,
 }
@@ -82,10 +89,36 @@ impl LinuxMem {
     /// What `memfd_create` and `ftruncate` say. A limit on file sizes
     /// (`RLIMIT_FSIZE`) makes the second fail: raise it first.
     pub fn new(frames: u64) -> io::Result<Self> {
+        let (file, commons) = (Self::new_file()?, Arc::new(Commons::new()));
+        let numbers = Numbers { next: WINDOW, kept: [[0; KEPT]; CLASSES], len: [0; CLASSES] };
+        Ok(LinuxMem { file, commons, frames, numbers: Spin::new(Rank::Free, numbers) })
+    }
+
+    fn new_file() -> io::Result<OwnedFd> {
         let file = sys::memfd_create(c"machvm")?;
         sys::ftruncate(file.as_raw_fd(), (FRAMES * PAGE_SIZE).cast_signed())?;
-        let numbers = Numbers { next: WINDOW, kept: [[0; KEPT]; CLASSES], len: [0; CLASSES] };
-        Ok(LinuxMem { file, frames, numbers: Spin::new(Rank::Free, numbers) })
+        Ok(file)
+    }
+
+    /// In the child of a fork: an empty file takes the place of the parent's, under the same
+    /// descriptor. Gives the parent's.
+    ///
+    /// # Errors
+    /// What Linux says. The descriptor may still be the parent's file then.
+    pub(crate) fn begin_anew(&self) -> io::Result<OwnedFd> {
+        let old = self.file.try_clone()?;
+        sys::replace(self.raw(), Self::new_file()?)?;
+        Ok(old)
+    }
+
+    /// The files that other processes have too.
+    pub(crate) fn commons(&self) -> &Arc<Commons> {
+        &self.commons
+    }
+
+    /// Where a frame is: file and byte.
+    fn at(&self, f: Pfn) -> (RawFd, u64) {
+        self.commons.locate(f).unwrap_or((self.raw(), f.byte()))
     }
 
     /// The file.
@@ -136,6 +169,9 @@ impl PhysMem for LinuxMem {
     }
 
     fn extent_release(&self, base: Pfn, pages: u64) {
+        if commons::is_common(base) {
+            return self.commons.release(base);
+        }
         let Some(class) = class(pages) else { return };
         let mut n = self.numbers.lock();
         let len = n.len[class];
@@ -159,7 +195,11 @@ impl PhysMem for LinuxMem {
         Ok(())
     }
 
+    /// Of common frames nothing: other processes have them.
     fn discard(&self, first: Pfn, n: u32) {
+        if commons::is_common(first) {
+            return;
+        }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let mut tries = 0;
         while let Err(e) = sys::fallocate(self.raw(), mode, first.byte(), u64::from(n) * PAGE_SIZE) {
@@ -178,8 +218,9 @@ impl PhysMem for LinuxMem {
 
     fn read(&self, f: Pfn, off: usize, buf: &mut [u8]) {
         let (mut at, mut tries) = (0, 0);
+        let (fd, byte) = self.at(f);
         while at < buf.len() {
-            match sys::pread(self.raw(), &mut buf[at..], f.byte() + (off + at) as u64) {
+            match sys::pread(fd, &mut buf[at..], byte + (off + at) as u64) {
                 // Never 0: the frame lies inside the file.
                 Ok(n) => at += n,
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
@@ -190,8 +231,9 @@ impl PhysMem for LinuxMem {
 
     fn write(&self, f: Pfn, off: usize, buf: &[u8]) {
         let (mut at, mut tries) = (0, 0);
+        let (fd, byte) = self.at(f);
         while at < buf.len() {
-            match sys::pwrite(self.raw(), &buf[at..], f.byte() + (off + at) as u64) {
+            match sys::pwrite(fd, &buf[at..], byte + (off + at) as u64) {
                 Ok(n) => at += n,
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
                 Err(e) => Self::refused("writing", &e, &mut tries),

@@ -18,6 +18,7 @@
 //! Nothing on the fault path (`enter`) allocates but from slabs, sleeps, or touches
 //! managed memory: it may run in a signal handler that has every signal blocked.
 
+mod again;
 mod enter;
 pub mod nine;
 mod pages;
@@ -28,18 +29,19 @@ mod shadow;
 mod tests;
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use machvm_arena::{Handle, Slab};
 use machvm_hal::{
-    EnterError, EnterFlags, Gather, PAGE_SIZE, PageArray, PageNo, Pmap, Prot, Region, RegionError, Va,
+    EnterError, EnterFlags, Gather, PAGE_SIZE, PageArray, PageNo, Pfn, Pmap, Prot, Region, RegionError, Va,
     VaRange,
 };
 use machvm_sync::{Field64, Rank, Spin};
 
 use crate::chunk::LinuxChunks;
 use crate::phys::LinuxMem;
+use crate::phys::commons::Commons;
 use crate::sys;
 use crate::uffd::{Mode, Uffd, UffdError};
 
@@ -55,6 +57,7 @@ struct Mmu {
     uffd: Uffd,
     /// The memfd, our own descriptor of it.
     file: OwnedFd,
+    commons: Arc<Commons>,
     tables: Tables,
     records: Records,
     spaces: Slab<Space, LinuxChunks>,
@@ -189,6 +192,7 @@ impl Mmu {
         Ok(Mmu {
             uffd: Uffd::open(config.mode, config.nonblocking).map_err(PmapError::Uffd)?,
             file: mem.fd().try_clone_to_owned().map_err(PmapError::File)?,
+            commons: Arc::clone(mem.commons()),
             tables: Tables::new(limits.tables),
             records: Records::new(LinuxChunks, limits.records),
             spaces: Slab::new(LinuxChunks, 1 << 20),
@@ -196,6 +200,11 @@ impl Mmu {
             vma_limit: vma_limit(),
             dont_fork: config.dont_fork,
         })
+    }
+
+    /// Where a frame is: file and byte.
+    fn at(&self, frame: Pfn) -> (RawFd, u64) {
+        self.commons.locate(frame).unwrap_or((self.file.as_raw_fd(), frame.byte()))
     }
 
     /// Unmaps the pages of a range from Linux's tables; the file keeps them.
@@ -337,10 +346,10 @@ impl LinuxPmap {
     fn map(&self, part: Part) -> Result<(), i32> {
         let (at, len) = (part.range.start().get(), part.range.bytes());
         let how = if self.reserved.is_some() { libc::MAP_FIXED } else { sys::MAP_FIXED_NOREPLACE };
-        let (fd, flags) = (self.mmu.file.as_raw_fd(), libc::MAP_SHARED | how);
+        let ((fd, byte), flags) = (self.mmu.at(part.first), libc::MAP_SHARED | how);
         // SAFETY: with MAP_FIXED the range lies in our reservation and meets no region
         // (region_insert looked), so only the reservation is replaced.
-        let got = unsafe { sys::mmap(at, len, linux_prot(part.prot), flags, fd, part.first.byte()) }?;
+        let got = unsafe { sys::mmap(at, len, linux_prot(part.prot), flags, fd, byte) }?;
         if got != at {
             // A kernel that does not know MAP_FIXED_NOREPLACE took it for a hint.
             // SAFETY: the mapping just made.

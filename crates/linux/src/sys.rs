@@ -39,6 +39,25 @@ pub(crate) fn memfd_create(name: &core::ffi::CStr) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC) })
 }
 
+/// `dup3(2)`: what `fd` named is closed, and it names what `new` did.
+pub(crate) fn replace(fd: RawFd, new: OwnedFd) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: no memory is passed; `fd` is the caller's.
+    check(unsafe { libc::dup3(new.as_raw_fd(), fd, libc::O_CLOEXEC) })
+}
+
+/// The next byte from `from` on that the file has a page for, or (`hole`) has none for.
+/// `None`: there is none before the end.
+pub(crate) fn seek(fd: RawFd, from: u64, hole: bool) -> io::Result<Option<u64>> {
+    let whence = if hole { libc::SEEK_HOLE } else { libc::SEEK_DATA };
+    // SAFETY: no memory is passed. Nobody uses the descriptor's own offset.
+    match unsafe { libc::lseek(fd, from.cast_signed(), whence) } {
+        at if at >= 0 => Ok(Some(at.cast_unsigned())),
+        _ if errno() == libc::ENXIO => Ok(None),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// `ftruncate(2)`.
 pub(crate) fn ftruncate(fd: RawFd, size: i64) -> io::Result<()> {
     // SAFETY: no memory is passed.

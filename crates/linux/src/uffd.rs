@@ -4,6 +4,8 @@
 //! lag behind the kernel by years (`CONTINUE_MODE_WP` is of Linux 6.4, `POISON` of
 //! 6.6).
 
+mod again;
+
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -259,6 +261,16 @@ fn device_fd(flags: i32) -> Result<OwnedFd, UffdError> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The features that a mode needs.
+fn wanted(mode: Mode) -> u64 {
+    use feature::{EXACT_ADDRESS, MINOR_SHMEM, MISSING_SHMEM, WP, WP_SHMEM, WP_UNPOPULATED};
+    let base = WP | MISSING_SHMEM | MINOR_SHMEM | EXACT_ADDRESS | WP_SHMEM | WP_UNPOPULATED;
+    match mode {
+        Mode::Signal => base | feature::SIGBUS,
+        Mode::Blocking => base | feature::THREAD_ID,
+    }
+}
+
 /// The handshake, once for each descriptor: every feature the kernel has.
 fn handshake(fd: RawFd, features: u64) -> Result<u64, i32> {
     let mut arg = ApiArg { api: API, features, ioctls: 0 };
@@ -274,12 +286,7 @@ impl Uffd {
     /// # Errors
     /// [`UffdError`], which says what to do.
     pub fn open(mode: Mode, nonblocking: bool) -> Result<Self, UffdError> {
-        use feature::{EXACT_ADDRESS, MINOR_SHMEM, MISSING_SHMEM, WP, WP_SHMEM, WP_UNPOPULATED};
-        let base = WP | MISSING_SHMEM | MINOR_SHMEM | EXACT_ADDRESS | WP_SHMEM | WP_UNPOPULATED;
-        let wanted = match mode {
-            Mode::Signal => base | feature::SIGBUS,
-            Mode::Blocking => base | feature::THREAD_ID,
-        };
+        let wanted = wanted(mode);
         let fd = new_fd(mode, nonblocking)?;
         match handshake(fd.as_raw_fd(), wanted) {
             Ok(features) => Ok(Uffd { fd, mode, features }),

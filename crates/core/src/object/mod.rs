@@ -12,6 +12,7 @@ mod anon;
 mod census;
 mod purge;
 mod radix;
+mod rehome;
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use machvm_arena::{Handle, HandleField, NoMemory};
@@ -23,6 +24,7 @@ pub use census::Census;
 pub(crate) use purge::Volatile;
 pub use purge::{PurgeError, Purgeable};
 pub(crate) use radix::{LEAF, Leaf, Nodes, Spare, Tree};
+pub use rehome::RehomeError;
 
 use crate::page::{self, FreeBatch, PageFlags, RUN, Reserv};
 use crate::platform::{PagerId, Platform};
@@ -70,7 +72,7 @@ pub struct Object {
     refs: Field32,
     /// [`ObjectFlags`]. \[a\]
     flags: Field32,
-    /// First frame number of the extent (sparse). \[I\]
+    /// First frame number of the extent (sparse). \[I\], but for [`rehome`], which is alone
     extent: Field64,
     /// Page indices `[0, capacity)` may be used. \[I\]
     capacity: Field64,
@@ -368,6 +370,9 @@ impl<P: Platform> Vm<P> {
         may: &mut MaySleep,
     ) -> Result<Handle<Object>, NoMemory> {
         let object = self.objects.get(h);
+        if let Some(copy) = self.object_copy_of_bytes(h, may) {
+            return copy;
+        }
         let copy = self.object_make(object.capacity.get())?;
         let to = self.objects.get(copy);
         // Both sides may now hold pages of the other's extent.

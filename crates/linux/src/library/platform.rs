@@ -6,6 +6,7 @@
 //! handler.
 
 use machvm::{PagerId, Platform};
+use machvm_arena::NoMemory;
 use machvm_hal::{
     EnterError, EnterFlags, Gather, MaySleep, PAGE_SIZE, PageArray, PageNo, Pager, Pmap, Prot, Region,
     RegionError, Swap, Va, VaRange,
@@ -20,6 +21,7 @@ use crate::pmap::{Config, LinuxPmap, LinuxPv, PmapError, Window};
 use crate::sys;
 use crate::uffd::Mode;
 
+use super::fork::{COMMONS, CommonPager, snapshot};
 use super::table::GRANULE;
 
 /// Pages in a granule of the table of windows.
@@ -92,13 +94,24 @@ impl Platform for Hosted {
         self.pool.as_ref().map(|p| p as &dyn Swap)
     }
     fn pager(&self, id: PagerId) -> Option<&dyn Pager> {
-        self.linux.pager(id)
+        if id == COMMONS { Some(&CommonPager) } else { self.linux.pager(id) }
     }
     fn pager_used(&self, id: PagerId) {
-        self.linux.pager_used(id);
+        if id != COMMONS {
+            self.linux.pager_used(id);
+        }
     }
     fn pager_unused(&self, id: PagerId) {
-        self.linux.pager_unused(id);
+        if id != COMMONS {
+            self.linux.pager_unused(id);
+        }
+    }
+    fn pager_snapshot(&self, id: PagerId, offset: u64, bytes: u64) -> Option<Result<PagerId, NoMemory>> {
+        let take = || {
+            let file = snapshot(self.mem().commons(), offset, bytes).map_err(|_| NoMemory)?;
+            self.linux.add_file_pager(file).map_err(|_| NoMemory)
+        };
+        (id == COMMONS).then(take)
     }
     fn memory_low(&self) {
         self.linux.memory_low();
@@ -116,6 +129,10 @@ impl TaskPmap {
     /// The process's address of the task's first address.
     pub(super) fn start(&self) -> u64 {
         self.start * PAGE_SIZE
+    }
+    /// See [`LinuxPmap::map_regions`].
+    pub(super) fn map_regions(&self) -> Result<(), RegionError> {
+        self.pmap.map_regions()
     }
     fn there(&self, va: Va) -> Va {
         Va::from_page(va.page() - self.origin + self.start)

@@ -8,18 +8,25 @@
 //! two addresses met.
 
 use std::cell::Cell;
+use std::io;
 use std::marker::PhantomData;
-use std::sync::Once;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicPtr, AtomicU32};
+use std::sync::{Mutex, PoisonError};
+
+use super::gate::{self, Pass};
+use crate::sys;
 
 /// Signals that instructions raise.
 const RAISED: [i32; 7] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, libc::SIGABRT];
 
-/// Generations of processes: rises in the child of a fork.
-static GENERATION: AtomicU32 = AtomicU32::new(0);
-static WATCH_FORKS: Once = Once::new();
+/// The number of this process among those that forked one from another, from 1 on. It
+/// is in a page that the kernel empties in every child that gets a copy of the memory,
+/// however the child was made.
+static GENERATION: AtomicPtr<AtomicU32> = AtomicPtr::new(core::ptr::null_mut());
+/// `MADV_WIPEONFORK` (Linux 4.14).
+const WIPEONFORK: i32 = 18;
 
 thread_local! {
     // Const and without a destructor: reading it in a handler initialises nothing.
@@ -36,20 +43,43 @@ pub(super) fn set_inside(what: u64) {
     INSIDE.set(what);
 }
 
-/// A value in force until the process forks: the child has another one.
+fn generation_word() -> Option<&'static AtomicU32> {
+    // SAFETY: null, or a page that stays mapped.
+    unsafe { GENERATION.load(Acquire).as_ref() }
+}
+
+/// A value in force until the process forks: the child has another one. 0: this process
+/// is a child that did not come through `fork(3)`, or nobody asked to watch.
 pub(super) fn generation() -> u32 {
-    GENERATION.load(Relaxed)
+    generation_word().map_or(0, |g| g.load(Relaxed))
+}
+
+/// This process is the `number`th generation.
+pub(super) fn set_generation(number: u32) {
+    if let Some(g) = generation_word() {
+        g.store(number, Relaxed);
+    }
 }
 
 /// Starts counting generations.
-pub(super) fn watch_forks() {
-    extern "C" fn forked() {
-        GENERATION.fetch_add(1, Relaxed);
+///
+/// # Errors
+/// There is no page for the number.
+pub(super) fn watch_forks() -> io::Result<()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if generation_word().is_some() {
+        return Ok(());
     }
-    // SAFETY: the function is there as long as the program. It only counts.
-    WATCH_FORKS.call_once(|| unsafe {
-        libc::pthread_atfork(None, None, Some(forked));
-    });
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let failed = |e| io::Error::from_raw_os_error(e);
+    // SAFETY: not MAP_FIXED.
+    let at = unsafe { sys::mmap(0, 4096, prot, flags, -1, 0) }.map_err(failed)?;
+    // SAFETY: the page just mapped.
+    unsafe { sys::madvise(at, 4096, WIPEONFORK) }.map_err(failed)?;
+    GENERATION.store(core::ptr::with_exposed_provenance_mut(at as usize), Release);
+    set_generation(1);
+    super::fork::install()
 }
 
 /// Every signal except those that instructions raise.
@@ -65,31 +95,47 @@ pub(super) fn from_outside() -> libc::sigset_t {
     }
 }
 
+/// Blocks the signals from outside in this thread. Gives what was blocked, for [`restore`].
+pub(super) fn block() -> libc::sigset_t {
+    let mut old = core::mem::MaybeUninit::uninit();
+    // SAFETY: both sets are good; on success the old one is filled, and this can only
+    // fail for a wrong first argument.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, &from_outside(), old.as_mut_ptr());
+        old.assume_init()
+    }
+}
+
+/// Undoes [`block`].
+pub(super) fn restore(old: &libc::sigset_t) {
+    // SAFETY: the set is one that was in force.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, core::ptr::null_mut()) };
+}
+
 /// The calling thread is in the VM, and no signal from outside is delivered to it.
 #[derive(Debug)]
 pub(super) struct Quiet {
     old: libc::sigset_t,
     was: u64,
+    /// Not of a call inside a call.
+    pass: Option<Pass>,
     _same_thread: PhantomData<*const ()>,
 }
 
 impl Quiet {
     pub(super) fn new() -> Self {
-        let mut old = core::mem::MaybeUninit::uninit();
-        // SAFETY: both sets are good; on success the old one is filled, and this can
-        // only fail for a wrong first argument.
-        let old = unsafe {
-            libc::pthread_sigmask(libc::SIG_BLOCK, &from_outside(), old.as_mut_ptr());
-            old.assume_init()
-        };
-        Quiet { old, was: INSIDE.replace(1), _same_thread: PhantomData }
+        let old = block();
+        let was = INSIDE.replace(1);
+        // A call inside a call has passed; waiting would be for itself.
+        let pass = if was == 0 { gate::enter() } else { None };
+        Quiet { old, was, pass, _same_thread: PhantomData }
     }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
         INSIDE.set(self.was);
-        // SAFETY: the set is the one that was in force.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.old, core::ptr::null_mut()) };
+        drop(self.pass.take());
+        restore(&self.old);
     }
 }

@@ -24,7 +24,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use machvm::FaultError;
 use machvm_hal::Prot;
 
-use super::{Denied, copy, quiet, stack, table};
+use super::{Denied, copy, gate, quiet, stack, table};
 
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
@@ -113,6 +113,9 @@ fn serve(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Verdict {
     }
     // SAFETY: SIGSEGV and SIGBUS of the kernel have an address.
     let addr = unsafe { info.si_addr() }.addr() as u64;
+    // First, so that nobody is counted in the table while the process forks. A call inside
+    // which managed memory was touched has passed.
+    let _pass = if quiet::inside() == 0 { gate::enter() } else { None };
     let Some(found) = table::find(addr) else { return Verdict::Pass };
     let core = found.core();
     if core.is_forked() {

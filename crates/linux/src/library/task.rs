@@ -2,6 +2,7 @@
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use machvm::fault::Fault;
@@ -11,7 +12,7 @@ use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SIZE, Pmap, Prot, RawAddr, RawSize, V
 
 use super::error::Error;
 use super::platform::Hosted;
-use super::quiet::{self, Quiet};
+use super::quiet::Quiet;
 use super::{Denied, Shared, copy, table};
 
 /// The lowest address of a task: a null pointer plus a field offset is never valid.
@@ -24,12 +25,18 @@ pub(super) struct Core {
     shared: Arc<Shared>,
     /// The process's address of the task's address [`super::Shared::origin`].
     start: u64,
+    /// It stayed with the parent of this process.
+    pub(super) gone: AtomicBool,
 }
 
 impl Core {
-    /// Does this process only hold a copy, by `fork(2)`?
+    /// Is this another process's, of which this one only holds a copy, by `fork(2)`?
     pub(super) fn is_forked(&self) -> bool {
-        self.shared.generation != quiet::generation()
+        self.shared.is_forked() || self.gone.load(Relaxed)
+    }
+
+    pub(super) fn map(&self) -> &Map<'static, Hosted> {
+        &self.map
     }
 
     /// What a denied access raises.
@@ -41,6 +48,47 @@ impl Core {
     pub(super) fn fault(&self, addr: u64, access: Prot) -> Result<(), FaultError> {
         let fault = Fault { addr: RawAddr(addr - self.start + self.shared.origin), access };
         self.map.fault(&fault, &mut MaySleep::claim())
+    }
+}
+
+/// The tasks of a system.
+#[derive(Default)]
+pub(super) struct Tasks {
+    /// The first that was made, which is the process's own.
+    own: Option<*const Core>,
+    all: Vec<*const Core>,
+    /// One was made.
+    any: bool,
+}
+
+// SAFETY: the pointers are to what any thread may use, and are good while they are in.
+unsafe impl Send for Tasks {}
+
+impl Tasks {
+    /// => `core` stays where it is until [`Tasks::remove`].
+    fn add(&mut self, core: &Core) {
+        if !core::mem::replace(&mut self.any, true) {
+            self.own = Some(core);
+        }
+        self.all.push(core);
+    }
+    fn remove(&mut self, core: &Core) {
+        self.all.retain(|c| !core::ptr::eq(*c, core));
+        self.own = self.own.filter(|c| !core::ptr::eq(*c, core));
+    }
+    /// Every task.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Core> {
+        // SAFETY: `add`'s caller keeps them while they are in, and `self` is borrowed.
+        self.all.iter().map(|c| unsafe { &**c })
+    }
+    /// The process's own.
+    pub(super) fn own(&self) -> Option<&Core> {
+        // SAFETY: as above.
+        self.own.map(|c| unsafe { &*c })
+    }
+    /// All but the process's own.
+    pub(super) fn others(&self) -> impl Iterator<Item = &Core> {
+        self.all().filter(|c| self.own.is_none_or(|own| !core::ptr::eq(own, *c)))
     }
 }
 
@@ -110,13 +158,15 @@ impl Task {
     }
 
     fn with(map: Map<'static, Hosted>, start: u64, shared: &Arc<Shared>) -> Task {
-        let core = Box::new(Core { map, shared: Arc::clone(shared), start });
+        let core = Box::new(Core { map, shared: Arc::clone(shared), start, gone: AtomicBool::new(false) });
+        shared.tasks().add(&core);
         let entry = table::Entry::open(&core, start, start + shared.window);
         Task { core: ManuallyDrop::new(core), entry }
     }
 
     fn enter(&self) -> Result<Quiet, Error> {
-        self.core.shared.enter()
+        let quiet = self.core.shared.enter()?;
+        if self.core.is_forked() { Err(Error::Forked) } else { Ok(quiet) }
     }
     pub(super) fn map(&self) -> &Map<'static, Hosted> {
         &self.core.map
@@ -219,6 +269,9 @@ impl Task {
     pub fn copy(&self, src: usize, size: usize, to: &Task, dst: usize) -> Result<(), Error> {
         if !Arc::ptr_eq(&self.core.shared, &to.core.shared) {
             return Err(Error::InvalidArgument("tasks of two VMs"));
+        }
+        if to.core.is_forked() {
+            return Err(Error::Forked);
         }
         if (src | dst | size) as u64 & PAGE_MASK != 0 {
             return Err(Error::InvalidArgument("not page aligned"));
@@ -341,10 +394,11 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        if self.core.is_forked() {
+        if self.core.shared.is_forked() {
             return; // it is the parent's memory; nothing of it may be touched here
         }
         let _quiet = Quiet::new();
+        self.core.shared.tasks().remove(&self.core);
         self.entry.close();
         // SAFETY: dropped here only; the handlers let go of it.
         unsafe { ManuallyDrop::drop(&mut self.core) };

@@ -1,7 +1,6 @@
 //! Entering a run of pages: what each needs, and carrying that out in few calls.
 
 use core::sync::atomic::Ordering;
-use std::os::fd::AsRawFd;
 
 use machvm_hal::{EnterError, EnterFlags, PAGE_SIZE, PageArray, PageNo, Prot, RefMod, Va};
 
@@ -170,8 +169,8 @@ impl<A: PageArray> Enter<'_, A> {
                 // Zero, or prepared and never written: its contents are free.
                 Refusal::Hole if filled != at => {
                     filled = at;
-                    let byte = self.pages.pfn(self.run[at]).byte();
-                    match sys::fallocate(mmu.file.as_raw_fd(), 0, byte, PAGE_SIZE) {
+                    let (fd, byte) = mmu.at(self.pages.pfn(self.run[at]));
+                    match sys::fallocate(fd, 0, byte, PAGE_SIZE) {
                         Ok(()) => {
                             there += 1; // cautious: the count of the first part is lost
                             continue;

@@ -10,6 +10,7 @@ use super::pv::{self, Mapping};
 use super::shadow::{Locked, Pte, WINDOW};
 use super::{Config, Limits, LinuxPmap, Mmu, PmapError, Space, Window, index, runs, sub};
 use crate::phys::LinuxMem;
+use crate::phys::commons::is_common;
 use crate::uffd::Uffd;
 
 /// The pmaps of this process, seen from the pages.
@@ -152,6 +153,8 @@ impl PmapPage for LinuxPv {
                     space.resident.fetch_sub(n as u64, Ordering::Relaxed);
                     match why {
                         RemoveWhy::Sample => self.0.zap(sub(m.va(), i, n)),
+                        // Nobody punches holes there.
+                        RemoveWhy::Free if is_common(pages.pfn(run[i])) => self.0.zap(sub(m.va(), i, n)),
                         // Punching the hole removes what Linux has mapped.
                         RemoveWhy::Free => {}
                     }

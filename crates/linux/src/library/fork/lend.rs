@@ -1,0 +1,101 @@
+//! Before a fork: what the child is to share moves where both can have it.
+//!
+//! The object of such memory gets frames in a file that the child inherits, whoever maps
+//! it: other ranges, tasks and memory entries that share it go on doing so. It stays there
+//! from then on, so that a second fork finds nothing to do.
+
+use machvm::map::{Detail, EntryInfo, Inherit, Kind, Need, Place, Take};
+use machvm_hal::{MaySleep, Prot, Va};
+
+use super::pager::COMMONS;
+use crate::library::Shared;
+use crate::library::platform::Hosted;
+use crate::library::task::{Core, Tasks};
+
+/// Is the memory of the entry common already?
+pub(super) fn common(vm: &machvm::Vm<Hosted>, e: &EntryInfo, may: &mut MaySleep) -> bool {
+    e.object.and_then(|o| vm.object_home(o, may)).is_some_and(|(pager, _)| pager == COMMONS)
+}
+
+/// The entries of a map.
+pub(super) fn entries(core: &Core, may: &mut MaySleep) -> Vec<EntryInfo> {
+    let mut all = Vec::new();
+    core.map().for_each_entry(|e| all.push(e), may);
+    all
+}
+
+/// Makes everything common that the process's own task lets a child share.
+///
+/// => inside the closed gate.
+pub(super) fn lend(shared: &Shared) -> Result<(), String> {
+    let tasks = shared.tasks();
+    let Some(own) = tasks.own() else { return Ok(()) };
+    let (vm, may) = (&shared.vm, &mut MaySleep::claim());
+    let wanted = |e: &EntryInfo, may: &mut MaySleep| {
+        let memory = e.kind == Kind::Object && e.attributes.inherit == Inherit::Share;
+        // What a pager of the program's has stays its own.
+        memory && e.object.is_some_and(|o| vm.object_home(o, may).is_none())
+    };
+    let all: Vec<_> = entries(own, may).into_iter().filter(|e| wanted(e, may)).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let commons = machvm::Platform::mem(vm.platform()).commons();
+    let file = commons.open().map_err(|e| format!("a file for shared memory: {e}"))?;
+    let mut done = Ok(());
+    for e in all {
+        let Some(e) = own.map().entry_from(e.range.start(), may) else { continue };
+        // An entry before it may have had the same object.
+        if done.is_ok() && wanted(&e, may) {
+            done = alone(own, e, may).and_then(|e| rehome(shared, &tasks, &e, file, may));
+        }
+    }
+    commons.close_unused(file);
+    done
+}
+
+/// Memory that was allocated together with this and is not shared with it keeps its
+/// object; the entry gets one of its own.
+fn alone(own: &Core, e: EntryInfo, may: &mut MaySleep) -> Result<EntryInfo, String> {
+    let facts = own.map().region_from(e.range.start(), Detail::Short, may);
+    let part_of_more = facts.is_some_and(|f| !f.shared && f.references > 1);
+    if !part_of_more || e.wired != 0 {
+        return Ok(e);
+    }
+    replace_by_copy(own, &e, may)?;
+    own.map().entry_from(e.range.start(), may).ok_or_else(|| "a region went away".into())
+}
+
+/// The entry gets a copy-on-write copy of its object, and keeps its attributes.
+pub(super) fn replace_by_copy(own: &Core, e: &EntryInfo, may: &mut MaySleep) -> Result<(), String> {
+    let need = Need { prot: Prot::NONE, max: Prot::NONE };
+    let failed = |at: Va, why: &dyn core::fmt::Debug| format!("copying the region at {at:?}: {why:?}");
+    let start = e.range.start();
+    let taken = own.map().extract(e.range, Take::Copy, need, may);
+    let mut pieces = taken.map_err(|e| failed(start, &e))?.pieces;
+    let placed = own.map().copyout(Place::Over(start), &mut pieces, |a| a, may);
+    placed.map(drop).map_err(|e| failed(start, &e))
+}
+
+fn rehome(
+    shared: &Shared,
+    tasks: &Tasks,
+    e: &EntryInfo,
+    file: usize,
+    may: &mut MaySleep,
+) -> Result<(), String> {
+    let vm = &shared.vm;
+    let commons = machvm::Platform::mem(vm.platform()).commons();
+    let Some(o) = e.object else { return Ok(()) };
+    let to = commons.reserve(file, vm.object_capacity(o)).ok_or("a shared region is too large")?;
+    tasks.all().for_each(|t| t.map().object_leave(o, may));
+    let moved = vm.object_rehome(o, to, COMMONS, may);
+    let mut back = Ok(());
+    tasks.all().for_each(|t| back = back.and(t.map().object_return(o, may)));
+    if moved.is_err() {
+        commons.release(to);
+    }
+    let at = e.range.start();
+    moved.map_err(|e| format!("the shared region at {at:?}: {e:?}"))?;
+    back.map_err(|e| format!("the shared region at {at:?}: {e:?}"))
+}
