@@ -4,7 +4,7 @@ use machvm_arena::{NoMemory, Slab};
 use machvm_hal::{Gather, MaySleep, PageArray, PhysMem, Placement};
 use machvm_sync::{Field64, Rank, Spin};
 
-use crate::map::Entry;
+use crate::map::{Body, Entry};
 use crate::object::{Anon, Nodes, Object, Volatile};
 use crate::page::{self, Frames, FreeBatch, PageTable, QueueId, Queues};
 use crate::platform::Platform;
@@ -21,6 +21,7 @@ pub struct Vm<P: Platform> {
     pub(crate) nodes: Nodes<P>,
     pub(crate) objects: Slab<Object, P::Chunks>,
     pub(crate) entries: Slab<Entry, P::Chunks>,
+    pub(crate) bodies: Slab<Body, P::Chunks>,
     pub(crate) frames: Frames<P::Chunks>,
     pub(crate) queues: Queues,
     /// Next unused stray frame number; 0: none reserved yet.
@@ -53,6 +54,7 @@ impl<P: Platform> Vm<P> {
             nodes: Nodes { leaves: Slab::new(c, SLAB_LIMIT), inners: Slab::new(c, SLAB_LIMIT) },
             objects: Slab::new(c, SLAB_LIMIT),
             entries: Slab::new(c, SLAB_LIMIT),
+            bodies: Slab::new(c, SLAB_LIMIT),
             queues: Queues::new(),
             strays: Spin::new(Rank::PagerTable, 0),
             volatile: Volatile::default(),
@@ -98,6 +100,7 @@ impl<P: Platform> Vm<P> {
             + self.nodes.inners.touched_bytes()
             + self.objects.touched_bytes()
             + self.entries.touched_bytes()
+            + self.bodies.touched_bytes()
             + self.frames.touched_bytes();
         let reservations = self.frames.reserv_stats();
         Stats {

@@ -156,6 +156,11 @@ pub trait Pmap: Sync + Sized {
     /// This CPU no longer runs on this pmap.
     fn deactivate(&self, _cpu: CpuId) {}
 
+    /// Has the machine a structure for each region, so that nothing can be entered before
+    /// [`Pmap::region_insert`]? Who says so implements the three functions below.
+    fn has_regions(&self) -> bool {
+        false
+    }
     /// A map entry now covers the range.
     ///
     /// => the map is write locked; nothing is mapped in the range.

@@ -515,6 +515,10 @@ impl Pmap for LinuxPmap {
         self.space().resident.load(Ordering::Relaxed)
     }
 
+    fn has_regions(&self) -> bool {
+        true
+    }
+
     /// Refuses what lies outside the [`Window`], what meets a mapping that is not
     /// ours, and more than 60 % of the VMAs that Linux allows.
     fn region_insert(&self, range: VaRange, region: Region) -> Result<(), RegionError> {

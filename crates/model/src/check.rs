@@ -108,17 +108,21 @@ fn check_mappings(t: &Task<'_>, may: &mut MaySleep) {
         ModelPmap::Tables(p) => {
             let (vm, mut wired) = (t.map.vm(), 0);
             p.check(vm.page_array(), |va| {
-                let e = t.map.entry_from(va, may).filter(|e| e.range.contains(va));
-                e.map(|e| e.attributes.prot)
+                let e = t.map.entry_through(va, may).filter(|(e, _)| e.range.contains(va));
+                e.map(|(e, _)| e.attributes.prot)
             });
-            t.map.for_each_entry(|e| wired += if e.wired != 0 { e.range.pages() } else { 0 }, may);
+            let mut at = t.map.min();
+            while let Some((e, _)) = t.map.entry_through(at, may) {
+                wired += if e.wired != 0 { e.range.pages() } else { 0 };
+                at = e.range.end();
+            }
             // Less where the entry allows nothing.
             assert!(p.wired_count() <= wired, "{t:?}: {} pages wired, {wired} by the map", p.wired_count());
             return;
         }
     };
     for (va, page, prot, _) in p.mappings() {
-        let Some(e) = t.map.entry_from(va, may).filter(|e| e.range.contains(va)) else {
+        let Some((e, _)) = t.map.entry_through(va, may).filter(|(e, _)| e.range.contains(va)) else {
             panic!("{va:?} of {t:?} is mapped to {page:?} without an entry");
         };
         assert!(

@@ -207,6 +207,9 @@ impl Pmap for FlatPmap {
         self.hw.state().spaces.get(&self.space).map_or(0, |sp| sp.ptes.len() as u64)
     }
 
+    fn has_regions(&self) -> bool {
+        true
+    }
     fn region_insert(&self, range: VaRange, region: Region) -> Result<(), RegionError> {
         self.hw.host.preempt();
         if self.hw.inject.fails(Point::Region) {

@@ -103,6 +103,9 @@ impl Pmap for ModelPmap {
             ModelPmap::Tables(p) => p.here(|p| p.resident_count()),
         }
     }
+    fn has_regions(&self) -> bool {
+        matches!(self, ModelPmap::Flat(_))
+    }
     fn region_insert(&self, range: VaRange, region: Region) -> Result<(), RegionError> {
         match self {
             ModelPmap::Flat(p) => p.region_insert(range, region),

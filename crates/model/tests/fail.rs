@@ -255,6 +255,34 @@ const OPS: &[(&str, Run)] = &[
         w.b.map.clear(&mut may());
         Ok(())
     }),
+    // A submap in the hole, with memory behind it that is touched through it.
+    ("submap", |w| {
+        let pmap = w.vm.platform().try_pmap().map_err(|e| format!("{e:?}"))?;
+        let bounds = pages(1000, 1100);
+        let sub = machvm::map::Map::new_submap(w.vm, pmap, bounds).map_err(|e| format!("{e:?}"))?;
+        let rw = Attributes::new(Prot::RW);
+        said(sub.insert(pages(1000, 1004), Backing::Anonymous, &rw, &mut may()))?;
+        said(w.a.map.insert(pages(140, 144), Backing::Guard, &rw, &mut may()))?;
+        said(w.a.map.submap(pages(140, 144), &sub, va(1000), &mut may())).expect("a guard");
+        let done = fault(&w.a, 141, Prot::W).and_then(|()| said(w.a.map.copyin(pages(140, 144), &mut may())));
+        let held = w.vm.platform().inject().pause();
+        w.a.map.delete(pages(140, 144), &mut may()).expect("memory");
+        w.vm.platform().inject().resume(held);
+        done
+    }),
+    ("suballoc", |w| {
+        let pmap = w.vm.platform().try_pmap().map_err(|e| format!("{e:?}"))?;
+        let search = w.a.map.search();
+        let done = w.a.map.suballoc(pmap, search, 4, &mut may());
+        let made = said(done.as_ref().map(|_| ()));
+        if let Ok(sub) = done {
+            let all = VaRange::between(sub.min(), sub.max()).expect("not empty");
+            let held = w.vm.platform().inject().pause();
+            w.a.map.delete(all, &mut may()).expect("memory");
+            w.vm.platform().inject().resume(held);
+        }
+        made
+    }),
     ("vm_fault_prefault", |w| {
         w.b.map.vm_fault_prefault(va(20), 8, 8);
         Ok(())
@@ -264,6 +292,8 @@ const OPS: &[(&str, Run)] = &[
 /// Parts of the Mach calls that stand outside `core/src/task`: their tests make them fail
 /// through the calls (`calls_that_fail_change_nothing`).
 const OF_TASK: &[&str] = &[
+    // Made to fail as a part of `submap`.
+    "new_submap",
     "copyout",
     "extract",
     "overwrite_if",
@@ -310,6 +340,10 @@ const CANNOT_FAIL: &[&str] = &[
     "findspace",
     "for_each_entry",
     "entry_from",
+    "entry_through",
+    "region_through",
+    "views",
+    "submaps",
     "vm",
     "pmap",
     "min",

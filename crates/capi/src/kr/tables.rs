@@ -125,6 +125,7 @@ impl Code for VmProtectError {
     fn code(&self, how: &Personality) -> kern_return_t {
         match self {
             VmProtectError::BadProtection(_) | VmProtectError::Wraps(_) => KERN_INVALID_ARGUMENT,
+            VmProtectError::Submap(_) => KERN_INVALID_ARGUMENT,
             VmProtectError::Hole(_) => KERN_INVALID_ADDRESS,
             VmProtectError::ExceedsMax(_) | VmProtectError::WriteExecute(_) => KERN_PROTECTION_FAILURE,
             VmProtectError::NoMemory(_) | VmProtectError::Machine(_) => KERN_RESOURCE_SHORTAGE,
@@ -136,7 +137,9 @@ impl Code for VmProtectError {
 impl Code for VmInheritError {
     fn code(&self, _how: &Personality) -> kern_return_t {
         match self {
-            VmInheritError::BadInheritance(_) | VmInheritError::Wraps(_) => KERN_INVALID_ARGUMENT,
+            VmInheritError::BadInheritance(_) | VmInheritError::Wraps(_) | VmInheritError::Submap(_) => {
+                KERN_INVALID_ARGUMENT
+            }
             VmInheritError::NoMemory(_) => KERN_RESOURCE_SHORTAGE,
         }
     }
@@ -145,7 +148,9 @@ impl Code for VmInheritError {
 impl Code for VmWireError {
     fn code(&self, how: &Personality) -> kern_return_t {
         match self {
-            VmWireError::BadAccess(_) | VmWireError::Wraps(_) => KERN_INVALID_ARGUMENT,
+            VmWireError::BadAccess(_) | VmWireError::Wraps(_) | VmWireError::Submap(_) => {
+                KERN_INVALID_ARGUMENT
+            }
             VmWireError::Unprivileged(_) => KERN_NO_ACCESS,
             VmWireError::Hole(_) | VmWireError::Protection(_) if mach3(how) => KERN_NO_SPACE,
             VmWireError::Hole(_) => KERN_INVALID_ADDRESS,

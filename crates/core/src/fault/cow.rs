@@ -18,8 +18,8 @@
 use machvm_arena::Handle;
 use machvm_hal::{Gather, MaySleep, PhysMem, PmapPage, RemoveWhy};
 
-use super::fill::{MapGuard, ObjectGuard};
-use super::{Place, Step, WaitFor};
+use super::fill::ObjectGuard;
+use super::{MapGuard, Place, Step, WaitFor};
 use crate::map::Map;
 use crate::object::{Anon, LEAF, ObjectInner};
 use crate::page::{FreeBatch, Page, PageFlags, QueueId, number};

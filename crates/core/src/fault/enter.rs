@@ -5,10 +5,10 @@ use core::sync::atomic::Ordering::Relaxed;
 use machvm_arena::Handle;
 use machvm_hal::{EnterError, EnterFlags, Gather, MaySleep, PageNo, Pmap, Prot, Va};
 
-use super::fill::{MapGuard, ObjectGuard};
-use super::{CLUSTER, Place, Step, WaitFor};
+use super::fill::ObjectGuard;
+use super::{CLUSTER, MapGuard, Place, Step, WaitFor};
 use crate::error::FaultError;
-use crate::map::{Entry, Kind, Map};
+use crate::map::{Entry, Kind, Map, Seen};
 use crate::object::{Anon, LEAF, ObjectFlags, ObjectInner};
 use crate::page::{Page, PageFlags, QueueId, handle, number};
 use crate::platform::Platform;
@@ -129,8 +129,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
             ok.then_some(p)
         };
-        let room_up = (LEAF as u64 - in_leaf).min(at.entry.end().page() - at.va.page());
-        let room_down = in_leaf.min(at.va.page() - at.entry.start().page());
+        let room_up = (LEAF as u64 - in_leaf).min(at.end.page() - at.va.page());
+        let room_down = in_leaf.min(at.va.page() - at.start.page());
         let mut up = 1;
         run[0] = number(page);
         while up < CLUSTER && (up as u64) < room_up {
@@ -192,10 +192,13 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let vm = self.vm();
         let host = vm.plat.host();
         let Some(inner) = self.lock_word().try_read(host) else { return };
-        let Some(eh) = self.lookup_entry(&inner, va) else { return };
-        let entry = vm.entries.get(eh);
+        let Ok(Some(seen)) = self.try_see(&inner, va) else { return };
+        let entry = seen.entry;
         let (Kind::Object, Some(oh)) = (entry.kind(), entry.object.get()) else { return };
         let rights = entry.prot().hardware() - Prot::W;
+        if seen.is_stale() && self.pmap().has_regions() {
+            return;
+        }
         if rights.is_empty() {
             return;
         }
@@ -203,19 +206,25 @@ impl<'vm, P: Platform> Map<'vm, P> {
         for d in 1..=backward.max(forward) {
             down = down
                 && d <= backward
-                && va.page() >= entry.start().page() + d
-                && self.prefault_one(entry, oh, va.sub(d), rights);
+                && va.page() >= seen.start.page() + d
+                && self.prefault_one(&seen, oh, va.sub(d), rights);
             up = up
                 && d <= forward
-                && va.page() + d < entry.end().page()
-                && self.prefault_one(entry, oh, va.add(d), rights);
+                && va.page() + d < seen.end.page()
+                && self.prefault_one(&seen, oh, va.add(d), rights);
         }
     }
 
-    fn prefault_one(&self, entry: &Entry, oh: Handle<crate::object::Object>, va: Va, rights: Prot) -> bool {
+    fn prefault_one(
+        &self,
+        seen: &Seen<'vm, P>,
+        oh: Handle<crate::object::Object>,
+        va: Va,
+        rights: Prot,
+    ) -> bool {
         let vm = self.vm();
         let Some(object) = vm.objects.get(oh).lock.try_write(vm.plat.host()) else { return false };
-        let at = Place { va, entry, object: oh, index: entry.pindex(va).0, access: Prot::R };
+        let at = Place::of(seen, va, oh, Prot::R);
         let (Some(a), _) = vm.tree_lookup(&object.tree, at.index) else { return false };
         let Some(p) = vm.anons.get(a).page() else { return false };
         if self.pmap().extract(&vm.pages, va).is_some() {

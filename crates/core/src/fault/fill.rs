@@ -3,18 +3,17 @@
 use core::num::NonZeroU32;
 use machvm_arena::{Handle, NoMemory};
 use machvm_hal::{PageIn, PageInSink, PageNo, PagerError, Pfn, PhysMem, Supply, SwapError};
-use machvm_sync::{ReadGuard, WriteGuard};
+use machvm_sync::WriteGuard;
 
-use super::{CLUSTER, Place, Step, WaitFor};
+use super::{CLUSTER, MapGuard, Place, Step, WaitFor};
 use crate::error::FaultError;
-use crate::map::{Advice, Entry, Map, MapInner};
+use crate::map::{Advice, Entry, Map};
 use crate::object::{Anon, LEAF, ObjectInner, Source, Tree};
 use crate::page::{Page, PageFlags, QueueId, handle, number};
 use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
 
-pub(crate) type MapGuard<'a, P> = ReadGuard<'a, MapInner, <P as Platform>::Host>;
 pub(crate) type ObjectGuard<'a, P> = WriteGuard<'a, ObjectInner, <P as Platform>::Host>;
 
 /// A run of busy pages that wait for their contents from swap: [`Vm::swap_in`] brings
@@ -51,9 +50,9 @@ fn cluster(entry: &Entry, page: u64) -> Run {
 /// The part of `run` around `at` that lies in the entry and in one leaf.
 fn clip(run: Run, at: &Place<'_>) -> Run {
     let in_leaf = at.index % LEAF as u64;
-    let in_entry = at.va.page() - at.entry.start().page();
+    let in_entry = at.va.page() - at.start.page();
     let before = run.before.min(in_leaf).min(in_entry);
-    let room = (LEAF as u64 - in_leaf).min(at.entry.end().page() - at.va.page());
+    let room = (LEAF as u64 - in_leaf).min(at.end.page() - at.va.page());
     let after = (run.pages - 1 - run.before).min(room - 1);
     Run { before, pages: before + 1 + after }
 }

@@ -33,12 +33,12 @@ mod window;
 mod wire;
 
 use machvm_arena::Handle;
-use machvm_hal::{Event, Host, MaySleep, PageIn, PagerError, Prot, RawAddr, SwapError, Va};
+use machvm_hal::{Event, Host, MaySleep, PageIn, PagerError, Pmap, Prot, RawAddr, SwapError, Va};
 
 pub use fill::SwapIn;
 
 use crate::error::FaultError;
-use crate::map::{Kind, Map};
+use crate::map::{Body, Kind, Map, Read, Seen};
 use crate::object::Object;
 use crate::page::{self, FREE_EVENT, LIMBO_EVENT, Page};
 use crate::platform::Platform;
@@ -62,6 +62,8 @@ pub struct Fault {
 pub enum WaitFor {
     /// The map lock.
     Map,
+    /// The lock of a submap.
+    Submap(Handle<Body>),
     /// The lock of an object.
     Object(Handle<Object>),
     /// A busy page.
@@ -83,6 +85,8 @@ pub enum Step<'a> {
     Wait(WaitFor),
     /// The address is in a stack gap: grow the stack, then step again.
     Grow,
+    /// The address is in a submap that changed: tell the machine, then step again.
+    Submap,
     /// Hand this to the pager named, then step again.
     PageIn(crate::platform::PagerId, PageIn<'a>),
     /// Carry out this read from swap, then step again.
@@ -121,6 +125,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
                     let va = Va::containing(f.addr);
                     self.growstack(va, may).map_err(|_| FaultError::NoMapping(va))?;
                 }
+                Step::Submap => self.make_view_regions(Va::containing(f.addr), may)?,
                 Step::PageIn(id, req) => match vm.plat.pager(id) {
                     Some(p) => p.page_in(req),
                     None => req.failed(0, PagerError::Gone),
@@ -141,6 +146,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let vm = self.vm();
         let event: Event = match w {
             WaitFor::Map => self.lock_word().event(),
+            WaitFor::Submap(b) => vm.bodies.get(b).lock_word().event(),
             WaitFor::Object(o) => vm.objects.get(o).lock.event(),
             WaitFor::Page(p) => page::event(p),
             WaitFor::Memory => FREE_EVENT,
@@ -151,6 +157,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let ticket = host.assert_wait(event);
         let wait = match w {
             WaitFor::Map => self.lock_word().arm_read(),
+            WaitFor::Submap(b) => vm.bodies.get(b).lock_word().arm_read(),
             WaitFor::Object(o) => vm.objects.get(o).lock.arm_wait(),
             WaitFor::Page(p) => vm.pages.get(p).busy.mark_waiting(),
             WaitFor::Memory => vm.frames_mark_waiting(),
@@ -176,14 +183,17 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let Some(inner) = self.lock_word().try_read(host) else {
             return Ok(Step::Wait(WaitFor::Map));
         };
-        let Some(eh) = self.lookup_entry(&inner, va) else {
-            return Err(FaultError::NoMapping(va));
+        let seen = match self.try_see(&inner, va) {
+            Ok(Some(seen)) => seen,
+            Ok(None) => return Err(FaultError::NoMapping(va)),
+            Err(body) => return Ok(Step::Wait(WaitFor::Submap(body))),
         };
-        let entry = vm.entries.get(eh);
+        let entry = seen.entry;
         match entry.kind() {
             Kind::Object => {}
-            Kind::StackGap => return Ok(Step::Grow),
-            Kind::Guard => return Err(FaultError::Protection(va)),
+            // Limits belong to who runs on the map: nobody runs on a submap (Z33).
+            Kind::StackGap if seen.view.is_none() => return Ok(Step::Grow),
+            Kind::Guard | Kind::StackGap | Kind::Submap => return Err(FaultError::Protection(va)),
             Kind::Foreign => return Err(FaultError::Foreign(va)),
         }
         if !entry.prot().hardware().contains(f.access) {
@@ -192,10 +202,14 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let Some(oh) = entry.object.get() else {
             return Err(FaultError::NoMapping(va));
         };
+        if seen.is_stale() && self.pmap().has_regions() {
+            return Ok(Step::Submap);
+        }
         let Some(object) = vm.objects.get(oh).lock.try_write(host) else {
             return Ok(Step::Wait(WaitFor::Object(oh)));
         };
-        let at = Place { va, entry, object: oh, index: entry.pindex(va).0, access: f.access };
+        let at = Place::of(&seen, va, oh, f.access);
+        let inner = MapGuard { _map: inner, _submap: seen.view.map(|(_, submap)| submap) };
         let (anon, shared) = vm.tree_lookup(&object.tree, at.index);
         let Some(anon) = anon else {
             return self.fill(&at, inner, object);
@@ -223,10 +237,28 @@ const WAIT_LIMIT_NS: u64 = 50_000_000;
 /// Where a fault is.
 pub(crate) struct Place<'a> {
     pub(crate) va: Va,
+    /// Bounds of the entry where the fault is seen: in a submap other addresses than the
+    /// entry's own, and only what the view shows.
+    pub(crate) start: Va,
+    pub(crate) end: Va,
     pub(crate) entry: &'a crate::map::Entry,
     pub(crate) object: Handle<Object>,
     pub(crate) index: u64,
     pub(crate) access: Prot,
+}
+
+impl<'a> Place<'a> {
+    fn of<P: Platform>(seen: &Seen<'a, P>, va: Va, object: Handle<Object>, access: Prot) -> Self {
+        let (start, end, entry) = (seen.start, seen.end, seen.entry);
+        Place { va, start, end, entry, object, index: seen.pindex(va), access }
+    }
+}
+
+/// What keeps the entry of a fault as it is: its map's lock, and that of the map in which
+/// the fault is if it shows the other.
+pub(crate) struct MapGuard<'a, P: Platform> {
+    _map: Read<'a, P>,
+    _submap: Option<Read<'a, P>>,
 }
 
 impl<P: Platform> Vm<P> {

@@ -34,12 +34,13 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
             {
                 let inner = self.lock_word().read(host, may);
-                let e = vm.entries.get(self.lookup_entry(&inner, va).ok_or(FaultError::NoMapping(va))?);
+                let seen = self.see(&inner, va, may).ok_or(FaultError::NoMapping(va))?;
+                let e = seen.entry;
                 let Some(o) = e.object.get().filter(|_| e.kind() == Kind::Object) else {
                     return Err(FaultError::Foreign(va));
                 };
                 let object = vm.objects.get(o).lock.read(host, may);
-                let (anon, _) = vm.tree_lookup(&object.tree, e.pindex(va).0);
+                let (anon, _) = vm.tree_lookup(&object.tree, seen.pindex(va));
                 let slot = anon.map(|a| vm.anons.get(a));
                 if slot.is_some_and(|a| a.page().is_some()) {
                     continue;
@@ -71,14 +72,14 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let inner = self.lock_word().read(host, may);
         let mut va = from;
         while va < end {
-            let Some(e) = self.lookup_entry(&inner, va).map(|h| vm.entries.get(h)) else { return va };
-            let Some(o) = e.object.get() else { return va };
+            let Some(seen) = self.see(&inner, va, may) else { return va };
+            let Some(o) = seen.entry.object.get() else { return va };
             let object = vm.objects.get(o).lock.read(host, may);
             if object.source.is_some() {
                 return va;
             }
-            let first = e.pindex(va).0;
-            let stop = e.end().min(end);
+            let first = seen.pindex(va);
+            let stop = seen.end.min(end);
             let mut found = None;
             vm.tree_for_each(&object.tree, first, stop.page() - va.page(), &mut |i, _| {
                 found = Some(i);

@@ -11,8 +11,8 @@ use machvm_arena::Handle;
 use machvm_hal::{PageNo, Pmap, Prot, Va};
 
 use super::enter::writes_ahead;
-use super::fill::{MapGuard, ObjectGuard};
-use super::{CLUSTER, Place, Step};
+use super::fill::ObjectGuard;
+use super::{CLUSTER, MapGuard, Place, Step};
 use crate::error::FaultError;
 use crate::map::{Advice, Map};
 use crate::object::{LEAF, ObjectInner};
@@ -30,8 +30,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// The indices in the superpage around `at` that its entry and its leaf cover.
     fn window(at: &Place<'_>) -> Range<u64> {
         let (phase, in_leaf) = (at.va.page() % RUN, at.index % LEAF as u64);
-        let below = phase.min(in_leaf).min(at.va.page() - at.entry.start().page());
-        let above = (RUN - phase).min(LEAF as u64 - in_leaf).min(at.entry.end().page() - at.va.page());
+        let below = phase.min(in_leaf).min(at.va.page() - at.start.page());
+        let above = (RUN - phase).min(LEAF as u64 - in_leaf).min(at.end.page() - at.va.page());
         at.index - below..at.index + above
     }
 

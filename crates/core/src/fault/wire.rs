@@ -55,7 +55,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
     fn wire_access(&self, va: Va, may: &mut MaySleep) -> Result<Prot, FaultError> {
         let vm = self.vm();
         let inner = self.lock_word().read(vm.plat.host(), may);
-        let e = vm.entries.get(self.lookup_entry(&inner, va).ok_or(FaultError::NoMapping(va))?);
+        let seen = self.see(&inner, va, may).ok_or(FaultError::NoMapping(va))?;
+        let e = seen.entry;
         match e.kind() {
             Kind::Foreign => Err(FaultError::Foreign(va)),
             Kind::Object if e.prot().contains(Prot::W) => Ok(Prot::W),
@@ -71,9 +72,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
         loop {
             let busy = {
                 let inner = self.lock_word().read(host, may);
-                let e = vm.entries.get(self.lookup_entry(&inner, va)?);
-                let object = vm.objects.get(e.object.get()?).lock.read(host, may);
-                let (anon, _) = vm.tree_lookup(&object.tree, e.pindex(va).0);
+                let seen = self.see(&inner, va, may)?;
+                let object = vm.objects.get(seen.entry.object.get()?).lock.read(host, may);
+                let (anon, _) = vm.tree_lookup(&object.tree, seen.pindex(va));
                 let anon = anon?;
                 let page = vm.anons.get(anon).page()?;
                 match vm.anon_busy_page(anon, page) {
@@ -92,10 +93,10 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let vm = self.vm();
         let host = vm.plat.host();
         let inner = self.lock_word().read(host, may);
-        let Some(e) = self.lookup_entry(&inner, va).map(|h| vm.entries.get(h)) else { return false };
-        let Some(o) = e.object.get() else { return false };
+        let Some(seen) = self.see(&inner, va, may) else { return false };
+        let Some(o) = seen.entry.object.get() else { return false };
         let object = vm.objects.get(o).lock.read(host, may);
-        let (anon, _) = vm.tree_lookup(&object.tree, e.pindex(va).0);
+        let (anon, _) = vm.tree_lookup(&object.tree, seen.pindex(va));
         anon.is_some_and(|a| vm.anons.get(a).page().is_some())
     }
 }

@@ -12,7 +12,7 @@ use machvm_arena::Handle;
 use machvm_hal::{MaySleep, PAGE_SIZE, PhysMem, Prot, RawAddr, Va};
 
 use super::copy::MapCopy;
-use super::{Kind, Map, MapInner};
+use super::{Kind, Map, Seen};
 use crate::error::FaultError;
 use crate::fault::Fault;
 use crate::object::Object;
@@ -75,8 +75,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
             let found = {
                 // Held while the bytes move: who takes a right away waits for it.
                 let inner = self.lock_read(may);
-                let spot = self.spot(&inner, va, access)?;
-                look(self.vm(), &spot, off, may)
+                let seen = self.see(&inner, va, may).ok_or(FaultError::NoMapping(va))?;
+                look(self.vm(), &spot(&seen, va, access)?, off, may)
             };
             match found {
                 Look::Done => return Ok(()),
@@ -86,18 +86,18 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
         }
     }
+}
 
-    /// The object behind `va`, if `access` is allowed. Unlike the MMU this tells write
-    /// from read.
-    fn spot(&self, inner: &MapInner, va: Va, access: Prot) -> Result<Spot, FaultError> {
-        let e = self.entry(self.lookup_entry(inner, va).ok_or(FaultError::NoMapping(va))?);
-        match (e.kind(), e.object.get()) {
-            (Kind::Foreign, _) => Err(FaultError::Foreign(va)),
-            (Kind::Object, Some(object)) if e.prot().contains(access) => {
-                Ok(Spot { object, index: e.pindex(va).0 })
-            }
-            _ => Err(FaultError::Protection(va)),
+/// The object behind `va`, if `access` is allowed. Unlike the MMU this tells write from
+/// read.
+fn spot<P: Platform>(seen: &Seen<'_, P>, va: Va, access: Prot) -> Result<Spot, FaultError> {
+    let e = seen.entry;
+    match (e.kind(), e.object.get()) {
+        (Kind::Foreign, _) => Err(FaultError::Foreign(va)),
+        (Kind::Object, Some(object)) if e.prot().contains(access) => {
+            Ok(Spot { object, index: seen.pindex(va) })
         }
+        _ => Err(FaultError::Protection(va)),
     }
 }
 

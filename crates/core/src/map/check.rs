@@ -3,6 +3,7 @@
 use machvm_hal::{MaySleep, Prot, Va};
 
 use super::entry::{EntryFlags, Kind};
+use super::submap::Home;
 use super::tree::Tree;
 use super::{Map, MapInner};
 use crate::platform::Platform;
@@ -28,11 +29,16 @@ impl<P: Platform> Map<'_, P> {
             match e.kind() {
                 Kind::Object => sure(object.is_some(), "no object")?,
                 Kind::Foreign => sure(object.is_none(), "foreign entry with an object")?,
+                Kind::Submap => {
+                    sure(object.is_none() && e.wired.get() == 0, "submap with an object or wired")?;
+                    sure(matches!(self.home, Home::Own(_)), "a submap in a submap")?;
+                }
                 Kind::Guard | Kind::StackGap => {
                     sure(object.is_none() && e.wired.get() == 0, "guard with an object or wired")?;
                     sure(e.max() == Prot::NONE && e.offset.get() == 0, "guard with rights or an offset")?;
                 }
             }
+            sure((e.kind() == Kind::Submap) == e.submap.get().is_some(), "a submap, or none")?;
             let user = e.flags().contains(EntryFlags::USER_WIRED);
             sure(!user || e.wired.get() != 0, "wired by the user, but not wired")?;
             if e.counts() {

@@ -40,6 +40,9 @@ impl<P: Platform> Edit<'_, '_, P> {
         if let Some(o) = e.object.get() {
             vm.object_reference(o);
         }
+        if let Some(body) = e.submap.get() {
+            vm.body_reference(body);
+        }
         self.resize(h, e.start(), va);
         self.link(upper);
         Ok(())

@@ -5,12 +5,14 @@
 //! two operations, each with one map locked, so source and destination may be the
 //! same map and may overlap (Z100).
 
+use core::ops::ControlFlow;
 use machvm_arena::{Handle, NoMemory, Reserved};
 use machvm_hal::{Gather, MaySleep, PAGE_SHIFT, Pindex, Pmap, Prot, Region, Va, VaRange};
 
 use super::clip::CLIPS;
 use super::edit::Edit;
 use super::entry::{Entry, EntryFlags, Kind};
+use super::extract::piece;
 use super::{CopyError, CopyWhy, Map, MapInner, Side};
 use crate::object::Object;
 use crate::platform::Platform;
@@ -105,12 +107,12 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let failed = |at, why| CopyError { side: Side::Source, at, why };
         let within = range.intersect(self.bounds).filter(|w| *w == range);
         let range = within.ok_or(failed(range.start(), CopyWhy::Hole))?;
-        let need = |m: &Self, inner: &MapInner| m.overlapping(inner, range).count() as u32;
+        let need = |m: &Self, inner: &MapInner| m.count_parts(inner, range);
         let mut edit = self
             .edit_counted(range, need, may)
             .map_err(|NoMemory| failed(range.start(), CopyWhy::NoMemory))?;
         let mut copy = MapCopy::empty(self.vm, range.pages());
-        let done = edit.check_copy(range, Prot::R).and_then(|()| edit.snapshot(range, &mut copy, may));
+        let done = edit.check_copy(range, Prot::R, may).and_then(|()| edit.snapshot(range, &mut copy, may));
         edit.done(may);
         // On failure the pieces go here, with nothing locked.
         done.map(|()| copy).map_err(|(at, why)| failed(at, why))
@@ -153,7 +155,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         };
         let mut edit =
             self.edit_counted(range, need, may).map_err(|NoMemory| failed(dst, CopyWhy::NoMemory))?;
-        let checked = edit.check_copy(range, Prot::W).and_then(|()| edit.check_sharers(range, sharers));
+        let checked = edit.check_copy(range, Prot::W, may).and_then(|()| edit.check_sharers(range, sharers));
         let done = checked.and_then(|()| {
             let done = edit.overwrite(range, &mut copy, may);
             edit.settle(range, &done);
@@ -206,22 +208,37 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
         }
     }
 
-    pub(super) fn check_copy(&self, range: VaRange, access: Prot) -> Result<(), (Va, CopyWhy)> {
-        if let Some(hole) = self.first_hole(range) {
-            return Err((hole, CopyWhy::Hole));
-        }
-        for h in self.map.overlapping(&self.inner, range) {
-            let e = self.entry(h);
-            let at = e.start().max(range.start());
-            match e.kind() {
-                Kind::Guard | Kind::StackGap => return Err((at, CopyWhy::Protection)),
-                Kind::Foreign => return Err((at, CopyWhy::Foreign)),
-                Kind::Object if !e.prot().contains(access) => return Err((at, CopyWhy::Protection)),
-                Kind::Object if access == Prot::W && e.wired.get() != 0 => return Err((at, CopyWhy::Wired)),
-                Kind::Object => {}
+    /// Is all of `range` memory with this right? Submaps are looked through.
+    pub(super) fn check_copy(
+        &self,
+        range: VaRange,
+        access: Prot,
+        may: &mut MaySleep,
+    ) -> Result<(), (Va, CopyWhy)> {
+        let (mut at, mut bad) = (range.start(), None);
+        let found = self.map.each_part(&self.inner, range, may, &mut |part, _| {
+            let (e, here) = (part.entry, part.range.start());
+            if here != at {
+                return ControlFlow::Break(());
             }
+            at = part.range.end();
+            let why = match e.kind() {
+                Kind::Guard | Kind::StackGap => Some(CopyWhy::Protection),
+                Kind::Foreign => Some(CopyWhy::Foreign),
+                Kind::Object if !e.prot().contains(access) => Some(CopyWhy::Protection),
+                Kind::Object if access == Prot::W && e.wired.get() != 0 => Some(CopyWhy::Wired),
+                // The submap's entries are not this map's to change.
+                _ if access == Prot::W && part.through => Some(CopyWhy::Shared),
+                Kind::Object | Kind::Submap => None,
+            };
+            bad = bad.or(why.map(|why| (here, why)));
+            ControlFlow::Continue(())
+        });
+        // A hole anywhere comes before rights.
+        if found.is_break() || at < range.end() {
+            return Err((at, CopyWhy::Hole));
         }
-        Ok(())
+        bad.map_or(Ok(()), Err)
     }
 
     pub(super) fn snapshot(
@@ -231,16 +248,17 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
         may: &mut MaySleep,
     ) -> Result<(), (Va, CopyWhy)> {
         let (map, vm) = (self.map, self.map.vm);
+        let (spare, unused) = (&mut self.spare, &mut self.unused);
         let mut g = Gather::new();
         let mut last: Option<(Handle<Object>, Handle<Object>)> = None;
-        let mut done = Ok(());
-        for h in map.overlapping(&self.inner, range) {
-            let e = self.entry(h);
-            let (Some(o), Some(part)) = (e.object.get(), e.range().and_then(|r| r.intersect(range))) else {
-                continue;
-            };
-            // Pieces of one object that are disjoint share one copy.
-            let again = last.filter(|(from, _)| *from == o && !vm.object_is_shared(o)).map(|(_, to)| to);
+        let done = map.each_part(&self.inner, range, may, &mut |part, may| {
+            let (e, at) = (part.entry, part.range.start());
+            let Some(o) = e.object.get() else { return ControlFlow::Continue(()) };
+            let short = ControlFlow::Break((at, CopyWhy::NoMemory));
+            // Pieces of one object that are disjoint share one copy; what a view shows may
+            // be shown again beside it.
+            let disjoint = !part.through && !vm.object_is_shared(o);
+            let again = last.filter(|(from, _)| *from == o && disjoint).map(|(_, to)| to);
             let made = match again {
                 Some(to) => {
                     vm.object_reference(to);
@@ -248,28 +266,35 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
                 }
                 None => vm.object_copy(o, may),
             };
-            let Ok(to) = made else {
-                done = Err((part.start(), CopyWhy::NoMemory));
-                break;
-            };
-            let Some(new) = self.spare.take() else {
-                self.unused = Some(to);
-                done = Err((part.start(), CopyWhy::NoMemory));
-                break;
+            let Ok(to) = made else { return short };
+            // A submap may have got more entries since they were counted.
+            let Some(new) = spare.take().or_else(|| vm.entries.alloc().ok()) else {
+                *unused = Some(to);
+                return short;
             };
             last = Some((o, to));
-            let from = part.start().page() - range.start().page();
-            let n = self.entry(new);
-            if let Some(r) = VaRange::of_pages(Va::from_page(from), part.pages()) {
-                n.reset(r, Kind::Object, &e.attributes());
-            }
-            n.object.set(Some(to));
-            n.offset.set(e.pindex(part.start()).0);
+            piece(
+                vm,
+                new,
+                at.page() - range.start().page(),
+                part.range.pages(),
+                e.attributes(),
+                (to, part.first),
+            );
             copy.push(new);
-            map.pmap.protect_copy(vm.page_array(), part, false, &mut g);
-        }
+            if part.through || map.is_shown() {
+                vm.object_write_protect(o, part.first, part.range.pages(), may);
+            }
+            if !part.through {
+                map.pmap.protect_copy(vm.page_array(), part.range, false, &mut g);
+            }
+            ControlFlow::Continue(())
+        });
         vm.finish(g, may);
-        done
+        match done {
+            ControlFlow::Break(e) => Err(e),
+            ControlFlow::Continue(()) => Ok(()),
+        }
     }
 
     /// => the destination is checked, and enough entries are reserved.

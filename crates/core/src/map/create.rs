@@ -3,7 +3,7 @@
 use machvm_hal::{MaySleep, VaRange};
 use machvm_sync::{Rank, RwSleep};
 
-use super::tree::Tree;
+use super::submap::Home;
 use super::{Limits, Map, MapFlags, MapInner};
 use crate::platform::Platform;
 use crate::vm::Vm;
@@ -13,15 +13,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// M03 `vm_map_init` is the same with the storage given: here a map is a value).
     /// Never fails: nothing is allocated.
     pub fn new(vm: &'vm Vm<P>, pmap: P::Pmap, bounds: VaRange) -> Self {
-        let inner = MapInner {
-            tree: Tree::new(bounds.start(), bounds.end()),
-            size: 0,
-            limits: Limits::default(),
-            flags: MapFlags::empty(),
-            wirings: 0,
-            updates: 0,
-        };
-        Map { vm, pmap, bounds, inner: RwSleep::new(Rank::Map, inner) }
+        let inner = MapInner::new(bounds.start(), bounds.end());
+        Map { vm, pmap, bounds, home: Home::Own(RwSleep::new(Rank::Map, inner)) }
     }
 
     /// Removes everything (M05, the part before the map itself goes).
@@ -33,36 +26,41 @@ impl<'vm, P: Platform> Map<'vm, P> {
 
     /// The limits in force.
     pub fn limits(&self, may: &mut MaySleep) -> Limits {
-        self.inner.read(self.vm.host(), may).limits
+        self.lock_word().read(self.vm.host(), may).limits
     }
     /// Replaces the limits.
     pub fn set_limits(&self, limits: Limits, may: &mut MaySleep) {
-        self.inner.write(self.vm.host(), may).limits = limits;
+        self.lock_word().write(self.vm.host(), may).limits = limits;
     }
     /// The flags in force.
     pub fn flags(&self, may: &mut MaySleep) -> MapFlags {
-        self.inner.read(self.vm.host(), may).flags
+        self.lock_word().read(self.vm.host(), may).flags
     }
     /// Sets and clears flags (M06 `vm_map_modflags`); set wins. Gives the new ones.
     pub fn modflags(&self, set: MapFlags, clear: MapFlags, may: &mut MaySleep) -> MapFlags {
-        let mut inner = self.inner.write(self.vm.host(), may);
+        let mut inner = self.lock_word().write(self.vm.host(), may);
         inner.flags = (inner.flags - clear) | set;
         inner.flags
     }
     /// Bytes mapped, guards not counted.
     pub fn size(&self, may: &mut MaySleep) -> u64 {
-        self.inner.read(self.vm.host(), may).size
+        self.lock_word().read(self.vm.host(), may).size
     }
     /// Number of entries.
     pub fn entry_count(&self, may: &mut MaySleep) -> u32 {
-        self.inner.read(self.vm.host(), may).tree.count()
+        self.lock_word().read(self.vm.host(), may).tree.count()
     }
 }
 
 impl<P: Platform> Drop for Map<'_, P> {
-    /// Removes everything. A map is dropped where sleeping is allowed: by its owner,
-    /// with nothing locked.
+    /// Removes everything; of a map that others show, nothing but what its own pmap knows:
+    /// the rest goes with the last view. A map is dropped where sleeping is allowed: by its
+    /// owner, with nothing locked.
     fn drop(&mut self) {
-        self.clear(&mut MaySleep::claim());
+        let mut may = MaySleep::claim();
+        match self.home {
+            Home::Own(_) => self.clear(&mut may),
+            Home::Shown(h) => self.let_body_go(h, &mut may),
+        }
     }
 }

@@ -7,6 +7,7 @@ use machvm_hal::{Event, Gather, Host, MaySleep, Pmap, Region, RegionError, Va, V
 use super::entry::{Entry, EntryFlags, Kind};
 use super::lock::Write;
 use super::stack::DETACHED;
+use super::submap::NEVER;
 use super::tree::Tree;
 use super::{Map, MapInner};
 use crate::object::Object;
@@ -43,7 +44,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// => no lock is held; on success the map is write locked.
     pub(super) fn edit(&self, entries: u32, may: &mut MaySleep) -> Result<Edit<'_, 'vm, P>, NoMemory> {
         let spare = self.vm.entries.reserve(entries)?;
-        let inner = self.inner.write(self.vm.host(), may);
+        let inner = self.lock_word().write(self.vm.host(), may);
         Ok(Edit { map: self, inner, spare, dead: Dead::default(), unused: None })
     }
 
@@ -56,7 +57,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
     ) -> Result<Edit<'_, 'vm, P>, NoMemory> {
         let spare = self.vm.entries.reserve(entries)?;
         loop {
-            let inner = self.inner.write(self.vm.host(), may);
+            let inner = self.lock_word().write(self.vm.host(), may);
             match self.in_transition(&inner, range) {
                 None => return Ok(Edit { map: self, inner, spare, dead: Dead::default(), unused: None }),
                 // Into the queue before the unlock (Z24).
@@ -72,7 +73,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         need: impl Fn(&Self, &MapInner) -> u32,
         may: &mut MaySleep,
     ) -> Result<Edit<'_, 'vm, P>, NoMemory> {
-        let mut entries = need(self, &self.inner.read(self.vm.host(), may));
+        let mut entries = need(self, &self.lock_word().read(self.vm.host(), may));
         loop {
             let edit = self.edit_range(range, entries, may)?;
             entries = need(self, &edit.inner);
@@ -168,9 +169,13 @@ impl<'vm, P: Platform> Map<'vm, P> {
     ///
     /// => the map is write locked.
     pub(super) fn regions_remove(&self, inner: &MapInner, range: VaRange, g: &mut Gather) {
+        self.unmap_views(inner, range);
         let mut run: Option<VaRange> = None;
         for h in self.overlapping(inner, range) {
             let e = self.entry(h);
+            if e.kind() == Kind::Submap {
+                e.set_made_at(NEVER);
+            }
             let Some(part) = e.range().and_then(|r| r.intersect(range)) else { continue };
             if e.kind() == Kind::Guard {
                 continue;
@@ -238,8 +243,7 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
     }
 
     /// Unwires what the dead entries kept, and drops what they mapped of objects that
-    /// live on. A drop that finds
-    /// no memory leaves contents that no entry covers: they go with the object.
+    /// live on.
     ///
     /// => nothing maps the ranges, and the invalidations are finished.
     pub(super) fn drop_contents(&mut self, may: &mut MaySleep) {
@@ -247,16 +251,8 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         let mut at = self.dead.head;
         while let Some(h) = at {
             let e = self.entry(h);
-            if e.wired.get() != 0
-                && let Some(o) = e.object.get()
-            {
-                vm.unwire_object(o, e.offset.get(), e.pages(), may);
-            }
-            if let Some(o) = e.object.get()
-                && !vm.object_is_shared(o)
-                && !vm.object_is_private_sole(o)
-            {
-                let _ = vm.object_drop_range(o, machvm_hal::Pindex(e.offset.get()), e.pages(), may);
+            if let Some(o) = e.object.get() {
+                vm.drop_mapped(e, o, may);
             }
             at = e.links.next.get();
         }
@@ -277,6 +273,10 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
             if let Some(o) = e.object.get() {
                 e.object.set(None);
                 map.vm.object_deallocate(o, may);
+            }
+            if let Some(body) = e.submap.get() {
+                e.submap.set(None);
+                map.vm.body_deallocate(body, may);
             }
             map.vm.entries.free(h);
         }

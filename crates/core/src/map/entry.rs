@@ -4,6 +4,7 @@ use machvm_arena::{Handle, HandleField};
 use machvm_hal::{Pindex, Prot, Va, VaRange};
 use machvm_sync::{Field32, Field64};
 
+use super::submap::Body;
 use crate::object::Object;
 
 /// What a child of a fork gets (`VM_INHERIT_*`, row M32).
@@ -45,6 +46,8 @@ pub enum Kind {
     /// A mapping of the machine's own that the core only keeps the place of (a
     /// shared file in Linux's page cache, a device).
     Foreign = 3,
+    /// A part of another map, which is looked up there ([`super::Map::submap`]).
+    Submap = 4,
 }
 
 bitflags::bitflags! {
@@ -157,11 +160,13 @@ pub struct Entry {
     /// One past the last byte. \[m\]
     pub(crate) end: Field64,
     /// Page index in the object, or a foreign entry's file, of the first page; of a
-    /// guard 0. \[m\]
+    /// submap the page number of the first address shown; of a guard 0. \[m\]
     pub(crate) offset: Field64,
     /// The object; one reference is the entry's. \[m\]
     pub(crate) object: HandleField<Object>,
-    /// prot 0..3, max 4..7, inherit 8..10, advice 12..14, kind 16..18. \[m\]
+    /// The submap; one reference is the entry's. \[m\]
+    pub(crate) submap: HandleField<Body>,
+    /// prot 0..3, max 4..7, inherit 8..10, advice 12..14, kind 16..19. \[m\]
     pub(crate) bits: Field32,
     /// [`EntryFlags`]. \[m\]
     pub(crate) flags: Field32,
@@ -169,7 +174,8 @@ pub struct Entry {
     pub(crate) wired: Field32,
     /// For the embedder; of a stack gap the guard size in bytes (`next_read`). \[m\]
     pub(crate) tag: Field64,
-    /// Page number where a sequential fault is expected next. Hint.
+    /// Page number where a sequential fault is expected next: a hint. Of a submap: its
+    /// version when the machine was told of its regions \[m\].
     pub(crate) next_fault: Field64,
     /// Size of the last fault cluster, in pages. Hint.
     pub(crate) cluster: Field32,
@@ -239,15 +245,16 @@ impl Entry {
         self.set_field(12, 2, a as u8);
     }
     pub(crate) fn kind(&self) -> Kind {
-        match self.field(16, 2) {
+        match self.field(16, 3) {
             0 => Kind::Object,
             1 => Kind::Guard,
             2 => Kind::StackGap,
-            _ => Kind::Foreign,
+            3 => Kind::Foreign,
+            _ => Kind::Submap,
         }
     }
     pub(crate) fn set_kind(&self, k: Kind) {
-        self.set_field(16, 2, k as u8);
+        self.set_field(16, 3, k as u8);
     }
     /// Wired, or just being wired or unwired: what is entered may not be forgotten.
     pub(crate) fn keeps_mappings(&self) -> bool {
@@ -267,7 +274,14 @@ impl Entry {
     }
     /// Does the entry take part in the map's size?
     pub(super) fn counts(&self) -> bool {
-        matches!(self.kind(), Kind::Object | Kind::Foreign)
+        matches!(self.kind(), Kind::Object | Kind::Foreign | Kind::Submap)
+    }
+    /// Of a submap: its version when the regions of this view were made.
+    pub(super) fn made_at(&self) -> u64 {
+        self.next_fault.get()
+    }
+    pub(super) fn set_made_at(&self, version: u64) {
+        self.next_fault.set(version);
     }
     /// An entry as new, for `range`.
     pub(super) fn reset(&self, range: VaRange, kind: Kind, a: &Attributes) {
@@ -275,6 +289,7 @@ impl Entry {
         self.end.set(range.end().get());
         self.offset.set(0);
         self.object.set(None);
+        self.submap.set(None);
         self.bits.set(0);
         self.set_kind(kind);
         self.set_attributes(a);
@@ -306,6 +321,7 @@ impl Entry {
     pub(super) fn copy_from(&self, e: &Entry) {
         self.offset.set(e.offset.get());
         self.object.set(e.object.get());
+        self.submap.set(e.submap.get());
         self.bits.set(e.bits.get());
         self.flags.set(e.flags.get());
         self.wired.set(e.wired.get());
@@ -329,6 +345,7 @@ impl Entry {
     pub(super) fn mergeable(&self, above: &Entry) -> bool {
         let contiguous = self.offset.get().wrapping_add(self.pages()) == above.offset.get();
         self.end.get() == above.start.get()
+            && self.kind() != Kind::Submap
             && self.alike(above)
             && self.object.get() == above.object.get()
             && (contiguous || matches!(self.kind(), Kind::Guard | Kind::StackGap))

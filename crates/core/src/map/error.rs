@@ -57,15 +57,33 @@ pub enum ProtectError {
     OutsideMax(Va),
     /// Write and execute together, and the map refuses that.
     WriteExecute(Va),
+    /// A submap: its entries have the protections (`KERN_INVALID_ARGUMENT`).
+    Submap(Va),
     /// No memory for an entry.
     NoMemory(Va),
     /// The machine has no structure for another region.
     Machine(Va),
 }
 
+/// Why nothing was made a submap (M20).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SubmapError {
+    /// The map to be shown was not made for that, belongs to another system, or the one
+    /// that is to show it can itself be shown (`KERN_INVALID_ARGUMENT`).
+    NotShowable(Va),
+    /// The submap has no such addresses (`KERN_INVALID_ARGUMENT`).
+    Beyond(Va),
+    /// The range is not exactly one entry (`KERN_INVALID_ARGUMENT`).
+    NotWhole(Va),
+    /// The entry has contents, or is wired (`KERN_INVALID_ARGUMENT`).
+    InUse(Va),
+}
+
 /// Why the inheritance did not change (M32).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InheritError {
+    /// A submap is shared or left out (`KERN_INVALID_ARGUMENT`).
+    Submap(Va),
     /// No memory for an entry.
     NoMemory(Va),
 }
@@ -154,7 +172,7 @@ pub enum CopyWhy {
     Foreign,
     /// A wired destination cannot get other pages: copy the bytes instead.
     Wired,
-    /// Others see the destination too: write the bytes into it instead.
+    /// Others see the destination too, or it is a submap: write the bytes into it instead.
     Shared,
     /// No memory for entries or objects.
     NoMemory,
@@ -165,7 +183,7 @@ pub enum CopyWhy {
 /// Why nothing was moved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MoveError {
-    /// The source is not mapped here, or is a guard.
+    /// The source is not mapped here, or is a guard or a submap.
     Hole(Va),
     /// The two ranges overlap.
     Overlap(Va),
@@ -182,6 +200,8 @@ pub enum WireError {
     NoAccess(Va),
     /// Not wired by the system (`KERN_INVALID_ARGUMENT`).
     NotWired(Va),
+    /// A submap: it is wired as a map of its own (`KERN_INVALID_ARGUMENT`).
+    Submap(Va),
     /// No memory for an entry.
     NoMemory(Va),
     /// A page could not be had.

@@ -1,6 +1,7 @@
 //! Taking a range out of a map as a chain of pieces: a snapshot or the same memory
 //! (M68 `vm_map_remap_extract`; U07, U09).
 
+use core::ops::ControlFlow;
 use machvm_arena::{Handle, NoMemory};
 use machvm_hal::{MaySleep, Pindex, Prot, Va, VaRange};
 
@@ -60,14 +61,14 @@ impl<'vm, P: Platform> Map<'vm, P> {
             let at = if range.start() < self.min() { range.start() } else { self.max().max(range.start()) };
             return Err(failed((at, CopyWhy::Hole)));
         }
-        let count = |m: &Self, inner: &MapInner| m.overlapping(inner, range).count() as u32;
+        let count = |m: &Self, inner: &MapInner| m.count_parts(inner, range);
         let short = |NoMemory| failed((range.start(), CopyWhy::NoMemory));
         let mut edit = self.edit_counted(range, count, may).map_err(short)?;
         let mut pieces = MapCopy::empty(self.vm, range.pages());
-        let done = edit.check_need(range, need).and_then(|rights| {
+        let done = edit.check_need(range, need, may).and_then(|rights| {
             match take {
                 Take::Copy => edit.snapshot(range, &mut pieces, may)?,
-                Take::Share => edit.share(range, &mut pieces)?,
+                Take::Share => edit.share(range, &mut pieces, may)?,
             }
             Ok(rights)
         });
@@ -79,44 +80,64 @@ impl<'vm, P: Platform> Map<'vm, P> {
 
 impl<'vm, P: Platform> Edit<'_, 'vm, P> {
     /// The rights common to all of `range`.
-    fn check_need(&self, range: VaRange, need: Need) -> Result<(Prot, Prot), (Va, CopyWhy)> {
-        self.check_copy(range, need.prot).or_else(|e| match e.1 {
-            // A wired source is read like any other.
-            CopyWhy::Wired => Ok(()),
+    fn check_need(
+        &self,
+        range: VaRange,
+        need: Need,
+        may: &mut MaySleep,
+    ) -> Result<(Prot, Prot), (Va, CopyWhy)> {
+        self.check_copy(range, need.prot, may).or_else(|e| match e.1 {
+            // A wired source is read like any other, and sharing a submap's memory leaves the
+            // submap as it is.
+            CopyWhy::Wired | CopyWhy::Shared => Ok(()),
             _ => Err(e),
         })?;
         let mut common = (Prot::ALL, Prot::ALL);
-        for h in self.map.overlapping(&self.inner, range) {
-            let e = self.entry(h);
+        let found = self.map.each_part(&self.inner, range, may, &mut |part, _| {
+            let e = part.entry;
             if !e.prot().contains(need.prot) || !e.max().contains(need.max) {
-                return Err((e.start().max(range.start()), CopyWhy::Protection));
+                return ControlFlow::Break((part.range.start(), CopyWhy::Protection));
             }
             common = (common.0 & e.prot(), common.1 & e.max());
+            ControlFlow::Continue(())
+        });
+        match found {
+            ControlFlow::Break(e) => Err(e),
+            ControlFlow::Continue(()) => Ok(common),
         }
-        Ok(common)
     }
 
-    fn share(&mut self, range: VaRange, pieces: &mut MapCopy<'vm, P>) -> Result<(), (Va, CopyWhy)> {
-        let vm = self.map.vm;
-        for h in self.map.overlapping(&self.inner, range) {
-            let e = self.entry(h);
-            let (Some(o), Some(part)) = (e.object.get(), e.range().and_then(|r| r.intersect(range))) else {
-                continue;
+    fn share(
+        &mut self,
+        range: VaRange,
+        pieces: &mut MapCopy<'vm, P>,
+        may: &mut MaySleep,
+    ) -> Result<(), (Va, CopyWhy)> {
+        let (vm, spare) = (self.map.vm, &mut self.spare);
+        let done = self.map.each_part(&self.inner, range, may, &mut |part, _| {
+            let (e, at) = (part.entry, part.range.start());
+            let Some(o) = e.object.get() else { return ControlFlow::Continue(()) };
+            // A submap may have got more entries since they were counted.
+            let Some(new) = spare.take().or_else(|| vm.entries.alloc().ok()) else {
+                return ControlFlow::Break((at, CopyWhy::NoMemory));
             };
-            let new = self.spare.take().ok_or((part.start(), CopyWhy::NoMemory))?;
             // From now on several entries cover these indices (Z54, Z57).
             vm.object_mark_shared(o);
             vm.object_reference(o);
-            let from = part.start().page() - range.start().page();
-            piece(vm, new, from, part.pages(), e.attributes(), (o, e.pindex(part.start())));
+            let from = at.page() - range.start().page();
+            piece(vm, new, from, part.range.pages(), e.attributes(), (o, part.first));
             pieces.push(new);
+            ControlFlow::Continue(())
+        });
+        match done {
+            ControlFlow::Break(e) => Err(e),
+            ControlFlow::Continue(()) => Ok(()),
         }
-        Ok(())
     }
 }
 
 /// Makes `h` a piece at page `from` of a chain; the reference on the object becomes its.
-fn piece<P: Platform>(
+pub(super) fn piece<P: Platform>(
     vm: &Vm<P>,
     h: Handle<Entry>,
     from: u64,

@@ -6,6 +6,7 @@ use machvm_hal::{Gather, MaySleep, Pindex, Pmap};
 use super::edit::{Dead, Edit};
 use super::entry::{Entry, EntryFlags, Inherit, Kind};
 use super::stack::DETACHED;
+use super::submap::NEVER;
 use super::tree::Tree;
 use super::{ForkError, Map};
 use crate::object::Object;
@@ -37,7 +38,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             Err(e) => done = Err(e),
             Ok(spare) => {
                 // The child is second, and nobody else knows it (parent before child).
-                let inner = map.inner.write_second(self.vm.host(), may);
+                let inner = map.lock_word().write_second(self.vm.host(), may);
                 let mut edit = Edit { map: &map, inner, spare, dead: Dead::default(), unused: None };
                 edit.inner.limits = parent.inner.limits;
                 edit.inner.flags = parent.inner.flags;
@@ -103,6 +104,10 @@ impl<P: Platform> Edit<'_, '_, P> {
         n.twin.set(None);
         n.remove_flags(EntryFlags::USER_WIRED | EntryFlags::NEEDS_WAKEUP);
         n.object.set(object.map(|(o, _)| o));
+        if let Some(body) = n.submap.get() {
+            self.map.vm.body_reference(body);
+            n.set_made_at(NEVER);
+        }
         if let Some((_, Pindex(at))) = object {
             n.offset.set(at);
         }
@@ -152,6 +157,9 @@ impl<P: Platform> Edit<'_, '_, P> {
                 };
                 if let Some(range) = e.range() {
                     self.map.pmap.protect_copy(vm.page_array(), range, true, g);
+                }
+                if self.map.is_shown() {
+                    vm.object_write_protect(o, at, e.pages(), may);
                 }
                 Ok(Some((copy, at)))
             }

@@ -1,15 +1,16 @@
 //! What children get (M32).
 
+use machvm_arena::Handle;
 use machvm_hal::{MaySleep, VaRange};
 
 use super::clip::CLIPS;
-use super::entry::{Inherit, Kind};
+use super::entry::{Entry, Inherit, Kind};
 use super::{InheritError, Map};
 use crate::platform::Platform;
 
 impl<P: Platform> Map<'_, P> {
     /// Sets the inheritance of everything in `range` (M32 `vm_map_inherit`). Holes are
-    /// skipped; guards ignore [`Inherit::Zero`]. Existing children stay as they are.
+    /// skipped; guards ignore [`Inherit::Zero`]; submaps are shared or left out, never copied. Existing children stay as they are.
     ///
     /// => no lock is held.
     ///
@@ -22,7 +23,12 @@ impl<P: Platform> Map<'_, P> {
             Ok(edit) => edit,
             Err(e) => return Err(failed(e)),
         };
-        let done = edit.clip_range(range).map_err(failed);
+        let submap = |h: &Handle<Entry>| self.entry(*h).kind() == Kind::Submap;
+        let fixed = self.overlapping(&edit.inner, range).find(submap);
+        let done = match fixed.filter(|_| matches!(inherit, Inherit::Copy | Inherit::Zero)) {
+            Some(h) => Err(InheritError::Submap(self.entry(h).start().max(range.start()))),
+            None => edit.clip_range(range).map_err(failed),
+        };
         if done.is_ok() {
             for h in self.overlapping(&edit.inner, range) {
                 let e = self.entry(h);

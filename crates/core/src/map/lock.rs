@@ -18,21 +18,21 @@ impl<P: Platform> Map<'_, P> {
     ///
     /// => no lock is held.
     pub fn lock(&self, may: &mut MaySleep) -> WriteGuard<'_, MapInner, P::Host> {
-        self.inner.write(self.vm.host(), may)
+        self.lock_word().write(self.vm.host(), may)
     }
     /// Shared (L03 `vm_map_lock_read`).
     ///
     /// => no lock is held.
     pub fn lock_read(&self, may: &mut MaySleep) -> ReadGuard<'_, MapInner, P::Host> {
-        self.inner.read(self.vm.host(), may)
+        self.lock_word().read(self.vm.host(), may)
     }
     /// Exclusive, without waiting (L05).
     pub fn trylock(&self) -> Option<WriteGuard<'_, MapInner, P::Host>> {
-        self.inner.try_write(self.vm.host())
+        self.lock_word().try_write(self.vm.host())
     }
     /// Shared, without waiting (L06).
     pub fn trylock_read(&self) -> Option<ReadGuard<'_, MapInner, P::Host>> {
-        self.inner.try_read(self.vm.host())
+        self.lock_word().try_read(self.vm.host())
     }
     /// Shared to exclusive (L07). Waits for other readers.
     ///
@@ -56,6 +56,6 @@ impl<P: Platform> Map<'_, P> {
     }
     /// The timestamp (L15). Exact under the lock.
     pub fn timestamp(&self) -> u64 {
-        self.inner.version()
+        self.lock_word().version()
     }
 }

@@ -1,9 +1,10 @@
 //! From addresses to entries (N05, M50 to M52).
 
 use machvm_arena::Handle;
-use machvm_hal::{MaySleep, Pindex, Prot, Va};
+use machvm_hal::{MaySleep, Prot, Va};
 
 use super::entry::{Entry, EntryInfo};
+use super::submap::info;
 use super::{LookupError, Map, MapInner};
 use crate::platform::Platform;
 
@@ -16,34 +17,20 @@ impl<P: Platform> Map<'_, P> {
         inner.tree.containing(&self.vm.entries, va)
     }
 
-    /// A snapshot of the entry that contains `va`.
-    ///
-    /// => as [`Map::lookup_entry`].
-    pub(crate) fn lookup_inner(&self, inner: &MapInner, va: Va) -> Option<EntryInfo> {
-        self.info_of(self.lookup_entry(inner, va)?)
-    }
-
     pub(super) fn info_of(&self, h: Handle<Entry>) -> Option<EntryInfo> {
-        let e = self.entry(h);
-        Some(EntryInfo {
-            range: e.range()?,
-            kind: e.kind(),
-            attributes: e.attributes(),
-            flags: e.flags(),
-            wired: e.wired.get(),
-            object: e.object.get(),
-            offset: Pindex(e.offset.get()),
-        })
+        info(self.entry(h))
     }
 
-    /// What an access at `va` finds (M50 `vm_map_lookup`): a snapshot, with nothing
-    /// left locked (M52 is implied). The object is not referenced.
+    /// What an access at `va` finds (M50 `vm_map_lookup`), through a submap if there is one:
+    /// a snapshot, with nothing left locked (M52 is implied) and the addresses of this map.
+    /// The object is not referenced.
     ///
     /// # Errors
     /// [`LookupError`].
     pub fn lookup(&self, va: Va, access: Prot, may: &mut MaySleep) -> Result<EntryInfo, LookupError> {
         let inner = self.lock_read(may);
-        let info = self.lookup_inner(&inner, va).ok_or(LookupError::Hole(va))?;
+        let seen = self.see(&inner, va, may);
+        let info = seen.and_then(|s| s.info()).ok_or(LookupError::Hole(va))?;
         if info.attributes.prot.hardware().contains(access) && !info.attributes.prot.is_empty() {
             Ok(info)
         } else {

@@ -1,5 +1,6 @@
 //! Advice (M31), and dropping contents.
 
+use core::ops::ControlFlow;
 use machvm_hal::{Gather, MaySleep, Pmap, Va, VaRange};
 
 use super::clip::CLIPS;
@@ -42,7 +43,7 @@ pub enum Advise {
 }
 
 impl<P: Platform> Map<'_, P> {
-    /// Takes advice for `range` (M31 `vm_map_madvise`). Holes and guards are passed
+    /// Takes advice for `range` (M31 `vm_map_madvise`). Holes, guards and submaps are passed
     /// over; the address of the first hole is given back, for callers to whom that is
     /// an error afterwards.
     ///
@@ -68,7 +69,7 @@ impl<P: Platform> Map<'_, P> {
             let clipped = edit.clip_range(within).map_err(failed);
             if clipped.is_ok() {
                 let each = self.overlapping(&edit.inner, within).map(|h| self.entry(h));
-                each.filter(|e| e.counts()).for_each(|e| set_advice(e, advise));
+                each.filter(|e| e.counts() && e.kind() != Kind::Submap).for_each(|e| set_advice(e, advise));
             }
             edit.settle(within, &clipped);
             clipped
@@ -85,12 +86,12 @@ impl<P: Platform> Map<'_, P> {
     /// => no lock is held.
     pub fn deactivate(&self, range: VaRange, may: &mut MaySleep) {
         let inner = self.lock_read(may);
-        for e in self.overlapping(&inner, range).map(|h| self.entry(h)) {
-            let part = e.range().and_then(|r| r.intersect(range));
-            if let (Some(o), Some(part)) = (e.object.get(), part) {
-                self.vm.object_deactivate(o, e.pindex(part.start()).0, part.pages(), may);
+        let _ = self.each_part::<()>(&inner, range, may, &mut |part, may| {
+            if let Some(o) = part.entry.object.get() {
+                self.vm.object_deactivate(o, part.first.0, part.range.pages(), may);
             }
-        }
+            ControlFlow::Continue(())
+        });
     }
 }
 
@@ -139,6 +140,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         let mut g = Gather::new();
         for (_, o, part) in parts() {
             if advise == Advise::DontNeed || !(vm.object_is_shared(o) || vm.object_has_pager(o, may)) {
+                map.unmap_views(inner, part);
                 map.pmap.remove(vm.page_array(), part, &mut g);
             }
         }

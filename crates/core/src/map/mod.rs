@@ -21,7 +21,8 @@
 //! indices (`OBJ_ONEMAPPING`), so unmapping a part drops that part's contents.
 //!
 //! Two maps are locked together only in [`Map::fork`] (parent, then the child that
-//! nobody else knows yet). A copy between maps goes through a [`MapCopy`], with one
+//! nobody else knows yet) and where a map shows another one (the one that shows, then the
+//! submap; [`Map::submap`]). A copy between maps goes through a [`MapCopy`], with one
 //! lock at a time.
 
 mod access;
@@ -51,6 +52,7 @@ mod rehome;
 mod remap;
 mod simplify;
 mod stack;
+mod submap;
 mod sync;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -64,7 +66,7 @@ pub use copy::{MapCopy, Sharers};
 pub use entry::{Advice, Attributes, Entry, EntryFlags, EntryInfo, Inherit, Kind};
 pub use error::{
     AdviseError, CopyError, CopyWhy, DeleteError, FindError, ForkError, GrowError, InheritError, InsertError,
-    LookupError, MoveError, ProtectError, Side, StackError, SyncError, WireError,
+    LookupError, MoveError, ProtectError, Side, StackError, SubmapError, SyncError, WireError,
 };
 pub use extract::{Extract, Need, Take};
 pub use find::{Order, Place, Search};
@@ -76,6 +78,8 @@ pub use region::{Detail, RegionFacts};
 pub use rehome::ReturnError;
 pub use remap::Leave;
 pub use stack::StackShape;
+pub use submap::Body;
+pub(crate) use submap::{Read, Seen};
 pub use wire::Wiring;
 
 use crate::platform::Platform;
@@ -105,8 +109,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { size: u64::MAX, stack: u64::MAX, stack_step: 128 << 10 }
+        Limits::DEFAULT
     }
+}
+
+impl Limits {
+    const DEFAULT: Limits = Limits { size: u64::MAX, stack: u64::MAX, stack_step: 128 << 10 };
 }
 
 /// What the map lock guards.
@@ -133,8 +141,22 @@ pub struct Map<'vm, P: Platform> {
     pmap: P::Pmap,
     /// `[min, max)` (Z11). \[I\]
     bounds: VaRange,
-    /// \[m\]
-    inner: RwSleep<MapInner>,
+    /// The entries, and the lock. \[m\]
+    home: submap::Home,
+}
+
+impl MapInner {
+    /// Without entries, for the addresses `[min, max)`.
+    pub(super) const fn new(min: Va, max: Va) -> Self {
+        MapInner {
+            tree: tree::Tree::new(min, max),
+            size: 0,
+            limits: Limits::DEFAULT,
+            flags: MapFlags::empty(),
+            wirings: 0,
+            updates: 0,
+        }
+    }
 }
 
 impl<'vm, P: Platform> Map<'vm, P> {
@@ -154,7 +176,11 @@ impl<'vm, P: Platform> Map<'vm, P> {
     pub fn max(&self) -> Va {
         self.bounds.end()
     }
+    #[inline]
     pub(crate) fn lock_word(&self) -> &RwSleep<MapInner> {
-        &self.inner
+        match &self.home {
+            submap::Home::Own(lock) => lock,
+            submap::Home::Shown(h) => self.vm.bodies.get(*h).lock_word(),
+        }
     }
 }

@@ -125,8 +125,10 @@ impl<P: Platform> Edit<'_, '_, P> {
                 return Err(ProtectError::Hole(at));
             }
             at = e.end();
-            if matches!(e.kind(), Kind::Guard | Kind::StackGap) {
-                continue;
+            match e.kind() {
+                Kind::Guard | Kind::StackGap => continue,
+                Kind::Submap => return Err(ProtectError::Submap(here)),
+                Kind::Object | Kind::Foreign => {}
             }
             let raised = set.max.is_some_and(|m| !e.max().contains(m));
             let max = set.max.map_or(e.max(), |m| m & e.max());
@@ -196,6 +198,9 @@ impl<P: Platform> Edit<'_, '_, P> {
             return Ok(());
         }
         let (pmap, pages) = (&self.map.pmap, self.map.vm.page_array());
+        if !new.contains(old) {
+            self.map.unmap_views(&self.inner, range);
+        }
         pmap.region_protect(pages, range, old, new, g)?;
         if let Some(gap) = self.gap_below(h)
             && let Err(e) = pmap.region_protect(pages, gap, old, new, g)

@@ -1,6 +1,7 @@
 //! What stands behind addresses, in numbers: for `vm_region` and the page queries
 //! (U22 to U25).
 
+use core::ops::ControlFlow;
 use machvm_arena::Handle;
 use machvm_hal::{MaySleep, Pfn, Prot, Va, VaRange};
 
@@ -47,15 +48,33 @@ impl<P: Platform> Map<'_, P> {
         Some(self.facts(&inner, entry, entry.range, detail, may))
     }
 
+    /// As [`Map::region_from`], submaps looked through; and how deep the entry lies: 1 in a
+    /// submap, else 0.
+    ///
+    /// => no lock is held.
+    pub fn region_through(&self, va: Va, detail: Detail, may: &mut MaySleep) -> Option<(RegionFacts, u32)> {
+        let inner = self.lock_read(may);
+        loop {
+            let seen = self.see_from(&inner, va, may)?;
+            // Gone from a submap meanwhile: what is next is looked for again.
+            let Some(seen) = seen else { continue };
+            let (entry, depth) = (seen.info()?, u32::from(seen.view.is_some()));
+            let of = seen.view.as_ref().map_or(&*inner, |(_, submap)| &**submap);
+            return Some((self.facts(of, entry, entry.range, detail, may), depth));
+        }
+    }
+
     /// What is true of the part of the entry at `va` that lies in `within`. `None`:
     /// nothing is mapped at `va`.
     ///
     /// => no lock is held.
     pub fn facts_at(&self, va: Va, within: VaRange, may: &mut MaySleep) -> Option<RegionFacts> {
         let inner = self.lock_read(may);
-        let entry = self.lookup_inner(&inner, va)?;
+        let seen = self.see(&inner, va, may)?;
+        let entry = seen.info()?;
         let part = entry.range.intersect(within)?;
-        Some(self.facts(&inner, entry, part, Detail::Pages, may))
+        let of = seen.view.as_ref().map_or(&*inner, |(_, submap)| &**submap);
+        Some(self.facts(of, entry, part, Detail::Pages, may))
     }
 
     /// The frame of the page at `va`, if there is one in memory.
@@ -63,8 +82,8 @@ impl<P: Platform> Map<'_, P> {
     /// => no lock is held; unless the page is wired the answer may be old at once.
     pub fn frame_at(&self, va: Va, may: &mut MaySleep) -> Option<Pfn> {
         let inner = self.lock_read(may);
-        let entry = self.lookup_inner(&inner, va)?;
-        self.vm.object_frame(entry.object?, entry.pindex(va).0, may)
+        let seen = self.see(&inner, va, may)?;
+        self.vm.object_frame(seen.entry.object.get()?, seen.pindex(va), may)
     }
 
     /// The entry at `va` and its object, with a reference of the caller's.
@@ -76,7 +95,8 @@ impl<P: Platform> Map<'_, P> {
         may: &mut MaySleep,
     ) -> Option<(EntryInfo, Option<Handle<Object>>)> {
         let inner = self.lock_read(may);
-        let entry = self.lookup_inner(&inner, va)?;
+        let seen = self.see(&inner, va, may)?;
+        let entry = seen.info()?;
         entry.object.inspect(|o| self.vm.object_reference(*o));
         Some((entry, entry.object))
     }
@@ -128,19 +148,23 @@ impl<P: Platform> Map<'_, P> {
         }
         let inner = self.lock_read(may);
         let mut at = range.start();
-        for h in self.overlapping(&inner, range) {
-            let e = self.entry(h);
-            if e.start() > at {
-                break;
+        let found = self.each_part(&inner, range, may, &mut |part, _| {
+            if part.range.start() > at {
+                return ControlFlow::Break((at, CopyWhy::Hole));
             }
-            match e.kind() {
-                Kind::Foreign => return Err((at, CopyWhy::Foreign)),
-                Kind::Object if e.prot().contains(need) => {}
-                _ => return Err((at, CopyWhy::Protection)),
+            match part.entry.kind() {
+                Kind::Foreign => return ControlFlow::Break((at, CopyWhy::Foreign)),
+                Kind::Object if part.entry.prot().contains(need) => {}
+                _ => return ControlFlow::Break((at, CopyWhy::Protection)),
             }
-            at = e.end();
+            at = part.range.end();
+            ControlFlow::Continue(())
+        });
+        match found {
+            ControlFlow::Break(e) => Err(e),
+            ControlFlow::Continue(()) if at < range.end() => Err((at, CopyWhy::Hole)),
+            ControlFlow::Continue(()) => Ok(()),
         }
-        if at < range.end() { Err((at, CopyWhy::Hole)) } else { Ok(()) }
     }
 
     /// What a copy from or to `range` has to look out for.
@@ -149,13 +173,17 @@ impl<P: Platform> Map<'_, P> {
     pub(crate) fn sources_in(&self, range: VaRange, may: &mut MaySleep) -> Sources {
         let inner = self.lock_read(may);
         let mut all = Sources::default();
-        for e in self.overlapping(&inner, range).map(|h| self.entry(h)) {
-            let Some(o) = e.object.get() else { continue };
-            all.pager |= self.vm.object_has_pager(o, may);
-            all.by_bytes |= self.vm.object_is_write_back(o) || e.wired.get() != 0;
-            all.aliased |= self.vm.object_is_shared(o);
-            all.wired |= e.wired.get() != 0;
-        }
+        let _ = self.each_part::<()>(&inner, range, may, &mut |part, may| {
+            if let Some(o) = part.entry.object.get() {
+                let wired = part.entry.wired.get() != 0;
+                all.pager |= self.vm.object_has_pager(o, may);
+                all.by_bytes |= self.vm.object_is_write_back(o) || wired;
+                // What a submap has may be at several addresses.
+                all.aliased |= self.vm.object_is_shared(o) || part.through;
+                all.wired |= wired;
+            }
+            ControlFlow::Continue(())
+        });
         all
     }
 }

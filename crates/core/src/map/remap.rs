@@ -94,7 +94,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             return Err(MoveError::Hole(hole));
         }
         let map = self.map;
-        let guard = |h: &Handle<Entry>| matches!(map.entry(*h).kind(), Kind::Guard | Kind::StackGap);
+        let guard = |h: &Handle<Entry>| !matches!(map.entry(*h).kind(), Kind::Object | Kind::Foreign);
         if let Some(h) = map.overlapping(&self.inner, src).find(guard) {
             return Err(MoveError::Hole(self.entry(h).start().max(src.start())));
         }
@@ -216,6 +216,7 @@ impl<P: Platform> Edit<'_, '_, P> {
 
     /// The machine forgets the old places; of its own mappings the caller takes care.
     fn unregion_moved(&mut self, src: VaRange, may: &mut MaySleep) {
+        self.map.unmap_views(&self.inner, src);
         let mut g = Gather::new();
         for h in self.map.overlapping(&self.inner, src) {
             let e = self.entry(h);
@@ -286,7 +287,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             (Kind::Object, Some((o, at))) => Backing::Private(o, at),
             (Kind::Object, None) => Backing::Anonymous,
             (Kind::Foreign, _) => Backing::Foreign(next),
-            (Kind::Guard | Kind::StackGap, _) => return Err(hole),
+            (Kind::Guard | Kind::StackGap | Kind::Submap, _) => return Err(hole),
         };
         let done = self.insert(range, backing, &a, may);
         if let (Err(_), Some((o, _))) = (done, continued) {

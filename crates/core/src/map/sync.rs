@@ -1,9 +1,10 @@
 //! Writing modified pages back (M37: `vm_map_sync`, `vm_map_clean`).
 
+use core::ops::ControlFlow;
 use machvm_hal::{Gather, MaySleep, Pmap, Va, VaRange};
 
 use super::entry::{EntryFlags, Kind};
-use super::{Map, MapInner, SyncError};
+use super::{Map, SyncError};
 use crate::platform::Platform;
 
 /// What becomes of the pages after they are clean.
@@ -17,7 +18,8 @@ pub(super) enum After {
 
 impl<P: Platform> Map<'_, P> {
     /// Writes the modified pages of `range` to their pagers; `invalidate` also forgets
-    /// them (M37). The machine's own mappings are passed over.
+    /// them (M37). Submaps are looked
+    /// through; the machine's own mappings are passed over.
     ///
     /// => no lock is held; no lock is held while a pager works.
     ///
@@ -25,7 +27,7 @@ impl<P: Platform> Map<'_, P> {
     /// [`SyncError`]. A pager's error is reported after the rest was written.
     pub fn sync(&self, range: VaRange, invalidate: bool, may: &mut MaySleep) -> Result<(), SyncError> {
         let after = if invalidate { After::Invalidate } else { After::Keep };
-        self.check_sync(&self.lock_read(may), range, after)?;
+        self.check_sync(range, after, may)?;
         let (mut at, mut result) = (range.start(), Ok(()));
         while at < range.end() {
             match self.sync_next(at, range, after, may) {
@@ -44,23 +46,31 @@ impl<P: Platform> Map<'_, P> {
     /// # Errors
     /// As [`Map::sync`].
     pub fn sync_entry(&self, va: Va, invalidate: bool, may: &mut MaySleep) -> Result<(), SyncError> {
-        let info = self.lookup_inner(&self.lock_read(may), va).ok_or(SyncError::Hole(va))?;
-        self.sync(info.range, invalidate, may)
+        let range = {
+            let inner = self.lock_read(may);
+            self.see(&inner, va, may).and_then(|s| VaRange::between(s.start, s.end))
+        };
+        self.sync(range.ok_or(SyncError::Hole(va))?, invalidate, may)
     }
 
-    fn check_sync(&self, inner: &MapInner, range: VaRange, after: After) -> Result<(), SyncError> {
+    fn check_sync(&self, range: VaRange, after: After, may: &mut MaySleep) -> Result<(), SyncError> {
+        let inner = self.lock_read(may);
         let mut at = range.start();
-        for h in self.overlapping(inner, range) {
-            let e = self.entry(h);
-            if e.start() > at {
-                return Err(SyncError::Hole(at));
+        let found = self.each_part(&inner, range, may, &mut |part, _| {
+            if part.range.start() > at {
+                return ControlFlow::Break(SyncError::Hole(at));
             }
-            if after == After::Invalidate && e.flags().contains(EntryFlags::USER_WIRED) {
-                return Err(SyncError::Wired(at));
+            if after == After::Invalidate && part.entry.flags().contains(EntryFlags::USER_WIRED) {
+                return ControlFlow::Break(SyncError::Wired(at));
             }
-            at = e.end();
+            at = part.range.end();
+            ControlFlow::Continue(())
+        });
+        match found {
+            ControlFlow::Break(e) => Err(e),
+            ControlFlow::Continue(()) if at < range.end() => Err(SyncError::Hole(at)),
+            ControlFlow::Continue(()) => Ok(()),
         }
-        if at < range.end() { Err(SyncError::Hole(at)) } else { Ok(()) }
     }
 
     /// The entry at or above `at`: its end, and how it went. `None`: no more.
@@ -72,14 +82,14 @@ impl<P: Platform> Map<'_, P> {
         may: &mut MaySleep,
     ) -> Option<(Va, Result<(), SyncError>)> {
         let inner = self.lock(may);
-        let h = inner.tree.at_or_above(&self.vm.entries, at)?;
-        let e = self.entry(h);
-        let part = e.range()?.intersect(VaRange::between(at, range.end())?)?;
-        let (Kind::Object, Some(o)) = (e.kind(), e.object.get()) else {
-            return Some((part.end(), Ok(())));
-        };
-        let first = e.pindex(part.start());
-        self.vm.object_reference(o);
+        let next = self.each_part(&inner, VaRange::between(at, range.end())?, may, &mut |part, _| {
+            // The reference is taken while the submap, if it is one, is locked.
+            let object = part.entry.object.get().filter(|_| part.entry.kind() == Kind::Object);
+            object.inspect(|o| self.vm.object_reference(*o));
+            ControlFlow::Break((part.range, object, part.first))
+        });
+        let ControlFlow::Break((part, object, first)) = next else { return None };
+        let Some(o) = object else { return Some((part.end(), Ok(()))) };
         if after == After::Invalidate {
             let mut g = Gather::new();
             self.pmap.remove(self.vm.page_array(), part, &mut g);

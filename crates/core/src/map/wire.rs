@@ -210,6 +210,8 @@ impl<P: Platform> Map<'_, P> {
             }
             // Also of a wiring that failed half way.
             if let (0, Some(range)) = (e.wired.get(), e.range()) {
+                // Those who show this map may forget the pages again.
+                self.unmap_views(&edit.inner, range);
                 let mut g = Gather::new();
                 self.pmap.unwire(self.vm.page_array(), range, &mut g);
                 self.vm.finish(g, &mut MaySleep::claim());
@@ -249,6 +251,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             match e.kind() {
                 Kind::Guard | Kind::StackGap => return Err(WireError::Hole(at)),
                 Kind::Foreign => {}
+                Kind::Submap => return Err(WireError::Submap(at)),
                 Kind::Object if self.skips(e, change) => return Err(WireError::NoAccess(at)),
                 Kind::Object => {
                     let system = e.wired.get() - u32::from(e.flags().contains(EntryFlags::USER_WIRED));
@@ -268,26 +271,9 @@ impl<P: Platform> Vm<P> {
     ///
     /// => a map may be write locked: who has a page busy does not wait for a map.
     pub(super) fn unwire_object(&self, o: Handle<Object>, first: u64, pages: u64, may: &mut MaySleep) {
-        let (mut next, end) = (first, first.saturating_add(pages));
-        while next < end {
-            let mut found = None;
-            let inner = self.objects.get(o).lock.read(self.host(), may);
-            self.tree_for_each(&inner.tree, next, end - next, &mut |i, a| {
-                found = self.anons.get(a).page().map(|p| (i, a, p));
-                found.is_none()
-            });
-            drop(inner);
-            let Some((i, a, p)) = found else { return };
-            match self.anon_busy_page(a, p) {
-                Ok(()) => {
-                    let page = self.pages.get(p);
-                    page.wired.set(page.wired.get().saturating_sub(1));
-                    self.page_unbusy(p);
-                    next = i + 1;
-                }
-                Err(Some(busy)) => self.wait_page(busy, may),
-                Err(None) => {}
-            }
-        }
+        self.each_resident(o, first, pages, may, &mut |p, _| {
+            let page = self.pages.get(p);
+            page.wired.set(page.wired.get().saturating_sub(1));
+        });
     }
 }

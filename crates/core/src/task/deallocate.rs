@@ -97,6 +97,7 @@ impl<P: Platform> Task<'_, '_, P> {
                 | ProtectError::Hole(va)
                 | ProtectError::ExceedsMax(va)
                 | ProtectError::OutsideMax(va)
+                | ProtectError::Submap(va)
                 | ProtectError::WriteExecute(va) => DeallocateError::NoMemory(va),
             });
         }

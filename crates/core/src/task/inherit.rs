@@ -14,6 +14,8 @@ pub enum VmInheritError {
     BadInheritance(u32),
     /// Address and size do not fit together (`KERN_INVALID_ARGUMENT`).
     Wraps(u64),
+    /// A submap is shared or left out (`KERN_INVALID_ARGUMENT`).
+    Submap(Va),
     /// No memory for entries (`KERN_RESOURCE_SHORTAGE`).
     NoMemory(Va),
 }
@@ -36,10 +38,10 @@ impl<P: Platform> Task<'_, '_, P> {
         match span(addr, size, self.how.overflow) {
             Span::Nothing => Ok(()),
             Span::Wraps => Err(VmInheritError::Wraps(addr.0)),
-            Span::Pages(r) => self
-                .map
-                .inherit(r, to, may)
-                .map_err(|InheritError::NoMemory(va)| VmInheritError::NoMemory(va)),
+            Span::Pages(r) => self.map.inherit(r, to, may).map_err(|e| match e {
+                InheritError::Submap(va) => VmInheritError::Submap(va),
+                InheritError::NoMemory(va) => VmInheritError::NoMemory(va),
+            }),
         }
     }
 }

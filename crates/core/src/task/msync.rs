@@ -89,7 +89,9 @@ impl<P: Platform> Task<'_, '_, P> {
         let kill = flags.intersects(SyncFlags::KILLPAGES | SyncFlags::REUSABLEPAGES);
         let (mut at, mut hole, mut result) = (range.start(), None, Ok(()));
         while at < range.end() {
-            let next = self.map.entry_from(at, may).filter(|e| e.range.start() < range.end());
+            // Submaps are looked through.
+            let next = self.map.entry_through(at, may).map(|(e, _)| e);
+            let next = next.filter(|e| e.range.start() < range.end());
             let start = next.map_or(range.end(), |e| e.range.start());
             if start > at {
                 hole = hole.or(Some(at));

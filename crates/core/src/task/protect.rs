@@ -23,6 +23,8 @@ pub enum VmProtectError {
     /// Write and execute together, and the map refuses that
     /// (`KERN_PROTECTION_FAILURE`).
     WriteExecute(Va),
+    /// A submap: its entries have the protections (`KERN_INVALID_ARGUMENT`).
+    Submap(Va),
     /// No memory for entries (`KERN_RESOURCE_SHORTAGE`).
     NoMemory(Va),
     /// The machine has no structure for another region (`KERN_RESOURCE_SHORTAGE`).
@@ -37,6 +39,7 @@ impl From<ProtectError> for VmProtectError {
             ProtectError::Hole(va) => VmProtectError::Hole(va),
             ProtectError::ExceedsMax(va) | ProtectError::OutsideMax(va) => VmProtectError::ExceedsMax(va),
             ProtectError::WriteExecute(va) => VmProtectError::WriteExecute(va),
+            ProtectError::Submap(va) => VmProtectError::Submap(va),
             ProtectError::NoMemory(va) => VmProtectError::NoMemory(va),
             ProtectError::Machine(va) => VmProtectError::Machine(va),
         }

@@ -1,7 +1,7 @@
 //! `vm_region` and `vm_region_recurse` (U22 to U24).
 //!
-//! There are no submaps, so the recursive form finds everything at depth 0. Neighbours
-//! that are alike may be one region or several.
+//! The plain forms describe a submap as one region; the recursive ones look into it, where
+//! everything is at depth 1. Neighbours that are alike may be one region or several.
 
 use machvm_hal::{MaySleep, PAGE_SHIFT, Prot, RawAddr, Va, VaRange};
 
@@ -47,7 +47,7 @@ pub struct BasicInfo {
     pub inheritance: Inherit,
     /// Others see the same memory.
     pub shared: bool,
-    /// It is a submap: never.
+    /// It is a submap.
     pub reserved: bool,
     /// Byte offset in the object.
     pub offset: u64,
@@ -125,7 +125,7 @@ impl ShareMode {
     /// Of facts whose pages were counted, or not: then copies are not seen.
     fn of(f: &RegionFacts, counted: bool) -> ShareMode {
         match f.entry.kind {
-            Kind::Guard | Kind::StackGap => return ShareMode::Empty,
+            Kind::Guard | Kind::StackGap | Kind::Submap => return ShareMode::Empty,
             Kind::Foreign => return ShareMode::Shared,
             Kind::Object => {}
         }
@@ -158,7 +158,7 @@ fn short(f: &RegionFacts, counted: bool) -> ShortInfo {
         shadow_depth: u16::from(f.pages.copied != 0),
         external_pager: f.external,
         share_mode: ShareMode::of(f, counted),
-        is_submap: false,
+        is_submap: f.entry.kind == Kind::Submap,
         behavior: Behavior::of(a),
         object_id: f.entry.object.map_or(0, |o| o.get()),
         user_wired_count: f.entry.wired,
@@ -205,7 +205,7 @@ impl<P: Platform> Task<'_, '_, P> {
             max_protection: s.max_protection,
             inheritance: s.inheritance,
             shared: f.shared,
-            reserved: false,
+            reserved: s.is_submap,
             offset: s.offset,
             behavior: s.behavior,
             user_wired_count: s.user_wired_count,
@@ -248,7 +248,8 @@ impl<P: Platform> Task<'_, '_, P> {
         Ok((f.entry.range, info))
     }
 
-    /// The recursive form (U24), counted. The third value is the depth reached: 0.
+    /// The recursive form (U24), counted, as deep as there are submaps. The third value is
+    /// the depth reached.
     ///
     /// # Errors
     /// [`RegionError`].
@@ -257,11 +258,25 @@ impl<P: Platform> Task<'_, '_, P> {
         addr: RawAddr,
         may: &mut MaySleep,
     ) -> Result<(VaRange, SubmapInfo, u32), RegionError> {
-        let f = self.facts(addr, Detail::Pages, may)?;
-        Ok((f.entry.range, SubmapInfo { short: short(&f, true), pages: extended(&f) }, 0))
+        self.vm_region_recurse_to(addr, u32::MAX, may)
     }
 
-    /// The recursive form (U24), short.
+    /// As [`Task::vm_region_recurse`], not deeper than `depth`: what lies deeper is
+    /// described by the submap (`is_submap`).
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn vm_region_recurse_to(
+        &self,
+        addr: RawAddr,
+        depth: u32,
+        may: &mut MaySleep,
+    ) -> Result<(VaRange, SubmapInfo, u32), RegionError> {
+        let (f, reached) = self.facts_to(addr, depth, Detail::Pages, may)?;
+        Ok((f.entry.range, SubmapInfo { short: short(&f, true), pages: extended(&f) }, reached))
+    }
+
+    /// The recursive form (U24), short, as deep as there are submaps.
     ///
     /// # Errors
     /// [`RegionError`].
@@ -270,7 +285,34 @@ impl<P: Platform> Task<'_, '_, P> {
         addr: RawAddr,
         may: &mut MaySleep,
     ) -> Result<(VaRange, ShortInfo, u32), RegionError> {
-        let f = self.facts(addr, Detail::Short, may)?;
-        Ok((f.entry.range, short(&f, false), 0))
+        self.vm_region_recurse_short_to(addr, u32::MAX, may)
+    }
+
+    /// As [`Task::vm_region_recurse_short`], not deeper than `depth`.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn vm_region_recurse_short_to(
+        &self,
+        addr: RawAddr,
+        depth: u32,
+        may: &mut MaySleep,
+    ) -> Result<(VaRange, ShortInfo, u32), RegionError> {
+        let (f, reached) = self.facts_to(addr, depth, Detail::Short, may)?;
+        Ok((f.entry.range, short(&f, false), reached))
+    }
+
+    fn facts_to(
+        &self,
+        addr: RawAddr,
+        depth: u32,
+        detail: Detail,
+        may: &mut MaySleep,
+    ) -> Result<(RegionFacts, u32), RegionError> {
+        if depth == 0 {
+            return Ok((self.facts(addr, detail, may)?, 0));
+        }
+        let facts = self.map.region_through(Va::containing(addr), detail, may);
+        facts.ok_or(RegionError::None(addr.0))
     }
 }

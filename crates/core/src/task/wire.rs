@@ -24,6 +24,8 @@ pub enum VmWireError {
     Protection(Va),
     /// Wired as often as can be counted (`KERN_FAILURE`).
     TooOften(Va),
+    /// A submap: it is wired as a map of its own (`KERN_INVALID_ARGUMENT`).
+    Submap(Va),
     /// No memory for entries (`KERN_RESOURCE_SHORTAGE`).
     NoMemory(Va),
     /// A page could not be had (`KERN_FAILURE`; `KERN_RESOURCE_SHORTAGE` where memory is
@@ -36,6 +38,7 @@ impl From<WireError> for VmWireError {
         match e {
             WireError::Hole(va) => VmWireError::Hole(va),
             WireError::NoAccess(va) | WireError::NotWired(va) => VmWireError::Protection(va),
+            WireError::Submap(va) => VmWireError::Submap(va),
             WireError::NoMemory(va) => VmWireError::NoMemory(va),
             WireError::Fault(f) => VmWireError::Fault(f),
         }

@@ -120,8 +120,11 @@ impl From<DeleteError> for Error {
     }
 }
 impl From<InheritError> for Error {
-    fn from(_: InheritError) -> Self {
-        Error::ResourceShortage
+    fn from(e: InheritError) -> Self {
+        match e {
+            InheritError::Submap(_) => Error::InvalidArgument("submap"),
+            InheritError::NoMemory(_) => Error::ResourceShortage,
+        }
     }
 }
 impl From<ForkError> for Error {
@@ -144,6 +147,7 @@ impl From<ProtectError> for Error {
             ProtectError::ExceedsMax(v) | ProtectError::OutsideMax(v) | ProtectError::WriteExecute(v) => {
                 Error::Protection(at(v))
             }
+            ProtectError::Submap(_) => Error::InvalidArgument("submap"),
             ProtectError::NoMemory(_) | ProtectError::Machine(_) => Error::ResourceShortage,
         }
     }

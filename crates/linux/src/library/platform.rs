@@ -182,6 +182,9 @@ impl Pmap for TaskPmap {
     fn resident_count(&self) -> u64 {
         self.pmap.resident_count()
     }
+    fn has_regions(&self) -> bool {
+        true
+    }
     fn region_insert(&self, range: VaRange, region: Region) -> Result<(), RegionError> {
         self.pmap.region_insert(self.range_there(range), region)
     }

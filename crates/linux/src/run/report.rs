@@ -92,6 +92,7 @@ pub(super) fn maps(space: &VmSpace) -> String {
                 Kind::Guard => "guard",
                 Kind::StackGap => "gap",
                 Kind::Foreign => "foreign",
+                Kind::Submap => "submap",
             },
             e.wired,
             e.range.bytes() / 1024,

@@ -526,7 +526,7 @@ fn copy_error(o: &Oracle, s: u64, n: u64, side: Side) -> Result<(), CopyError> {
     for (&p, page) in o.pages.range(s..s + n) {
         match page.kind {
             Kind::Guard | Kind::StackGap => return failed(p, CopyWhy::Protection),
-            Kind::Foreign => return failed(p, CopyWhy::Foreign),
+            Kind::Foreign | Kind::Submap => return failed(p, CopyWhy::Foreign),
             Kind::Object if !page.a.prot.contains(access) => return failed(p, CopyWhy::Protection),
             Kind::Object if side == Side::Destination && page.wired => return failed(p, CopyWhy::Wired),
             Kind::Object => {}

@@ -298,6 +298,9 @@ impl Pmap for TestPmap {
     fn resident_count(&self) -> u64 {
         locked(&self.machine).mapped.keys().filter(|k| k.0 == self.id).count() as u64
     }
+    fn has_regions(&self) -> bool {
+        true
+    }
     fn region_insert(&self, range: VaRange, region: Region) -> Result<(), RegionError> {
         if !self.fuse.admit() {
             return Err(RegionError);

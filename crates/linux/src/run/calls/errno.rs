@@ -44,6 +44,7 @@ pub(super) fn protect(e: ProtectError) -> Errno {
     match e {
         ProtectError::Hole(_) | ProtectError::NoMemory(_) | ProtectError::Machine(_) => ENOMEM,
         ProtectError::ExceedsMax(_) | ProtectError::OutsideMax(_) | ProtectError::WriteExecute(_) => EACCES,
+        ProtectError::Submap(_) => EINVAL,
     }
 }
 
@@ -67,6 +68,6 @@ pub(super) fn wire(e: WireError) -> Errno {
     match e {
         WireError::Fault(FaultError::NoMemory(_)) => EAGAIN,
         WireError::Hole(_) | WireError::NoAccess(_) | WireError::NoMemory(_) | WireError::Fault(_) => ENOMEM,
-        WireError::NotWired(_) => EINVAL,
+        WireError::NotWired(_) | WireError::Submap(_) => EINVAL,
     }
 }

@@ -311,7 +311,8 @@ fn piece_kind(info: &EntryInfo, mark: Mark) -> PieceKind {
             grows_down: info.flags.contains(EntryFlags::GROWS_DOWN),
         },
         Kind::Foreign => PieceKind::Foreign,
-        Kind::Guard | Kind::StackGap => PieceKind::Guard,
+        // Programs have no submaps.
+        Kind::Guard | Kind::StackGap | Kind::Submap => PieceKind::Guard,
     }
 }
 
