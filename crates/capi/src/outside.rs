@@ -23,13 +23,16 @@ pub(crate) mod maps;
 pub(crate) mod pages;
 pub(crate) mod snapshot;
 
-use machvm::task::Denied;
-use machvm_hal::{Prot, RawAddr, RawSize, Va, VaRange};
+use machvm::task::{Denied, RawFlags, VmFlags};
+use machvm_hal::{PAGE_MASK, Prot, RawAddr, RawSize, Va, VaRange};
 
+use crate::calls::here;
+use crate::kr::{self, Code};
 use crate::ports::TaskPort;
 use crate::types::kern_return_t;
 use crate::world::world;
 use maps::Maps;
+use snapshot::Snapshot;
 
 /// One past the highest address that Linux maps for a program that asks for nothing special.
 const USER_END: u64 = 0x7fff_ffff_f000;
@@ -83,6 +86,64 @@ pub(crate) fn each(
         Part::Inside(addr, size) => inside(addr, size),
         Part::Outside(start, end) => outside(start, end),
     })
+}
+
+/// Is something mapped outside in this range of `port`?
+pub(crate) fn is_mapped(port: &TaskPort, addr: u64, size: u64) -> bool {
+    touches(port, addr, size)
+        && parts(addr, size).any(|part| match part {
+            Part::Inside(..) => false,
+            Part::Outside(start, end) => Maps::within(start, end).is_ok_and(|all| !all.is_empty()),
+        })
+}
+
+/// What to say where there is no place for a mapping: outside the window there is never
+/// one, but where something is mapped there that is the reason.
+pub(crate) fn taken(
+    port: &TaskPort,
+    addr: u64,
+    size: u64,
+    flags: RawFlags,
+    code: kern_return_t,
+) -> kern_return_t {
+    let fixed = flags.0 & (VmFlags::ANYWHERE | VmFlags::OVERWRITE).bits() == 0;
+    if code == kr::KERN_INVALID_ADDRESS && fixed && is_mapped(port, addr, size) {
+        return kr::KERN_NO_SPACE;
+    }
+    code
+}
+
+/// A copy of memory of this process's task, inside: a source for a mapping, with the
+/// protection that the memory has.
+///
+/// => the thread is not inside the VM.
+///
+/// # Errors
+/// `KERN_NOT_SUPPORTED`: not a copy is wanted, and Linux's memory is not ours to share.
+/// As [`Snapshot::take`].
+pub(crate) fn source(addr: u64, size: u64, copy: bool) -> Result<Snapshot, kern_return_t> {
+    let (world, how) = here();
+    if !copy {
+        for part in parts(addr, size) {
+            if let Part::Outside(start, end) = part {
+                check(start, end, Prot::NONE).map_err(|e| e.code(how))?;
+            }
+        }
+        return Err(kr::KERN_NOT_SUPPORTED);
+    }
+    let taken = Snapshot::take(addr, size).map_err(|e| e.code(how))?;
+    let base = addr & !PAGE_MASK;
+    let own = world.own().mach(how);
+    for part in parts(base, taken.size()) {
+        let Part::Outside(start, end) = part else { continue };
+        for m in Maps::within(start, end).map_err(|_| kr::KERN_RESOURCE_SHORTAGE)? {
+            let (at, size) = (RawAddr(taken.start() + (m.start - base)), RawSize(m.bytes()));
+            let mut inside = world.inside().ok_or(kr::KERN_FAILURE)?;
+            let done = own.vm_protect(at, size, false, m.prot.into(), inside.may());
+            done.map_err(|e| e.code(how))?;
+        }
+    }
+    Ok(taken)
 }
 
 /// The page of an address.

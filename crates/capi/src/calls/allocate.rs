@@ -3,7 +3,7 @@
 use machvm::task::RawFlags;
 use machvm_hal::{RawAddr, RawSize};
 
-use super::{code, task_of, with_task};
+use super::{code, task_of, with};
 use crate::kr;
 use crate::outside::{self, attributes};
 use crate::types::{kern_return_t, mach_port_t, mach_vm_address_t, mach_vm_size_t, vm_address_t, vm_size_t};
@@ -22,7 +22,12 @@ pub unsafe extern "C" fn mach_vm_allocate(
     // SAFETY: 1.
     let Some(address) = (unsafe { address.as_mut() }) else { return kr::KERN_INVALID_ARGUMENT };
     let (at, flags) = (RawAddr(*address), RawFlags(flags.cast_unsigned()));
-    code(with_task(target, |t, may| t.vm_allocate(at, RawSize(size), flags, may)).map(|got| *address = got))
+    let allocated = || {
+        let port = task_of(target)?;
+        let got = with(&port, |t, may| t.vm_allocate(at, RawSize(size), flags, may));
+        got.map_err(|e| outside::taken(&port, at.0, size, flags, e))
+    };
+    code(allocated().map(|got| *address = got))
 }
 
 /// As [`mach_vm_allocate`] (U01).
@@ -56,7 +61,7 @@ fn deallocate(target: mach_port_t, address: u64, size: u64) -> Result<(), kern_r
     if outside::touches(&port, address, size) && attributes::is_vital(address, address + size) {
         attributes::end(); // of what the program runs on
     }
-    let inside = |a, n| with_task(target, |t, may| t.vm_deallocate(RawAddr(a), RawSize(n), may));
+    let inside = |a, n| with(&port, |t, may| t.vm_deallocate(RawAddr(a), RawSize(n), may));
     outside::each(&port, address, size, inside, attributes::deallocate)
 }
 

@@ -1,12 +1,13 @@
 //! Memory entries: `mach_make_memory_entry`, `mach_memory_object_memory_entry` (U09, U10).
 
-use machvm::task::{Made, MakeFlags, MemoryEntry};
-use machvm_hal::Prot;
+use machvm::task::{Made, MakeEntryError, MakeFlags, MemoryEntry};
+use machvm_hal::{PAGE_MASK, PAGE_SIZE, Prot};
 use machvm_linux::library::Hosted;
 
 use super::host::host_of;
 use super::{code, destination, give, here, in_body};
 use crate::kr::{self, Code};
+use crate::outside;
 use crate::ports::{self, EntryPort, Right};
 use crate::types::{
     boolean_t, kern_return_t, mach_port_t, memory_object_offset_t, memory_object_size_t, vm_address_t,
@@ -36,13 +37,22 @@ fn make(
         _ => None,
     };
     let permission = permission.cast_unsigned();
-    let made = {
-        let (world, how) = here();
-        let mut inside = world.inside().ok_or(kr::KERN_FAILURE)?;
-        let of = parent_entry.as_ref().map(|e| e.get());
-        let made = task.mach(how).mach_make_memory_entry(size, offset, permission, of, inside.may());
-        made.map_err(|e| e.code(how))?
+    let how = here().1;
+    let of = |offset| -> Result<Result<Made<'_, _>, _>, kern_return_t> {
+        let mut inside = here().0.inside().ok_or(kr::KERN_FAILURE)?;
+        let parent = parent_entry.as_ref().map(|e| e.get());
+        Ok(task.mach(how).mach_make_memory_entry(size, offset, permission, parent, inside.may()))
     };
+    let made = match of(offset)? {
+        // The numbers are good and the VM does not have the memory: Linux may.
+        Err(MakeEntryError::Source(_)) if outside::touches(&task, offset, size) => {
+            let copy = permission & MakeFlags::VM_COPY.bits() != 0;
+            let source = outside::source(offset, size, copy)?;
+            of(source.start() + (offset & PAGE_MASK))?
+        }
+        made => made,
+    };
+    let made = made.map_err(|e| e.code(how))?;
     Ok(match made {
         Made::Entry(entry, size) => (name(entry), Some(size)),
         Made::Null => (ports::NULL, Some(0)),
@@ -56,7 +66,8 @@ fn make(
 }
 
 /// Makes a right to memory of `target`, of a part of another entry, or to new memory;
-/// `size` is what is wanted and gets what the entry covers (U09).
+/// `size` is what is wanted and gets what the entry covers (U09). Of memory outside the
+/// window of this process's task there are only copies (`KERN_NOT_SUPPORTED` else).
 ///
 /// # Safety
 /// 1. `size` is null or good for reading and writing one size, `handle` null or good for
@@ -123,7 +134,7 @@ pub unsafe extern "C" fn mach_memory_object_memory_entry_64(
         in_body(pager)?;
         let rights = u8::try_from(permission).ok().and_then(Prot::from_bits);
         let rights = rights.ok_or(kr::KERN_INVALID_ARGUMENT)?;
-        let whole = size.checked_next_multiple_of(machvm_hal::PAGE_SIZE).filter(|n| *n != 0);
+        let whole = size.checked_next_multiple_of(PAGE_SIZE).filter(|n| *n != 0);
         if internal == 0 || whole.is_none() {
             return Err(kr::KERN_INVALID_ARGUMENT);
         }

@@ -3,7 +3,8 @@
 use machvm::task::RawInherit;
 use machvm_hal::{RawAddr, RawSize};
 
-use super::{code, with_task};
+use super::{code, task_of, with};
+use crate::outside::{self, attributes};
 use crate::types::{
     kern_return_t, mach_port_t, mach_vm_address_t, mach_vm_size_t, vm_address_t, vm_inherit_t, vm_size_t,
 };
@@ -17,7 +18,12 @@ pub extern "C" fn mach_vm_inherit(
     inheritance: vm_inherit_t,
 ) -> kern_return_t {
     let to = RawInherit(inheritance);
-    code(with_task(target, |t, may| t.vm_inherit(RawAddr(address), RawSize(size), to, may)))
+    let done = || {
+        let port = task_of(target)?;
+        let inside = |a, n| with(&port, |t, may| t.vm_inherit(RawAddr(a), RawSize(n), to, may));
+        outside::each(&port, address, size, inside, |start, end| attributes::inherit(start, end, inheritance))
+    };
+    code(done())
 }
 
 /// As [`mach_vm_inherit`].

@@ -1,10 +1,11 @@
 //! `vm_map` and its wider twins (U05, U06).
 
-use machvm::task::{MapSource, RawFlags, RawInherit, RawProt};
-use machvm_hal::{RawAddr, RawSize};
+use machvm::task::{MapSource, RawFlags, RawInherit, RawProt, Task};
+use machvm_hal::{MaySleep, RawAddr, RawSize};
 
 use super::{give, in_body, task_of, with};
 use crate::kr;
+use crate::outside;
 use crate::ports::Right;
 use crate::types::{
     boolean_t, kern_return_t, mach_port_t, mach_vm_address_t, mach_vm_size_t, memory_object_offset_t,
@@ -47,7 +48,10 @@ pub unsafe extern "C" fn mach_vm_map(
             Some(_) => MapSource::NoMemory,
         };
         let flags = RawFlags(flags.cast_unsigned());
-        with(&port, |t, may| t.vm_map(at, RawSize(size), mask, flags, &source, copy != 0, rights, may))
+        let map = |t: &Task<'_, '_, _>, may: &mut MaySleep| {
+            t.vm_map(at, RawSize(size), mask, flags, &source, copy != 0, rights, may)
+        };
+        with(&port, map).map_err(|e| outside::taken(&port, at.0, size, flags, e))
     };
     // SAFETY: 1.
     unsafe { give(address, mapped()) }

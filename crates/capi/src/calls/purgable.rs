@@ -3,8 +3,9 @@
 use machvm::task::{PurgableControl, PurgableState};
 use machvm_hal::RawAddr;
 
-use super::{destination, give, here, with_task};
+use super::{destination, give, here, task_of, with};
 use crate::kr::{self, Code};
+use crate::outside;
 use crate::ports::Right;
 use crate::types::{kern_return_t, mach_port_t, mach_vm_address_t, vm_address_t, vm_purgable_t};
 
@@ -26,9 +27,19 @@ pub unsafe extern "C" fn mach_vm_purgable_control(
     // SAFETY: 1.
     let to = PurgableState(unsafe { state.read() }.cast_unsigned());
     let control = control.cast_unsigned();
-    let old = with_task(target, |t, may| t.vm_purgable_control(RawAddr(address), control, to, may));
+    let done = || {
+        let port = task_of(target)?;
+        let old = with(&port, |t, may| t.vm_purgable_control(RawAddr(address), control, to, may));
+        match old {
+            // Linux's memory is mapped, but nothing that could be purgeable.
+            Err(kr::KERN_INVALID_ADDRESS) if outside::is_mapped(&port, address, 1) => {
+                Err(kr::KERN_INVALID_ARGUMENT)
+            }
+            old => old.map(|s| s.0.cast_signed()),
+        }
+    };
     // SAFETY: 1.
-    unsafe { give(state, old.map(|s| s.0.cast_signed())) }
+    unsafe { give(state, done()) }
 }
 
 /// As [`mach_vm_purgable_control`].

@@ -1,10 +1,12 @@
 //! `vm_remap`, `vm_remap_new` (U07, U08).
 
-use machvm::task::{RawFlags, RawInherit, RawProt, Remapped, VmFlags};
-use machvm_hal::{Prot, RawAddr, RawSize};
+use machvm::task::{RawFlags, RawInherit, RawProt, RemapError, Remapped, VmFlags};
+use machvm_hal::{PAGE_MASK, Prot, RawAddr, RawSize};
 
 use super::{code, here, task_in_body, task_of};
 use crate::kr::{self, Code};
+use crate::outside;
+use crate::ports::TaskPort;
 use crate::types::{
     boolean_t, kern_return_t, mach_port_t, mach_vm_address_t, mach_vm_size_t, vm_address_t, vm_inherit_t,
     vm_prot_t, vm_size_t,
@@ -29,16 +31,34 @@ impl Wanted {
     fn call(&self) -> Result<Remapped, kern_return_t> {
         let to = task_of(self.target)?;
         let from = task_in_body(self.source, kr::KERN_INVALID_ARGUMENT)?;
+        let how = here().1;
+        let at = self.source_address;
+        match self.of(&to, &from, at)? {
+            // The numbers are good and the VM does not have the source: Linux may.
+            Err(RemapError::Source(_)) if outside::touches(&from, at.0, self.size) => {
+                let source = outside::source(at.0, self.size, self.copy)?;
+                let start = RawAddr(source.start() + (at.0 & PAGE_MASK));
+                self.of(&to, &from, start)?.map_err(|e| e.code(how))
+            }
+            done => done.map_err(|e| e.code(how)),
+        }
+    }
+
+    fn of(
+        &self,
+        to: &TaskPort,
+        from: &TaskPort,
+        at: RawAddr,
+    ) -> Result<Result<Remapped, RemapError>, kern_return_t> {
         let (world, how) = here();
         let mut inside = world.inside().ok_or(kr::KERN_FAILURE)?;
         let (to, from, may) = (to.mach(how), from.mach(how), inside.may());
         let (addr, size, mask, flags) = (self.address, RawSize(self.size), self.mask, self.flags);
-        let (at, copy, inherit) = (self.source_address, self.copy, self.inherit);
-        let done = match self.rights {
+        let (copy, inherit) = (self.copy, self.inherit);
+        Ok(match self.rights {
             None => to.vm_remap(addr, size, mask, flags, &from, at, copy, inherit, may),
             Some(r) => to.vm_remap_new(addr, size, mask, flags, &from, at, copy, r, inherit, may),
-        };
-        done.map_err(|e| e.code(how))
+        })
     }
 }
 
@@ -66,7 +86,8 @@ unsafe fn give(
 }
 
 /// Maps memory of `source` in `target`, the same memory or a copy of it, and tells what
-/// may be done with all of it (U07).
+/// may be done with all of it (U07). Memory outside the window of this process's task can be
+/// copied, not shared (`KERN_NOT_SUPPORTED`).
 ///
 /// # Safety
 /// 1. `address` is null or good for reading and writing one address.

@@ -1,9 +1,8 @@
 //! A copy of outside memory inside: what `vm_remap` and memory entries of copies start from.
 
-use machvm::task::{Denied, ReadError};
+use machvm::task::ReadError;
 use machvm_hal::{MaySleep, PAGE_MASK, RawAddr, RawSize};
 
-use super::page;
 use crate::calls::here;
 use crate::transfer;
 
@@ -57,9 +56,4 @@ pub(crate) fn free(
 ) {
     // Joined to a neighbour it may have to be cut off; without memory for that it stays.
     let _ = task.vm_deallocate(RawAddr(start), RawSize(size), may);
-}
-
-/// The error for a source outside that should be shared: Linux's memory is not ours to give.
-pub(crate) fn not_shared(addr: u64) -> Denied {
-    Denied::Foreign(page(addr))
 }
