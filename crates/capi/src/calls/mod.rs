@@ -89,19 +89,6 @@ pub(crate) fn task_in_body(name: mach_port_t, none: kern_return_t) -> Result<Arc
 /// => `call` touches no managed memory.
 ///
 /// # Errors
-/// As [`task_of`]; the call's own.
-pub(crate) fn with_task<T, E: Code>(
-    name: mach_port_t,
-    call: impl FnOnce(&Task<'_, 'static, Hosted>, &mut MaySleep) -> Result<T, E>,
-) -> Result<T, kern_return_t> {
-    with(&*task_of(name)?, call)
-}
-
-/// As [`with_task`], of a task that was found.
-///
-/// => `call` touches no managed memory.
-///
-/// # Errors
 /// The call's own; `KERN_FAILURE`: the VM is another process's.
 pub(crate) fn with<T, E: Code>(
     port: &TaskPort,
