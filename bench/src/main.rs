@@ -8,6 +8,7 @@
 mod copy;
 mod faults;
 mod instructions;
+mod mach;
 mod null;
 mod pmap_table;
 mod programs;
@@ -17,7 +18,7 @@ mod trace;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: machvm-bench [faults] [copy] [instructions] [programs] [pmap] (none: all)
+const USAGE: &str = "usage: machvm-bench [faults] [copy] [instructions] [programs] [mach] [pmap] (none: all)
   pmap --check: fails when an operation costs more than bench/pmap.baseline says; --save: writes that";
 
 fn main() -> ExitCode {
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         ("copy", done(copy::run)),
         ("instructions", done(instructions::run)),
         ("programs", done(programs::run)),
+        ("mach", done(mach::run)),
         ("pmap", Box::new(move || pmap_table::run(&options))),
     ];
     if let Some(unknown) = args.iter().find(|a| sections.iter().all(|(name, _)| name != a)) {
