@@ -1,14 +1,15 @@
 //! Pages as the core's own interface: vm_page(9) (rows P), page by page of objects that no map
 //! or several maps show.
 
-use machvm::map::{Attributes, Backing};
+use machvm::map::{Advise, Attributes, Backing, Holes, Wiring};
 use machvm::object::Object;
 use machvm::page::{
-    ContentError, GrabError, GrabFlags, NoPage, PlaceError, Request, StayError, TryError, Wait,
+    ContentError, Contig, FrameClass, GrabError, GrabFlags, NoPage, PageAdvice, PageQueue, PlaceError,
+    PsTest, Request, StayError, TryError, Wait,
 };
 use machvm::{PagerId, Vm};
 use machvm_arena::Handle;
-use machvm_hal::{MaySleep, PAGE_SIZE, PagerError, Pindex, Prot, Va, VaRange};
+use machvm_hal::{MaySleep, PAGE_SIZE, PagerError, PhysMem, Pindex, Placement, Pmap, Prot, Va, VaRange};
 use machvm_model::{Config, Machine, Point, Task, check_quiet};
 
 const BASE: u64 = 0x2000;
@@ -510,6 +511,322 @@ fn p14_the_object_may_end_while_a_page_is_shared() {
         assert_eq!(word_of!(a), 0);
         drop(a);
         assert_eq!((vm.live()[0], word_of!(b)), (1, 0), "the last sharer frees it");
+    });
+}
+
+// vm_page_alloc_contig(9).
+#[test]
+fn p03_pages_in_a_run_of_frames() {
+    both(128, |vm| {
+        let (o, i) = object(vm, 8);
+        let mut out: [_; 8] = std::array::from_fn(|_| None);
+        let want = Contig { align: 8, ..Contig::anywhere(8) };
+        let mut take = |n: u64, want: &Contig| {
+            vm.vm_page_alloc_contig(o, Pindex(i + n), want, Request::NORMAL.zeroed(), &mut out, &mut may())
+        };
+        if vm.platform().tables().is_none() && is_sparse(vm) {
+            assert_eq!(take(0, &want), Err(PlaceError::NoMemory), "frames belong to places");
+            end(vm, o);
+            return;
+        }
+        assert_eq!(take(0, &Contig { align: 3, ..want }), Err(PlaceError::NoMemory));
+        assert_eq!(take(0, &Contig::anywhere(7)), Err(PlaceError::NoMemory), "as many as there is room");
+        // One index is taken: nothing is done.
+        drop(vm.vm_page_alloc(o, Pindex(i + 3), Request::NORMAL.zeroed(), &mut may()).expect("page"));
+        assert_eq!(take(0, &want), Err(PlaceError::Present));
+        assert_eq!(vm.vm_page_lookup(o, Pindex(i), &mut may()), None);
+        assert_eq!((vm.frames_taken(), vm.live()[0]), (0, 1));
+        take(8, &want).expect("run");
+        let frames: Vec<u64> = out.iter().flatten().map(|x| x.pfn().0).collect();
+        assert_eq!(frames[0] % 8, 0);
+        assert!(frames.windows(2).all(|w| w[1] == w[0] + 1), "{frames:?}");
+        assert!(out.iter().flatten().all(|x| x.is_valid() && word_of!(x) == 0));
+        drop(out);
+        end(vm, o);
+    });
+}
+
+fn is_sparse(vm: &Vm<Machine>) -> bool {
+    matches!(vm.mem().placement(), Placement::Sparse { .. })
+}
+
+// vm_page_reclaim_contig(9): pages are moved with their contents; wired ones block a run.
+#[test]
+fn p27_pages_are_moved_out_of_a_run() {
+    both(128, |vm| {
+        if is_sparse(vm) {
+            assert!(!vm.vm_page_reclaim_contig(&Contig::anywhere(4), &mut may()));
+            return;
+        }
+        let t = Task::new(vm);
+        t.map
+            .insert(pages(0, 100), Backing::Anonymous, &Attributes::new(Prot::RW), &mut may())
+            .expect("insert");
+        (0..100).for_each(|p| t.store_word(at(p), p + 1).expect("store"));
+        // Every second page goes: no run of two is left in what was used.
+        (0..100).step_by(2).for_each(|p| {
+            t.map.madvise(pages(p, 1), Advise::DontNeed, &mut may()).expect("drop");
+        });
+        let run = Contig { align: 32, ..Contig::anywhere(64) };
+        assert_eq!(vm.contig_take(&run, FrameClass::Normal), None);
+        assert_eq!(
+            vm.vm_page_alloc_noobj_contig(&run, Request::NORMAL.waiting(Wait::No), &mut may()),
+            Err(NoPage)
+        );
+        let first = vm.vm_page_alloc_noobj_contig(&run, Request::NORMAL, &mut may()).expect("moved");
+        assert_eq!((first.0 % 32, vm.frames_taken()), (0, 64));
+        (0..100)
+            .for_each(|p| assert_eq!(t.load_word(at(p)), Ok(if p % 2 == 0 { 0 } else { p + 1 }), "page {p}"));
+        check_quiet(vm, [&t]);
+        vm.contig_give_back(first, 64).expect("ours");
+        assert!(vm.vm_page_reclaim_contig(&run, &mut may()));
+        assert_eq!(vm.frames_taken(), 0);
+        // Wired pages stay where they are.
+        t.map.wire(pages(0, 100), Wiring::System, Holes::Refuse, &mut may()).expect("wire");
+        let whole = Contig::anywhere(100);
+        assert!(!vm.vm_page_reclaim_contig(&whole, &mut may()));
+        assert_eq!(vm.frames_taken(), 0);
+        t.map.unwire(pages(0, 100), Wiring::System, Holes::Refuse, &mut may()).expect("unwire");
+    });
+}
+
+/// The queue of a page.
+fn queue(vm: &Vm<Machine>, o: Handle<Object>, index: u64) -> Option<PageQueue> {
+    let r = vm.vm_page_lookup(o, Pindex(index), &mut may())?;
+    vm.vm_page_queue(r.page)
+}
+
+// vm_page_deactivate(9), vm_page_activate, vm_page_launder.
+#[test]
+fn p19_p20_pages_move_between_queues() {
+    both(64, |vm| {
+        let (o, i) = object(vm, 4);
+        let t = shows(vm, o, i, 4);
+        (0..3).for_each(|p| t.store_word(at(p), p + 1).expect("store"));
+        let page = |n: u64| vm.vm_page_tryxbusy(o, Pindex(i + n), &mut may()).expect("page");
+        let is = |n: u64| queue(vm, o, i + n);
+        assert_eq!(is(0), Some(PageQueue::Active));
+        page(0).deactivate(&mut may());
+        page(1).launder(&mut may());
+        page(2).unswappable(&mut may());
+        let want = [PageQueue::Inactive, PageQueue::Laundry, PageQueue::Unswappable].map(Some);
+        assert_eq!([is(0), is(1), is(2)], want);
+        let s = vm.statistics();
+        assert_eq!((s.inactive, s.laundry, s.unswappable), (1, 1, 1));
+        // A use of what was set aside calls it back: it was unmapped.
+        assert_eq!(t.load_word(at(0)), Ok(1));
+        assert_eq!(is(0), Some(PageQueue::Active));
+        let mut x = page(1);
+        x.requeue();
+        assert_eq!(x.queue(), Some(PageQueue::Laundry));
+        x.activate();
+        drop(x);
+        assert_eq!(is(1), Some(PageQueue::Active));
+        (0..3).for_each(|p| assert_eq!(t.load_word(at(p)), Ok(p + 1)));
+        end(vm, o);
+    });
+}
+
+// vm_page_deactivate_noreuse: freed before what was set aside earlier; deactivating cleans nothing.
+#[test]
+fn p19_noreuse_goes_first_and_modified_pages_are_written() {
+    both(64, |vm| {
+        let (_, o) = file(vm, 40);
+        for n in 0..36 {
+            drop(vm.vm_page_grab_valid(o, Pindex(n), GrabFlags::empty(), &mut may()).expect("page"));
+        }
+        let page = |n: u64| vm.vm_page_tryxbusy(o, Pindex(n), &mut may()).expect("page");
+        (0..35).for_each(|n| page(n).deactivate(&mut may()));
+        page(35).deactivate_noreuse(&mut may());
+        assert!(vm.pageout(1, &mut may()) > 0);
+        assert_eq!(vm.vm_page_lookup(o, Pindex(35), &mut may()), None, "it was the first");
+        let mut x = vm.vm_page_grab_valid(o, Pindex(38), GrabFlags::empty(), &mut may()).expect("page");
+        x.write(0, &77u64.to_le_bytes(), &mut may()).expect("write");
+        x.deactivate(&mut may());
+        assert!(x.test_dirty());
+        drop(x);
+        while vm.pageout(1000, &mut may()) != 0 {}
+        assert_eq!(vm.vm_page_lookup(o, Pindex(38), &mut may()), None);
+        let x = vm.vm_page_grab_valid(o, Pindex(38), GrabFlags::empty(), &mut may()).expect("page");
+        assert_eq!(word_of!(x), 77, "written before it was freed");
+        drop(x);
+        end(vm, o);
+    });
+}
+
+#[test]
+fn p19_a_referenced_page_stays() {
+    both(64, |vm| {
+        let (o, i) = object(vm, 2);
+        for n in 0..2 {
+            let req = Request::NORMAL.zeroed();
+            let mut x = vm.vm_page_alloc(o, Pindex(i + n), req, &mut may()).expect("page");
+            x.deactivate(&mut may());
+            if n == 0 {
+                x.reference();
+            }
+        }
+        assert_eq!(vm.pageout(1, &mut may()), 1);
+        assert!(vm.vm_page_lookup(o, Pindex(i), &mut may()).is_some(), "used since it was set aside");
+        assert_eq!(vm.vm_page_lookup(o, Pindex(i + 1), &mut may()), None);
+        end(vm, o);
+    });
+}
+
+// vm_page_advise(). Z58: contents of copies are not thrown away.
+#[test]
+fn p21_z58_advice() {
+    both(64, |vm| {
+        let (a, b) = shared_by_copy(vm);
+        a.0.store_word(at(1), 5).expect("store");
+        let page = |n: u64| vm.vm_page_tryxbusy(a.1, Pindex(a.2 + n), &mut may()).expect("page");
+        page(1).advise(PageAdvice::DontNeed, &mut may());
+        assert_eq!(queue(vm, a.1, a.2 + 1), Some(PageQueue::Laundry));
+        page(1).advise(PageAdvice::WillNeed, &mut may());
+        assert_eq!(queue(vm, a.1, a.2 + 1), Some(PageQueue::Active));
+        let mut x = page(1);
+        x.advise(PageAdvice::Free, &mut may());
+        assert!(!x.test_dirty());
+        drop(x);
+        page(0).advise(PageAdvice::Free, &mut may());
+        while vm.pageout(1000, &mut may()) != 0 {}
+        assert_eq!(a.0.load_word(at(1)), Ok(0), "thrown away");
+        assert_eq!((a.0.load_word(at(0)), b.load_word(at(0))), (Ok(11), Ok(11)), "shared: kept");
+        end(vm, a.1);
+    });
+}
+
+// vm_page_bits(9), of whole pages; Z75.
+#[test]
+fn p22_z75_dirty_bits() {
+    both(64, |vm| {
+        let (o, i) = object(vm, 2);
+        let t = shows(vm, o, i, 2);
+        let page = || vm.vm_page_tryxbusy(o, Pindex(i), &mut may()).expect("page");
+        drop(vm.vm_page_alloc(o, Pindex(i), Request::NORMAL.zeroed(), &mut may()).expect("page"));
+        let mut x = page();
+        assert!(!x.test_dirty());
+        assert!(!x.set_dirty() && x.set_dirty() && x.test_dirty());
+        x.undirty();
+        assert!(!x.test_dirty());
+        drop(x);
+        t.store_word(at(0), 1).expect("store");
+        let mut x = page();
+        x.undirty(); // the pmap knows better
+        assert!(x.test_dirty());
+        assert!(x.clear_dirty(&mut may()));
+        assert!(!x.clear_dirty(&mut may()) && !x.test_dirty());
+        drop(x);
+        // Every write after that is noticed.
+        t.store_word(at(0), 2).expect("store");
+        assert!(page().test_dirty());
+        end(vm, o);
+    });
+}
+
+#[test]
+fn p23_valid_as_a_whole() {
+    both(64, |vm| {
+        let (_, o) = file(vm, 4);
+        let mut x = vm.vm_page_grab_valid(o, Pindex(1), GrabFlags::empty(), &mut may()).expect("page");
+        x.write(0, &9u64.to_le_bytes(), &mut may()).expect("write");
+        assert!(x.set_invalid(&mut may()));
+        assert!(!x.is_valid());
+        drop(x);
+        let x = vm.vm_page_grab_valid(o, Pindex(1), GrabFlags::empty(), &mut may()).expect("page");
+        assert_eq!(word_of!(x), 2, "the pager's again");
+        drop(x);
+        let mut x = vm.vm_page_alloc(o, Pindex(2), Request::NORMAL, &mut may()).expect("page");
+        x.zero_invalid();
+        assert!(x.is_valid() && word_of!(x) == 0);
+        x.set_validclean(&mut may());
+        assert!(x.is_valid() && !x.test_dirty());
+        drop(x);
+        // Copies keep what is shared.
+        let (a, b) = shared_by_copy(vm);
+        let mut x = vm.vm_page_tryxbusy(a.1, Pindex(a.2), &mut may()).expect("page");
+        assert!(!x.set_invalid(&mut may()) && x.is_valid());
+        drop(x);
+        assert_eq!((a.0.load_word(at(0)), b.load_word(at(0))), (Ok(11), Ok(11)));
+        drop((a.0, b));
+        end(vm, a.1);
+        end(vm, o);
+    });
+}
+
+// vm_page_ps_test(): over a superpage.
+#[test]
+fn p24_questions_about_a_superpage() {
+    both(2048, |vm| {
+        let t = Task::new(vm);
+        let first = 512 - BASE % 512;
+        t.map
+            .insert(pages(first, 512), Backing::Anonymous, &Attributes::new(Prot::RW), &mut may())
+            .expect("insert");
+        (0..511).for_each(|p| t.store_word(at(first + p), p).expect("store"));
+        let mut of = None;
+        t.map.for_each_entry(|e| of = e.object.or(of), &mut may());
+        let o = of.expect("an object");
+        let start = vm.vm_page_find_least(o, Pindex(0), &mut may()).expect("resident").index;
+        let ask = |what| vm.vm_page_ps_test(o, start, what, None, &mut may());
+        let all = PsTest::ALL_VALID | PsTest::NONE_BUSY;
+        t.load_word(at(first + 511)).expect("load");
+        assert!(!vm.vm_page_ps_test(o, Pindex(start.0 + 600), all, None, &mut may()), "nothing is there");
+        if is_sparse(vm) {
+            return; // frames are in order, but superpages are Linux's affair
+        }
+        let whole = vm.statistics().reservations == 1;
+        assert_eq!(ask(all), whole);
+        if whole {
+            let x = vm.vm_page_tryxbusy(o, Pindex(start.0 + 7), &mut may()).expect("page");
+            assert!(!ask(PsTest::NONE_BUSY) && ask(PsTest::ALL_VALID));
+            assert!(vm.vm_page_ps_test(o, start, PsTest::NONE_BUSY, Some(Pindex(start.0 + 7)), &mut may()));
+            drop(x);
+            let mut x = vm.vm_page_tryxbusy(o, Pindex(start.0 + 9), &mut may()).expect("page");
+            x.clear_dirty(&mut may());
+            drop(x);
+            assert!(!ask(PsTest::ALL_DIRTY));
+        }
+    });
+}
+
+// vm_page_try_remove_all(), vm_page_try_remove_write(); Z78.
+#[test]
+fn p25_z78_mappings_go_unless_it_is_wired() {
+    both(64, |vm| {
+        let (o, i) = object(vm, 2);
+        let t = shows(vm, o, i, 2);
+        t.store_word(at(0), 1).expect("store");
+        let mapped =
+            || t.map.pmap().extract(vm.page_array(), Va::from_page(BASE)).map(|(_, r)| r.contains(Prot::W));
+        let page = || vm.vm_page_tryxbusy(o, Pindex(i), &mut may()).expect("page");
+        assert_eq!(mapped(), Some(true));
+        assert!(page().try_remove_write(&mut may()));
+        assert_eq!(mapped(), Some(false));
+        assert!(page().try_remove_all(&mut may()));
+        assert_eq!(mapped(), None);
+        t.map.wire_page(Va::from_page(BASE), &mut may()).expect("wire");
+        assert!(!page().try_remove_all(&mut may()) && !page().try_remove_write(&mut may()));
+        assert_eq!(mapped(), Some(true));
+        assert!(vm.vm_page_wired(page().number()));
+        t.map.unwire_page(Va::from_page(BASE), &mut may());
+        assert!(!vm.vm_page_wired(page().number()));
+        end(vm, o);
+    });
+}
+
+// vm_page_readahead_finish().
+#[test]
+fn p28_what_was_read_ahead_is_inactive_or_gone() {
+    both(64, |vm| {
+        let (_, o) = file(vm, 4);
+        let x = vm.vm_page_grab_valid(o, Pindex(0), GrabFlags::empty(), &mut may()).expect("page");
+        x.readahead_finish(&mut may());
+        assert_eq!(queue(vm, o, 0), Some(PageQueue::Inactive));
+        let x = vm.vm_page_grab(o, Pindex(1), GrabFlags::empty(), &mut may()).expect("page");
+        x.readahead_finish(&mut may());
+        assert_eq!(vm.vm_page_lookup(o, Pindex(1), &mut may()), None);
+        end(vm, o);
     });
 }
 

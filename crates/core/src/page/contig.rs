@@ -50,7 +50,7 @@ impl Contig {
     }
 
     /// The first place at or above `at` that alignment and boundary allow.
-    fn fit(&self, at: u64) -> Option<u64> {
+    pub(super) fn fit(&self, at: u64) -> Option<u64> {
         let start = at.checked_next_multiple_of(self.align)?;
         let last = start.checked_add(self.frames - 1)?;
         if self.boundary == 0 || start / self.boundary == last / self.boundary {
@@ -182,7 +182,7 @@ impl<C: machvm_arena::ChunkSource> Dense<'_, C> {
     }
 
     /// => they were just taken.
-    fn mark_system(&mut self, start: u64, frames: u64) {
+    pub(super) fn mark_system(&mut self, start: u64, frames: u64) {
         for h in (start..start + frames).filter_map(|f| self.pool.buddy.page(f)) {
             self.pages.get(h).queue.set(SYSTEM);
         }

@@ -240,16 +240,19 @@ impl<P: Platform> Vm<P> {
         if got < charged {
             self.uncharge((charged - got) as u64);
         }
-        for p in &out[..got] {
-            let page = self.pages.get(super::handle(*p));
-            page.owner.set(None);
-            page.home.set(None);
-            page.flags.set(0);
-            page.wired.set(0);
-            page.md.bits.store(0, Ordering::Relaxed);
-        }
+        out[..got].iter().for_each(|p| self.page_reset(super::handle(*p)));
         self.tell_low();
         got
+    }
+
+    /// Nothing is known of a page that was just taken.
+    pub(super) fn page_reset(&self, h: Handle<Page>) {
+        let page = self.pages.get(h);
+        page.owner.set(None);
+        page.home.set(None);
+        page.flags.set(0);
+        page.wired.set(0);
+        page.md.bits.store(0, Ordering::Relaxed);
     }
 
     fn take_natural(&self, at: At, out: &mut [PageNo]) -> usize {
@@ -287,7 +290,7 @@ impl<P: Platform> Vm<P> {
 
     /// A stale finder may hold busy for a moment: it sees that the page is not what it
     /// looked for and lets go.
-    fn busy_taken(&self, h: Handle<Page>) {
+    pub(super) fn busy_taken(&self, h: Handle<Page>) {
         while !self.pages.get(h).busy.try_lock() {
             core::hint::spin_loop();
         }

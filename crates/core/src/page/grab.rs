@@ -320,7 +320,7 @@ impl<P: Platform> Vm<P> {
         flags: GrabFlags,
         may: &mut MaySleep,
     ) -> Result<Option<XBusy<'vm, P>>, GrabError> {
-        if x.structure().wired.get() != 0 {
+        if x.is_kept() {
             return Err(GrabError::Wired);
         }
         // Sparse: the copies keep the old page, but not at the frame of this place.

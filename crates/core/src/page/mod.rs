@@ -8,14 +8,17 @@
 
 mod alloc;
 mod batch;
+mod bits;
 mod buddy;
 mod contig;
 mod find;
 mod frames;
 mod grab;
 mod handle;
+mod moves;
 mod place;
 mod queue;
+mod reclaim;
 mod request;
 mod reserv;
 #[cfg(test)]
@@ -30,12 +33,14 @@ use crate::platform::Platform;
 
 pub use alloc::{NoPage, PlaceError};
 pub(crate) use batch::FreeBatch;
+pub use bits::PsTest;
 pub use contig::{Contig, NotTaken};
 pub use find::{Resident, TryError};
 pub use frames::FrameClass;
 pub(crate) use frames::{At, FREE_EVENT, Frames, LIMBO_EVENT};
 pub use grab::{GrabError, GrabFlags};
 pub use handle::{ContentError, Loose, SBusy, XBusy};
+pub use moves::{PageAdvice, PageQueue};
 pub use place::{Kept, StayError};
 pub(crate) use queue::{QueueId, Queues};
 pub use request::{Request, Wait};
@@ -98,6 +103,10 @@ impl Page {
     }
     pub(crate) fn pfn(&self) -> Pfn {
         Pfn(self.pfn.get())
+    }
+    /// Does a wiring keep it where it is?
+    pub(crate) fn is_kept(&self) -> bool {
+        self.wired.get() != 0
     }
     /// Is there any mapping of it? Meaningful for the busy owner.
     pub(crate) fn is_mapped(&self) -> bool {

@@ -32,8 +32,9 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
     fn anon(&self) -> Option<Handle<Anon>> {
         self.structure().owner.get()
     }
-    fn is_wired(&self) -> bool {
-        self.structure().wired.get() != 0
+    /// Does a wiring keep it where it is?
+    pub(super) fn is_kept(&self) -> bool {
+        self.structure().is_kept()
     }
 
     /// Takes every mapping away.
@@ -54,7 +55,7 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
     /// # Errors
     /// [`StayError::Wired`], [`StayError::NoMemory`], with the page.
     pub fn remove(mut self, may: &mut MaySleep) -> Result<Loose<'vm, P>, Kept<StayError, Self>> {
-        if self.is_wired() {
+        if self.is_kept() {
             return Err((StayError::Wired, self));
         }
         self.unmap(may);
@@ -91,7 +92,7 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
     /// # Errors
     /// [`StayError::Wired`], [`StayError::NoMemory`], with the page.
     pub fn free(mut self, may: &mut MaySleep) -> Result<(), Kept<StayError, Self>> {
-        if self.is_wired() {
+        if self.is_kept() {
             return Err((StayError::Wired, self));
         }
         if !self.valid {
@@ -129,7 +130,7 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
         index: Pindex,
         may: &mut MaySleep,
     ) -> Result<Self, Kept<StayError, Self>> {
-        if self.is_wired() {
+        if self.is_kept() {
             return Err((StayError::Wired, self));
         }
         self.unmap(may);
@@ -203,7 +204,7 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
         new: Loose<'vm, P>,
         may: &mut MaySleep,
     ) -> Result<Self, Kept<StayError, (Self, Loose<'vm, P>)>> {
-        if self.is_wired() {
+        if self.is_kept() {
             return Err((StayError::Wired, (self, new)));
         }
         self.unmap(may);

@@ -69,6 +69,26 @@ impl Queues {
         page.queue.set(q as u32);
     }
 
+    /// As [`Queues::enqueue`], at the head.
+    ///
+    /// => the page is busy.
+    pub(crate) fn enqueue_first<P: Platform>(&self, pages: &PageTable<P>, h: Handle<Page>, q: QueueId) {
+        let page = pages.get(h);
+        if page.queue.get() != 0 {
+            self.dequeue(pages, h);
+        }
+        let mut list = self.list(q).lock();
+        page.q_prev.set(None);
+        page.q_next.set(list.head);
+        match list.head {
+            Some(n) => pages.get(n).q_prev.set(Some(h)),
+            None => list.tail = Some(h),
+        }
+        list.head = Some(h);
+        list.len += 1;
+        page.queue.set(q as u32);
+    }
+
     /// Takes the page off its queue, if it is on one.
     ///
     /// => the page is busy.

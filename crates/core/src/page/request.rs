@@ -63,6 +63,13 @@ pub(crate) struct Tries {
     starved: u32,
 }
 
+impl Tries {
+    /// A request that waits once has waited.
+    pub(crate) fn is_over(&self) -> bool {
+        self.rounds > 1
+    }
+}
+
 impl<P: Platform> Vm<P> {
     /// There was no page: makes room as the request says. `false`: give up.
     ///
