@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use machvm::task::Personality;
 use machvm_linux::library::{Denied, Hosted, Inside};
-use machvm_linux::{Config, Vm};
+use machvm_linux::{Config, Faults, Vm};
 
 use crate::ports::{self, Ports, Right, TaskPort};
 
@@ -70,13 +70,23 @@ pub(crate) fn wanted_personality() -> Result<&'static Personality, String> {
     Ok(how.unwrap_or(&Personality::XNU))
 }
 
+fn faults(text: &str) -> Option<Faults> {
+    Some(match text {
+        "signal" => Faults::Signal,
+        "thread" => Faults::Thread,
+        "auto" => Faults::Auto,
+        _ => return None,
+    })
+}
+
 impl World {
     fn new() -> Result<World, String> {
         let memory = setting("MACHVM_MEMORY", bytes, "bytes, as 256M")?;
         let window = setting("MACHVM_WINDOW", bytes, "bytes, as 64G")?.unwrap_or(WINDOW);
         let how = wanted_personality()?;
+        let faults = setting("MACHVM_FAULTS", faults, "signal, thread or auto")?.unwrap_or(Faults::Auto);
         let config =
-            Config { memory, window, origin: Some(ORIGIN), denied: Denied::Bus, ..Config::default() };
+            Config { memory, window, origin: Some(ORIGIN), denied: Denied::Bus, faults, ..Config::default() };
         let vm = Vm::new(config).map_err(|e| e.to_string())?;
         let own = vm.task().map_err(|e| e.to_string())?;
         if own.as_ptr(ORIGIN as usize).addr() as u64 != ORIGIN {

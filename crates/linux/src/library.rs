@@ -31,10 +31,11 @@
 //!
 //! Physical memory is a memfd, of which at most the limit is resident; what does not
 //! fit is compressed in a pool beside it, which takes memory of its own. A fault is a
-//! SIGBUS in the thread that faulted and is served there, without privileges. The
-//! handlers for SIGBUS and SIGSEGV are installed with the first [`Vm`] and stay; what
-//! is not ours goes to the handlers that were there before. A program that installs
-//! its own does so before, or passes on what it does not know.
+//! SIGBUS in the thread that faulted and is served there, without privileges; or it is
+//! served by a thread of the system's own, and then system calls may be given managed
+//! memory ([`Faults`]). The handlers for SIGBUS and SIGSEGV are installed with the first
+//! [`Vm`] and stay; what is not ours goes to the handlers that were there before. A
+//! program that installs its own does so before, or passes on what it does not know.
 
 mod copy;
 mod error;
@@ -47,6 +48,7 @@ mod signal;
 mod stack;
 mod table;
 mod task;
+mod thread;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -72,6 +74,9 @@ pub use crate::run::Swap;
 use quiet::Quiet;
 use table::GRANULE;
 use task::Tasks;
+use thread::FaultThread;
+
+use crate::uffd::Mode;
 
 /// The least limit: below it one fault's cluster and the reserve would fill it.
 const LEAST_MEMORY: u64 = 256 << 10;
@@ -99,6 +104,24 @@ pub struct Config {
     pub denied: Denied,
     /// What becomes of it in a child of `fork(2)`.
     pub fork: Fork,
+    /// Who serves faults.
+    pub faults: Faults,
+}
+
+/// Who serves faults, and with it what system calls make of absent pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Faults {
+    /// The thread that faulted, as SIGBUS. Needs no privilege and is the fastest. A system
+    /// call given an absent page fails with EFAULT; a thread that blocks SIGBUS may not
+    /// touch managed memory.
+    #[default]
+    Signal,
+    /// A thread of the system, while the one that faulted waits, in user mode or in a system
+    /// call. Needs the right to handle faults of the kernel: root, CAP_SYS_PTRACE,
+    /// `vm.unprivileged_userfaultfd=1` or access to `/dev/userfaultfd`; Linux 6.6.
+    Thread,
+    /// [`Faults::Thread`] if that is allowed, else [`Faults::Signal`].
+    Auto,
 }
 
 /// The signal for an access that the protection of mapped memory denies.
@@ -120,6 +143,7 @@ impl Default for Config {
             origin: None,
             denied: Denied::Segv,
             fork: Fork::Refuse,
+            faults: Faults::Signal,
         }
     }
 }
@@ -164,6 +188,8 @@ struct Shared {
     stop: Arc<AtomicBool>,
     /// As `tasks`.
     daemon: Mutex<Option<JoinHandle<()>>>,
+    /// As `tasks`; with [`Faults::Thread`].
+    server: Mutex<Option<FaultThread>>,
 }
 
 impl Shared {
@@ -181,6 +207,19 @@ impl Shared {
     }
     fn daemon(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
         self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn server(&self) -> MutexGuard<'_, Option<FaultThread>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In the child of a fork: the thread that serves faults, if there is to be one.
+    fn restart_server(&self) -> io::Result<()> {
+        let mut server = self.server();
+        let Some(old) = server.take() else { return Ok(()) };
+        old.forget(&self.vm);
+        *server = Some(FaultThread::start(&self.vm)?);
+        Ok(())
     }
 
     /// In the child of a fork, where there is no thread but the one that forked.
@@ -201,13 +240,16 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let daemon = self.daemon().take();
+        let (daemon, server) = (self.daemon().take(), self.server().take());
         if self.is_forked() {
             // The frames, the mappings and the thread are the parent's.
             core::mem::forget(Arc::clone(&self.vm));
             core::mem::forget(daemon);
+            core::mem::forget(server);
             return;
         }
+        // No task is left, so nobody waits for a fault.
+        drop(server);
         let Some(daemon) = daemon else { return };
         self.stop.store(true, Ordering::SeqCst);
         while !daemon.is_finished() {
@@ -262,8 +304,11 @@ impl Vm {
         quiet::watch_forks().map_err(Error::Io)?;
         let _quiet = Quiet::new();
         signal::install().map_err(Error::Io)?;
-        let vm = machvm::Vm::new(Hosted::new(frames, swap)?).map_err(|_| Error::ResourceShortage)?;
+        let platform = Hosted::new(frames, swap, config.faults)?;
+        let vm = machvm::Vm::new(platform).map_err(|_| Error::ResourceShortage)?;
         let (vm, stop) = (Arc::new(vm), Arc::new(AtomicBool::new(false)));
+        let server = (vm.platform().mode() == Mode::Blocking).then(|| FaultThread::start(&vm));
+        let server = server.transpose().map_err(Error::Io)?;
         let daemon = config.memory.map(|_| Self::start_daemon(&vm, &stop)).transpose().map_err(Error::Io)?;
         let window = config.window.next_multiple_of(GRANULE);
         let shared = Arc::new(Shared {
@@ -276,6 +321,7 @@ impl Vm {
             tasks: Mutex::default(),
             stop,
             daemon: Mutex::new(daemon),
+            server: Mutex::new(server),
         });
         if config.fork == Fork::Follow {
             fork::follow(&shared);
@@ -296,6 +342,15 @@ impl Vm {
     /// [`Config::window`]), or no memory for tables.
     pub fn task(&self) -> Result<Task, Error> {
         Task::new(&self.0)
+    }
+
+    /// Who serves faults: [`Faults::Signal`] or [`Faults::Thread`].
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        match self.0.vm.platform().mode() {
+            Mode::Blocking => Faults::Thread,
+            Mode::Signal => Faults::Signal,
+        }
     }
 
     /// Pages out until `pages` frames more are free, as far as possible; gives how many

@@ -328,6 +328,35 @@ impl LinuxPmap {
         }
     }
 
+    /// Accesses to the page at `va` raise SIGBUS, or fail with EFAULT in a system call: who
+    /// waits for the page is woken and finds that. Until [`LinuxPmap::unpoison`], or until
+    /// the region goes.
+    pub fn poison(&self, va: Va) {
+        let page = VaRange::page(va);
+        // Nobody enters it meanwhile. Without a leaf it never was.
+        let leaf = self.lock(va);
+        if let Some(leaf) = &leaf {
+            // A page that is there cannot be poisoned, nor can the mark that stays where a
+            // write-protected one was.
+            if leaf.pte(index(va)).present() {
+                self.mmu.zap(page);
+            }
+            let _ = self.mmu.uffd.write_protect(page, false);
+        }
+        // Refused where the region went: Linux itself denies.
+        let _ = self.mmu.uffd.poison(page);
+    }
+
+    /// Undoes [`LinuxPmap::poison`]. The page may be entered or not; the next access is a
+    /// fault.
+    pub fn unpoison(&self, va: Va) {
+        // Harmless in a region of ours, which it is while the lock is held.
+        let regions = self.space().regions.lock();
+        if regions.at(va).is_some() {
+            self.mmu.zap(VaRange::page(va));
+        }
+    }
+
     fn lock(&self, va: Va) -> Option<Locked<'_>> {
         self.mmu.tables.lock(self.root(), self.id(), va)
     }

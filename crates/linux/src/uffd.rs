@@ -309,7 +309,8 @@ impl Uffd {
     pub fn has(&self, features: u64) -> bool {
         self.features & features == features
     }
-    fn raw(&self) -> RawFd {
+    /// Its number.
+    pub(crate) fn raw(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
 

@@ -5,21 +5,46 @@ mod library {
     mod cow;
     mod memory;
     mod signals;
+    mod waits;
 }
 
-use machvm_linux::{Config, Task, Vm};
+use machvm_linux::{Config, Faults, Task, Vm};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 
-/// A system without a limit, whose tasks have 1 GiB of addresses.
+/// Set by [`the_same_where_a_thread_serves_faults`].
+const THREAD: &str = "MACHVM_TEST_THREAD";
+
+/// A system without a limit, whose tasks have 1 GiB of addresses. Faults are served in the
+/// way that is tested.
+pub fn config() -> Config {
+    let faults = if std::env::var_os(THREAD).is_some() { Faults::Thread } else { Faults::Signal };
+    Config { window: 1 << 30, faults, ..Config::default() }
+}
+
+/// See [`config`].
 pub fn vm() -> Vm {
-    Vm::new(Config { window: 1 << 30, ..Config::default() }).expect("a VM")
+    Vm::new(config()).expect("a VM")
 }
 
 /// A system with `memory` bytes.
 pub fn small_vm(memory: u64) -> Vm {
-    Vm::new(Config { memory: Some(memory), window: 1 << 30, ..Config::default() }).expect("a VM")
+    Vm::new(Config { memory: Some(memory), ..config() }).expect("a VM")
+}
+
+/// Every test of this program again, with [`Faults::Thread`].
+#[test]
+fn the_same_where_a_thread_serves_faults() {
+    if std::env::var_os(THREAD).is_some() || std::env::var_os("MACHVM_APART").is_some() {
+        return; // it is the same
+    }
+    let me = std::env::current_exe().expect("the test program");
+    let out = std::process::Command::new(me).env(THREAD, "1").output().expect("started");
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{}: {text}{}", out.status, String::from_utf8_lossy(&out.stderr));
+    // Itself is among those that passed, so it did run more than nothing.
+    assert!(text.contains("the_same_where_a_thread_serves_faults ... ok"), "{text}");
 }
 
 /// The word at `addr`, through a pointer.

@@ -36,6 +36,8 @@ struct Count(AtomicU32);
 
 static STATE: AtomicU32 = AtomicU32::new(OPEN);
 static INSIDE: [Count; STRIPES] = [const { Count(AtomicU32::new(0)) }; STRIPES];
+/// The thread that closed it; 0: it is not closed.
+static CLOSED_BY: AtomicU32 = AtomicU32::new(0);
 static HELPERS: Count = Count(AtomicU32::new(0));
 
 thread_local! {
@@ -101,6 +103,21 @@ pub(super) fn enter_helper() -> Option<Pass> {
     pass(&HELPERS.0, CLOSED)
 }
 
+/// Enters for the thread `tid`, which faulted, unless that would mean to wait. The thread
+/// that closed the gate is served behind it.
+pub(super) fn try_enter(tid: u32) -> Option<Pass> {
+    if tid != 0 && CLOSED_BY.load(SeqCst) == tid {
+        return Some(Pass(None));
+    }
+    let count = own_count();
+    count.fetch_add(1, SeqCst);
+    if STATE.load(SeqCst) < CLOSING {
+        return Some(Pass(Some(count)));
+    }
+    leave(count);
+    None
+}
+
 fn wait_for_none(count: &AtomicU32) {
     loop {
         match count.load(SeqCst) {
@@ -122,11 +139,14 @@ pub(super) fn close() {
     STATE.store(CLOSED, SeqCst);
     wait_for_none(&HELPERS.0);
     CLOSER.set(true);
+    // SAFETY: takes nothing.
+    CLOSED_BY.store(unsafe { libc::gettid() }.cast_unsigned(), SeqCst);
 }
 
 /// Opens the gate that this thread closed; also in the child of a fork that it made.
 pub(super) fn open() {
     CLOSER.set(false);
+    CLOSED_BY.store(0, SeqCst);
     STATE.store(OPEN, SeqCst);
     sys::futex_wake(&STATE, u32::MAX);
 }

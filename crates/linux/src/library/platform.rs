@@ -19,8 +19,9 @@ use crate::phys::LinuxMem;
 use crate::platform::{FlushedByLinux, Linux, SetupError};
 use crate::pmap::{Config, LinuxPmap, LinuxPv, PmapError, Window};
 use crate::sys;
-use crate::uffd::Mode;
+use crate::uffd::{Mode, Uffd, UffdError, feature};
 
+use super::Faults;
 use super::fork::{COMMONS, CommonPager, snapshot};
 use super::table::GRANULE;
 
@@ -36,13 +37,34 @@ pub struct Hosted {
 impl Hosted {
     /// `frames` pages may be resident; `swap`: pages go to a pool, of at most so many
     /// bytes.
-    pub(super) fn new(frames: u64, swap: Option<Option<u64>>) -> Result<Self, SetupError> {
-        let config = Config { mode: Mode::Signal, nonblocking: true, dont_fork: true };
+    pub(super) fn new(frames: u64, swap: Option<Option<u64>>, faults: Faults) -> Result<Self, SetupError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Hosted {
-            linux: Linux::new(frames, None, config)?,
-            pool: swap.map(|max| Pool::with_source(Mapped, max, threads)),
-        })
+        let linux = match faults {
+            Faults::Signal => Self::linux(frames, Mode::Signal)?,
+            Faults::Thread => Self::linux(frames, Mode::Blocking)?,
+            Faults::Auto => {
+                Self::linux(frames, Mode::Blocking).or_else(|_| Self::linux(frames, Mode::Signal))?
+            }
+        };
+        Ok(Hosted { linux, pool: swap.map(|max| Pool::with_source(Mapped, max, threads)) })
+    }
+
+    fn linux(frames: u64, mode: Mode) -> Result<Linux, SetupError> {
+        let linux = Linux::new(frames, None, Config { mode, nonblocking: true, dont_fork: true })?;
+        if mode == Mode::Blocking && !linux.pv().uffd().has(feature::POISON) {
+            // Without it a thread that waits cannot be told that it waits for nothing.
+            let lacks = UffdError::Features(vec!["POISON (Linux 6.6)"]);
+            return Err(SetupError::Pmap(PmapError::Uffd(lacks)));
+        }
+        Ok(linux)
+    }
+    /// Where faults are told.
+    pub(super) fn uffd(&self) -> &Uffd {
+        self.linux.pv().uffd()
+    }
+    /// How they are told.
+    pub(super) fn mode(&self) -> Mode {
+        self.linux.pv().uffd().mode()
     }
     pub(super) fn pool(&self) -> Option<&Pool<Mapped>> {
         self.pool.as_ref()
@@ -133,6 +155,14 @@ impl TaskPmap {
     /// See [`LinuxPmap::map_regions`].
     pub(super) fn map_regions(&self) -> Result<(), RegionError> {
         self.pmap.map_regions()
+    }
+    /// See [`LinuxPmap::poison`]; `va` is the process's.
+    pub(super) fn poison(&self, va: Va) {
+        self.pmap.poison(va);
+    }
+    /// See [`LinuxPmap::unpoison`]; `va` is the process's.
+    pub(super) fn unpoison(&self, va: Va) {
+        self.pmap.unpoison(va);
     }
     fn there(&self, va: Va) -> Va {
         Va::from_page(va.page() - self.origin + self.start)

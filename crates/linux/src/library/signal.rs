@@ -1,8 +1,8 @@
 //! Faults arrive as signals in the thread that faulted, and are served there.
 //!
-//! An absent or write-protected page raises SIGBUS (that is how the userfaultfd was
-//! opened), what the protection of Linux's mapping forbids raises SIGSEGV. One handler
-//! serves both. What is not ours, and what the map denies, goes to whoever had the
+//! An absent or write-protected page raises SIGBUS (if the userfaultfd was opened so; else
+//! a thread serves it, and only what that denies comes here: see [`super::thread`]), what
+//! the protection of Linux's mapping forbids raises SIGSEGV. One handler serves both. What is not ours, and what the map denies, goes to whoever had the
 //! signal before, with the `si_code` that the same access would have on Linux's own
 //! memory:
 //!
@@ -127,6 +127,11 @@ fn serve(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Verdict {
         first => die("machvm: managed memory was touched while serving a fault, at ", addr, Some(first)),
     }
     quiet::set_inside(addr);
+    if info.si_signo == libc::SIGBUS && core.waits() {
+        // Poisoned by the thread that serves faults: what is denied is denied here again,
+        // for the right reason, and what has become good since must not stay poisoned.
+        core.unpoison(addr);
+    }
     let error = context.uc_mcontext.gregs[libc::REG_ERR as usize];
     let access = match (error & ERROR_WRITE != 0, error & ERROR_FETCH != 0) {
         (true, _) => Prot::W,

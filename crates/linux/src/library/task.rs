@@ -15,6 +15,8 @@ use super::platform::Hosted;
 use super::quiet::Quiet;
 use super::{Denied, Shared, copy, table};
 
+use crate::uffd::{Mode, page_of};
+
 /// The lowest address of a task: a null pointer plus a field offset is never valid.
 const LOWEST: u64 = 0x1_0000;
 
@@ -48,6 +50,19 @@ impl Core {
     pub(super) fn fault(&self, addr: u64, access: Prot) -> Result<(), FaultError> {
         let fault = Fault { addr: RawAddr(addr - self.start + self.shared.origin), access };
         self.map.fault(&fault, &mut MaySleep::claim())
+    }
+
+    /// The page at the process's address `addr` is denied to who waits for it.
+    pub(super) fn poison(&self, addr: u64) {
+        self.map.pmap().poison(page_of(addr));
+    }
+    /// And may be asked for again.
+    pub(super) fn unpoison(&self, addr: u64) {
+        self.map.pmap().unpoison(page_of(addr));
+    }
+    /// Do threads wait for their faults to be served?
+    pub(super) fn waits(&self) -> bool {
+        self.shared.vm.platform().mode() == Mode::Blocking
     }
 }
 
@@ -99,9 +114,10 @@ impl Tasks {
 /// stands for one, for loads and stores like any other's. They may be made by any
 /// thread of the process, and they may wait.
 ///
-/// Not allowed on managed memory: giving it to a system call (which fails with EFAULT
-/// where pages are absent: use [`Task::read`] and [`Task::write`]), and touching it
-/// while SIGBUS or SIGSEGV is blocked (the kernel then ends the process).
+/// Not allowed on managed memory, unless a thread serves faults
+/// ([`Faults`](super::Faults)): giving it to a system call (which fails with EFAULT where
+/// pages are absent: use [`Task::read`] and [`Task::write`]), and touching it while SIGBUS
+/// or SIGSEGV is blocked (the kernel then ends the process).
 ///
 /// Dropping a task frees its memory. All operations can be called from any thread.
 pub struct Task {

@@ -1,6 +1,6 @@
 //! One task: the calls and what loads and stores see.
 
-use crate::{PAGE, load, small_vm, store, vm};
+use crate::{PAGE, config, load, small_vm, store, vm};
 use machvm_linux::{Config, Error, Inherit, Prot, Vm};
 
 #[test]
@@ -178,7 +178,7 @@ fn configurations_that_make_no_sense_are_refused() {
 
 #[test]
 fn windows_can_be_large_and_many() {
-    let vm = Vm::new(Config::default()).expect("a VM");
+    let vm = Vm::new(Config { window: Config::default().window, ..config() }).expect("a VM");
     let tasks: Vec<_> = (0..300).map(|_| vm.task().expect("a task")).collect();
     for (i, t) in tasks.iter().enumerate() {
         t.allocate_at(t.size() - PAGE, PAGE).expect("the last page");

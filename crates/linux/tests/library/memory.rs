@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use crate::{PAGE, Rng, load, small_vm, store};
+use crate::{PAGE, Rng, config, load, small_vm, store};
 use machvm_linux::{Config, Swap, Task, Vm};
 
 const LIMIT: u64 = 16 << 20;
@@ -193,9 +193,7 @@ fn threads_without_an_alternate_stack_fault() {
 
 #[test]
 fn without_swap_memory_ends_with_an_error() {
-    let vm =
-        Vm::new(Config { memory: Some(1 << 20), swap: Swap::None, window: 1 << 30, ..Config::default() })
-            .expect("a VM");
+    let vm = Vm::new(Config { memory: Some(1 << 20), swap: Swap::None, ..config() }).expect("a VM");
     let task = vm.task().expect("a task");
     let a = task.allocate(4 << 20).expect("addresses");
     let r = task.write(a, &vec![1; 4 << 20]);

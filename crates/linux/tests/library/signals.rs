@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use crate::{PAGE, load, small_vm, store, vm};
+use crate::{PAGE, config, load, small_vm, store, vm};
 use machvm_linux::Prot;
 
 /// Runs the test `name` again in another process, where it does `body`.
@@ -113,12 +113,8 @@ fn denied_faults_reach_the_programs_handler_with_code_and_address() {
 fn out_of_memory_is_a_sigbus() {
     assert_good(apart("out_of_memory_is_a_sigbus", || {
         install(libc::SIGBUS, take_down);
-        let config = machvm_linux::Config {
-            memory: Some(1 << 20),
-            swap: machvm_linux::Swap::None,
-            window: 1 << 30,
-            ..Default::default()
-        };
+        let config =
+            machvm_linux::Config { memory: Some(1 << 20), swap: machvm_linux::Swap::None, ..config() };
         let vm = machvm_linux::Vm::new(config).expect("a VM");
         let task = vm.task().expect("a task");
         let a = task.allocate(4 << 20).expect("addresses");

@@ -51,6 +51,7 @@ pub(super) fn follow(shared: &Arc<Shared>) -> Result<(), String> {
         own.map().pmap().map_regions().map_err(|_| "mapping the regions")?;
         separate(shared, own, may)?;
     }
+    shared.restart_server().map_err(|e| format!("the thread that serves faults: {e}"))?;
     shared.restart_daemon().map_err(|e| format!("the page daemon: {e}"))
 }
 
