@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::thread;
 
 use crate::{PAGE, load, store};
+use machvm_linux::library::Fork;
 use machvm_linux::{Config, Faults, Prot, Swap, Vm};
 
 fn vm(config: Config) -> Vm {
@@ -146,4 +147,46 @@ fn systems_with_threads_come_and_go() {
     assert!(count() < 50, "{} threads", count());
     let auto = Vm::new(Config { window: 1 << 30, faults: Faults::Auto, ..Config::default() }).expect("a VM");
     assert_eq!(auto.faults(), Faults::Thread, "root may");
+}
+
+/// Threads fault all the while; each child has a thread of its own to serve its faults.
+#[test]
+fn forks_and_faults_do_not_wait_for_each_other() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let vm = vm(Config { memory: Some(2 << 20), fork: Fork::Follow, ..Config::default() });
+    let task = vm.task().expect("a task");
+    let a = task.allocate(8 << 20).expect("addresses");
+    (0..2048).for_each(|i| store(&task, a + i * PAGE, i as u64));
+    let stop = AtomicBool::new(false);
+    thread::scope(|s| {
+        for n in 0..2 {
+            let (task, stop) = (&task, &stop);
+            s.spawn(move || {
+                let mut i = n;
+                while !stop.load(Relaxed) {
+                    assert_eq!(load(task, a + i % 2048 * PAGE), (i % 2048) as u64);
+                    i += 97;
+                }
+            });
+        }
+        for _ in 0..10 {
+            // SAFETY: the child makes loads, stores and system calls only.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                let fine = (0..2048).all(|i| {
+                    let was = load(&task, a + i * PAGE);
+                    store(&task, a + i * PAGE, 7);
+                    was == i as u64
+                });
+                // SAFETY: ends the child.
+                unsafe { libc::_exit(if fine { 50 } else { 51 }) };
+            }
+            let mut status = 0;
+            // SAFETY: our child.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            assert_eq!((libc::WIFEXITED(status), libc::WEXITSTATUS(status)), (true, 50), "{status:x}");
+        }
+        stop.store(true, Relaxed);
+    });
+    assert!((0..2048).all(|i| load(&task, a + i * PAGE) == i as u64));
 }
