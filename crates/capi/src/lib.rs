@@ -22,6 +22,7 @@ pub mod kr;
 mod outside;
 pub mod ports;
 mod regions;
+pub mod totals;
 mod transfer;
 pub mod types;
 mod world;

@@ -35,7 +35,7 @@ use maps::Maps;
 use snapshot::Snapshot;
 
 /// One past the highest address that Linux maps for a program that asks for nothing special.
-const USER_END: u64 = 0x7fff_ffff_f000;
+pub(crate) const USER_END: u64 = 0x7fff_ffff_f000;
 
 /// A part of a range, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,6 +144,11 @@ pub(crate) fn source(addr: u64, size: u64, copy: bool) -> Result<Snapshot, kern_
         }
     }
     Ok(taken)
+}
+
+/// Does a range that ends at `end` reach beyond what a program can have?
+pub(crate) fn is_beyond(end: u64) -> bool {
+    end > USER_END
 }
 
 /// The page of an address.

@@ -137,6 +137,22 @@ fn move_bytes(from: Side<'_>, to: Side<'_>, count: u64) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Puts `data` at `addr` of this process, wherever that is.
+///
+/// => the thread is not inside the VM; `data` is not managed memory.
+///
+/// # Errors
+/// [`Denied`]; nothing was written, unless rights were taken away meanwhile.
+pub(crate) fn store(addr: u64, data: &[u8]) -> Result<(), Denied> {
+    let (own, size) = (here().0.own(), data.len() as u64);
+    if !fits(addr, size) {
+        return Err(Denied::Hole(Va::containing(RawAddr(addr))));
+    }
+    let to = Side::new(own, addr);
+    to.check(size, Prot::W)?;
+    to.write(0, data)
+}
+
 /// Fresh memory of this process's task with the bytes of a range of `port`, from the start
 /// of a page on.
 ///

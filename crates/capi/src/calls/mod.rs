@@ -13,19 +13,26 @@
 //! | something else than is wanted | the call's code | the call's code |
 
 pub mod allocate;
+pub mod attribute;
+pub mod behavior;
 pub mod copy;
 pub mod entries;
 pub mod error;
 pub mod host;
 pub mod inherit;
 pub mod map;
+pub mod msync;
 pub mod names;
+pub mod phys;
 pub mod protect;
 pub mod purgable;
+pub mod query;
 pub mod read;
 pub mod region;
 pub mod region_recurse;
 pub mod remap;
+pub mod statistics;
+pub mod task_info;
 pub mod tasks;
 pub mod wire;
 pub mod write;

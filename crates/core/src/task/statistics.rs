@@ -166,7 +166,19 @@ impl<P: Platform> Task<'_, '_, P> {
     ///
     /// => no lock is held.
     pub fn vm_statistics(&self) -> VmStatistics {
-        VmStatistics::from_64(&self.map.vm().vm_statistics64())
+        VmStatistics::from_64(&self.vm_statistics64())
+    }
+
+    /// As [`Task::vm_statistics`], in 64 bits.
+    ///
+    /// => no lock is held.
+    pub fn vm_statistics64(&self) -> VmStatistics64 {
+        self.map.vm().vm_statistics64()
+    }
+
+    /// The frames that the system may use.
+    pub fn frame_limit(&self) -> u64 {
+        self.map.vm().statistics().frame_limit
     }
 
     /// The page queues and the system's own memory (U27).
