@@ -22,6 +22,7 @@ mod platform;
 mod stats;
 pub mod task;
 mod vm;
+pub mod vmspace;
 
 #[doc(hidden)]
 pub use check::Seen;

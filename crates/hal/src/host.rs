@@ -66,4 +66,10 @@ pub trait Host: Sync {
     fn cancel_wait(&self, t: Self::Ticket);
     /// Wakes every thread that waits for `ev`.
     fn thread_wakeup(&self, ev: Event);
+
+    /// Has this thread switched its faults off (F10, Z96)? A switch that nests, for code that
+    /// must not sleep: the host keeps it, for each thread.
+    fn faults_disabled(&self) -> bool {
+        false
+    }
 }

@@ -181,6 +181,14 @@ const OPS: &[(&str, Run)] = &[
         let map = w.a.map.fork(pmap, &mut may());
         said(map.map(|map| w.children.push(Task { map })))
     }),
+    ("copyin_destroy", |w| said(w.b.map.copyin_destroy(pages(5, 28), &mut may()))),
+    ("find_min", |w| {
+        let (a, search) = (Attributes::new(Prot::R), w.a.map.search());
+        said(w.a.map.find_min(va(50), &search, 7, Backing::Anonymous, &a, &mut may()))
+    }),
+    ("wire_for", |w| {
+        said(w.a.map.wire_for(pages(5, 35), Prot::W, Wiring::System, Holes::Refuse, &mut may()))
+    }),
     ("copyin", |w| said(w.a.map.copyin(pages(0, 40), &mut may()))),
     ("overwrite", |w| {
         let inject = w.vm.platform().inject();
@@ -340,6 +348,27 @@ const CANNOT_FAIL: &[&str] = &[
     "findspace",
     "for_each_entry",
     "entry_from",
+    "entry_at_or_below",
+    "lookup_held",
+    "try_lookup",
+    "verify",
+    "unlock_and_wait",
+    "wakeup",
+    "wait_busy",
+    "range_valid",
+    "range_check",
+    "take",
+    // of address spaces: exec and unshare are fork() and a pmap that the embedder makes
+    "alloc",
+    "map",
+    "references",
+    "acquire_ref",
+    "exit",
+    "exec",
+    "unshare",
+    "resident_count",
+    "wired_count",
+    "swap_count",
     "entry_through",
     "region_through",
     "views",

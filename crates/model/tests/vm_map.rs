@@ -3,6 +3,10 @@
 
 #[path = "vm_map/submap.rs"]
 mod submap;
+#[path = "vm_map/traps.rs"]
+mod traps;
+#[path = "vm_map/vmspace.rs"]
+mod vmspace;
 
 use machvm::Vm;
 use machvm::map::{Attributes, Backing, Map};

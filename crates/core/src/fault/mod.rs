@@ -94,7 +94,8 @@ pub enum Step<'a> {
 }
 
 impl<'vm, P: Platform> Map<'vm, P> {
-    /// Resolves one fault (F01).
+    /// Resolves one fault (F01). Of a thread that switched its faults off none is, at once
+    /// (F10): `Protection`.
     ///
     /// => nothing is locked and no managed memory is touched with a lock held.
     ///
@@ -102,6 +103,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// [`FaultError`], with the page's address.
     pub fn fault(&self, f: &Fault, may: &mut MaySleep) -> Result<(), FaultError> {
         let vm = self.vm();
+        if vm.host().faults_disabled() {
+            return Err(FaultError::Protection(Va::containing(f.addr)));
+        }
         bump(&vm.stats.faults, 1);
         let (mut starved, mut waits) = (0, 0);
         loop {

@@ -35,6 +35,11 @@ impl<'vm, P: Platform> MapCopy<'vm, P> {
     pub fn pages(&self) -> u64 {
         self.pages
     }
+    /// Moves the contents into a new handle and leaves this one empty (M67
+    /// `vm_map_copy_copy`).
+    pub fn take(&mut self) -> Self {
+        core::mem::replace(self, MapCopy::empty(self.vm, 0))
+    }
     /// No piece yet.
     pub(super) fn empty(vm: &'vm Vm<P>, pages: u64) -> Self {
         MapCopy { vm, head: None, tail: None, pages, pieces: 0 }
@@ -113,6 +118,36 @@ impl<'vm, P: Platform> Map<'vm, P> {
             .map_err(|NoMemory| failed(range.start(), CopyWhy::NoMemory))?;
         let mut copy = MapCopy::empty(self.vm, range.pages());
         let done = edit.check_copy(range, Prot::R, may).and_then(|()| edit.snapshot(range, &mut copy, may));
+        edit.done(may);
+        // On failure the pieces go here, with nothing locked.
+        done.map(|()| copy).map_err(|(at, why)| failed(at, why))
+    }
+
+    /// As [`Map::copyin`], and removes the source, under one lock hold (M63 with `destroy`).
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// As [`Map::copyin`]; nothing changed.
+    pub fn copyin_destroy(&self, range: VaRange, may: &mut MaySleep) -> Result<MapCopy<'vm, P>, CopyError> {
+        let failed = |at, why| CopyError { side: Side::Source, at, why };
+        let within = range.intersect(self.bounds).filter(|w| *w == range);
+        let range = within.ok_or(failed(range.start(), CopyWhy::Hole))?;
+        let need = |m: &Self, inner: &MapInner| m.count_parts(inner, range).saturating_add(CLIPS);
+        let short = |NoMemory| failed(range.start(), CopyWhy::NoMemory);
+        let mut edit = self.edit_counted(range, need, may).map_err(short)?;
+        let mut copy = MapCopy::empty(self.vm, range.pages());
+        let done = edit.check_copy(range, Prot::R, may).and_then(|()| {
+            let mut done = edit.clip_range(range).map_err(|NoMemory| (range.start(), CopyWhy::NoMemory));
+            if done.is_ok() {
+                done = edit.snapshot(range, &mut copy, may);
+            }
+            edit.settle_ends(range, &done);
+            done
+        });
+        if done.is_ok() {
+            edit.remove_clipped(range, may);
+        }
         edit.done(may);
         // On failure the pieces go here, with nothing locked.
         done.map(|()| copy).map_err(|(at, why)| failed(at, why))

@@ -13,7 +13,7 @@ use crate::platform::Platform;
 
 impl<'vm, P: Platform> Map<'vm, P> {
     /// Places `pieces` together; `as_new` makes the attributes of an entry from those of
-    /// its piece. Gives the start. On success the chain is empty; on failure it is as it
+    /// its piece. Gives the start; of an empty chain 0. On success the chain is empty; on failure it is as it
     /// was, and still the caller's (Z106).
     ///
     /// => no lock is held.
@@ -28,6 +28,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
         may: &mut MaySleep,
     ) -> Result<Va, FindError> {
         let pages = pieces.pages;
+        if pages == 0 {
+            return Ok(Va::ZERO); // as of a null copy
+        }
         match place {
             Place::Any(s) => check_search(&s, pages)?,
             Place::At(_) | Place::Over(_) => {}

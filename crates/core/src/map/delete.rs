@@ -45,10 +45,15 @@ impl<P: Platform> Edit<'_, '_, P> {
         let clipped = self.clip_range(range);
         self.settle_ends(range, &clipped);
         clipped?;
+        self.remove_clipped(range, may);
+        Ok(())
+    }
+
+    /// => `range` is clipped.
+    pub(super) fn remove_clipped(&mut self, range: VaRange, may: &mut MaySleep) {
         self.remove_regions(range, may);
         self.unlink_range(range, may);
         self.drop_contents(may);
-        Ok(())
     }
 
     /// The machine forgets the range, and every CPU has.

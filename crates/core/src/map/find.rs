@@ -102,6 +102,30 @@ impl<P: Platform> Map<'_, P> {
         self.find_any(&search, pages, backing, a, may)
     }
 
+    /// As [`Map::find`] with [`Place::Any`], at or above `hint` if there is space, else
+    /// wherever the search allows (M13 `vm_map_find_min`). The two searches are two
+    /// operations.
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// [`FindError`]; nothing changed.
+    pub fn find_min(
+        &self,
+        hint: Va,
+        s: &Search,
+        pages: u64,
+        backing: Backing,
+        a: &Attributes,
+        may: &mut MaySleep,
+    ) -> Result<Va, FindError> {
+        let near = Search { min: hint.max(s.min), ..*s };
+        match self.find_any(&near, pages, backing, a, may) {
+            Err(FindError::NoSpace) => self.find_any(s, pages, backing, a, may),
+            done => done,
+        }
+    }
+
     fn find_any(
         &self,
         s: &Search,

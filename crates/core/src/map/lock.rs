@@ -1,10 +1,14 @@
-//! The lock family (L01 to L09, L15).
+//! The lock family (L01 to L16).
 //!
 //! The guards come from [`machvm_sync`]; dropping one unlocks (L02, L04). The
 //! timestamp of a map is the lock's version: it rises by one with every exclusive
 //! acquisition (lock, try, upgrade) and never otherwise (Z20).
+//!
+//! A guard is the proof of a lock (L09). A map has no count of those who work on it
+//! unlocked (L12): the entries they work on are marked, and who must not meet them waits
+//! for the marks (L13, L16). No lock is recursive (L14): that is how Z22 comes about.
 
-use machvm_hal::MaySleep;
+use machvm_hal::{Event, Host, MaySleep, Va, VaRange, Woken};
 use machvm_sync::{ReadGuard, WriteGuard};
 
 use super::{Map, MapInner};
@@ -54,8 +58,61 @@ impl<P: Platform> Map<'_, P> {
     ) -> ReadGuard<'m, MapInner, P::Host> {
         guard.downgrade()
     }
-    /// The timestamp (L15). Exact under the lock.
+    /// The timestamp (L15 `vm_map_version`). Exact under the lock.
     pub fn timestamp(&self) -> u64 {
         self.lock_word().version()
+    }
+    /// Shared, if nobody had the map exclusively since it had this timestamp (L15
+    /// `vm_map_verify`; dropping the guard is `vm_map_verify_done`).
+    ///
+    /// => no lock is held; on `None` the map is not locked.
+    pub fn verify(&self, timestamp: u64, may: &mut MaySleep) -> Option<ReadGuard<'_, MapInner, P::Host>> {
+        let guard = self.lock_read(may);
+        (guard.version() == timestamp).then_some(guard)
+    }
+
+    /// Unlocks and sleeps until [`Map::wakeup`], or until the deadline in nanoseconds of
+    /// the host's clock (L10). A wake-up after the guard was given is not lost (Z24).
+    ///
+    /// => on return the map is not locked.
+    pub fn unlock_and_wait(
+        &self,
+        guard: WriteGuard<'_, MapInner, P::Host>,
+        deadline_ns: Option<u64>,
+        _may: &mut MaySleep,
+    ) -> Woken {
+        let host = self.vm.host();
+        let ticket = host.assert_wait(self.room());
+        drop(guard);
+        machvm_sync::assert_may_sleep();
+        host.thread_block(ticket, deadline_ns)
+    }
+    /// Wakes everybody in [`Map::unlock_and_wait`] (L11). What they wait for was changed
+    /// under the lock, which may or may not be held still.
+    pub fn wakeup(&self) {
+        self.vm.host().thread_wakeup(self.room());
+    }
+    /// Not the lock's own event: that is woken with every unlock.
+    fn room(&self) -> Event {
+        Event(self.lock_word().event().0 + 1)
+    }
+    /// Waits until no entry is being wired or unwired (L13).
+    ///
+    /// => no lock is held, so the next wiring may begin before this returns.
+    pub fn wait_busy(&self, may: &mut MaySleep) {
+        // No entry is reserved, so this cannot fail.
+        if let Ok(edit) = self.edit_range(self.bounds, 0, may) {
+            edit.done(may);
+        }
+    }
+
+    /// Is `[start, end)` inside the map (M06 `vm_map_range_valid`)? Bounds that are equal are
+    /// valid.
+    pub fn range_valid(&self, start: Va, end: Va) -> bool {
+        start <= end && start >= self.min() && end <= self.max()
+    }
+    /// The part of `range` inside the map (`VM_MAP_RANGE_CHECK`, Z10, M70).
+    pub fn range_check(&self, range: VaRange) -> Option<VaRange> {
+        range.intersect(self.bounds)
     }
 }

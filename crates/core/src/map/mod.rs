@@ -71,6 +71,7 @@ pub use error::{
 pub use extract::{Extract, Need, Take};
 pub use find::{Order, Place, Search};
 pub use insert::Backing;
+pub use lookup::Lookup;
 pub use madvise::Advise;
 pub use protect::{Holes, SetProt};
 pub(crate) use region::Sources;

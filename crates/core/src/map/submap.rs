@@ -584,6 +584,13 @@ impl<P: Platform> Vm<P> {
         });
     }
 
+    /// Would a write to this page of an object copy it first?
+    pub(super) fn object_is_copied_at(&self, o: Handle<Object>, at: Pindex, may: &mut MaySleep) -> bool {
+        let inner = self.objects.get(o).lock.read(self.host(), may);
+        let (anon, path) = self.tree_lookup(&inner.tree, at.0);
+        anon.is_some_and(|a| path || self.anons.get(a).is_shared())
+    }
+
     /// Calls `f` with every resident page of the range of an object, busy.
     ///
     /// => a map may be write locked: who has a page busy does not wait for a map.

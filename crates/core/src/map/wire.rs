@@ -30,8 +30,8 @@ pub enum Wiring {
 /// What the entries of a wiring need.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Change {
-    /// One wiring more.
-    Wire(Wiring),
+    /// One wiring more, of entries with these rights.
+    Wire(Wiring, Prot),
     /// One wiring less.
     Unwire(Wiring),
 }
@@ -42,8 +42,8 @@ impl Change {
         let user = e.flags().contains(EntryFlags::USER_WIRED);
         e.kind() == Kind::Object
             && match self {
-                Change::Wire(Wiring::User) => !user,
-                Change::Wire(Wiring::System) => true,
+                Change::Wire(Wiring::User, _) => !user,
+                Change::Wire(Wiring::System, _) => true,
                 Change::Unwire(Wiring::User) => user,
                 Change::Unwire(Wiring::System) => e.wired.get() != 0,
             }
@@ -51,7 +51,7 @@ impl Change {
     /// Wirings that `e` has afterwards.
     fn wired(self, e: &Entry) -> u32 {
         match self {
-            Change::Wire(_) => e.wired.get() + 1,
+            Change::Wire(..) => e.wired.get() + 1,
             Change::Unwire(_) => e.wired.get().saturating_sub(1),
         }
     }
@@ -73,7 +73,25 @@ impl<P: Platform> Map<'_, P> {
         holes: Holes,
         may: &mut MaySleep,
     ) -> Result<(), WireError> {
-        let Some((within, number)) = self.begin(range, Change::Wire(who), holes, may)? else { return Ok(()) };
+        self.wire_for(range, Prot::NONE, who, holes, may)
+    }
+
+    /// As [`Map::wire`], and every entry must have these rights too (`VM_MAP_WIRE_WRITE`).
+    ///
+    /// => no lock is held.
+    ///
+    /// # Errors
+    /// As [`Map::wire`].
+    pub fn wire_for(
+        &self,
+        range: VaRange,
+        need: Prot,
+        who: Wiring,
+        holes: Holes,
+        may: &mut MaySleep,
+    ) -> Result<(), WireError> {
+        let change = Change::Wire(who, need);
+        let Some((within, number)) = self.begin(range, change, holes, may)? else { return Ok(()) };
         let mut done = Ok(());
         self.each_marked(within, number, may, &mut |part, wired, may| {
             if wired == 0 {
@@ -92,7 +110,7 @@ impl<P: Platform> Map<'_, P> {
                 !failed
             });
         }
-        self.end(within, number, done.is_ok().then_some(Change::Wire(who)), may);
+        self.end(within, number, done.is_ok().then_some(change), may);
         done
     }
 
@@ -203,9 +221,9 @@ impl<P: Platform> Map<'_, P> {
                 let wired = change.wired(e);
                 e.wired.set(wired);
                 match change {
-                    Change::Wire(Wiring::User) => e.insert_flags(EntryFlags::USER_WIRED),
+                    Change::Wire(Wiring::User, _) => e.insert_flags(EntryFlags::USER_WIRED),
                     Change::Unwire(Wiring::User) => e.remove_flags(EntryFlags::USER_WIRED),
-                    Change::Wire(Wiring::System) | Change::Unwire(Wiring::System) => {}
+                    Change::Wire(Wiring::System, _) | Change::Unwire(Wiring::System) => {}
                 }
             }
             // Also of a wiring that failed half way.
@@ -235,7 +253,8 @@ fn is_marked(e: &Entry, number: u32) -> bool {
 impl<P: Platform> Edit<'_, '_, P> {
     /// Is `e` passed over for want of rights?
     fn skips(&self, e: &Entry, change: Change) -> bool {
-        matches!(change, Change::Wire(_)) && !e.prot().intersects(Prot::R | Prot::X)
+        matches!(change, Change::Wire(_, need)
+            if !e.prot().intersects(Prot::R | Prot::X) || !e.prot().contains(need))
     }
 
     fn check_wire(&self, range: VaRange, change: Change, holes: Holes) -> Result<(), WireError> {

@@ -2,6 +2,7 @@
 
 extern crate std;
 
+mod entries;
 pub(crate) mod fail;
 mod oracle;
 mod rows;

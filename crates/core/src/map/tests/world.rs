@@ -41,6 +41,14 @@ impl Gate for Fuse {
     }
 }
 
+std::thread_local! {
+    static FAULTS_OFF: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+}
+/// Switches this thread's faults; gives how they were.
+pub(crate) fn faults_off(off: bool) -> bool {
+    FAULTS_OFF.replace(off)
+}
+
 /// Waiting by one condition variable.
 #[derive(Default)]
 pub(crate) struct TestHost {
@@ -67,6 +75,9 @@ impl Host for TestHost {
         Woken::Event
     }
     fn cancel_wait(&self, _: Self::Ticket) {}
+    fn faults_disabled(&self) -> bool {
+        FAULTS_OFF.get()
+    }
     fn thread_wakeup(&self, ev: Event) {
         *self.woken.lock().expect("host").entry(ev).or_default() += 1;
         self.change.notify_all();
