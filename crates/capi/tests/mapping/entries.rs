@@ -107,7 +107,9 @@ fn u09_copies_and_shares_outlive_their_source() {
         map(copy, 0, 2 * P, ANYWHERE),
         map(data, 0, 24, ANYWHERE | DATA_ADDR),
     ];
-    [share, copy, data].map(let_go);
+    for name in [share, copy, data] {
+        let_go(name);
+    }
     assert_eq!([get(mapped[0] + 16), get(mapped[1] + 16), get(mapped[2])], [2, 1, 2]);
     assert_eq!(mapped[2] % P, 16);
     for (m, pages) in mapped.into_iter().zip([2, 2, 1]) {
@@ -139,7 +141,9 @@ fn u09_parents() {
     // SAFETY: a variable of ours.
     unsafe { mach_port_get_refs(TASK_SELF, parent, 0, &raw mut refs) };
     assert_eq!(refs, 2);
-    [parent, parent, child, writable, copy].map(let_go);
+    for name in [parent, parent, child, writable, copy] {
+        let_go(name);
+    }
     free(TASK_SELF, at, 4);
     free(TASK_SELF, mapped, 1);
 }

@@ -42,5 +42,7 @@ fn u21_a_child_gets_what_the_inheritance_says_at_the_same_addresses() {
     let r = unsafe { machvm_capi::calls::allocate::mach_vm_allocate(child, &raw mut hole, P, FIXED) };
     assert_eq!(r, KERN_SUCCESS);
     free(TASK_SELF, here, 2);
-    there.map(|a| free(TASK_SELF, a, 1));
+    for a in there {
+        free(TASK_SELF, a, 1);
+    }
 }

@@ -1,5 +1,6 @@
 //! `vm_wire`, `vm_wire_all` (U11, U12).
 
+use machvm_capi::calls::allocate::mach_vm_deallocate;
 use machvm_capi::calls::protect::mach_vm_protect;
 use machvm_capi::calls::wire::{mach_vm_wire, vm_wire, vm_wire_all};
 
@@ -19,8 +20,11 @@ fn u11_codes() {
     assert_eq!(mach_vm_protect(t, at + P, P, 0, R), KERN_SUCCESS);
     assert_eq!(wire(at, 4 * P, RW), KERN_PROTECTION_FAILURE);
     assert_eq!(vm_wire(HOST_PRIV, t, at as usize, 4 * P as usize, R), KERN_SUCCESS);
-    assert_eq!(wire(at, 4 * P, NONE), KERN_SUCCESS);
+    let wirings = || regions(t).iter().map(|r| r.5).max();
+    assert_eq!((wire(at, 4 * P, R), wirings()), (KERN_SUCCESS, Some(2)), "counted (Z124)");
+    assert_eq!((wire(at, 4 * P, NONE), wirings()), (KERN_SUCCESS, Some(1)));
     assert_eq!(wire(at, 5 * P, NONE), KERN_SUCCESS, "holes are passed over");
+    assert_eq!(wirings(), Some(0));
     assert_eq!(wire(at + 4 * P, P, NONE), KERN_INVALID_ADDRESS, "the first page is looked at");
 }
 
@@ -58,7 +62,10 @@ fn u12_codes() {
     assert_eq!(vm_wire_all(HOST_PRIV, t, -1), KERN_INVALID_ARGUMENT);
     assert_eq!(vm_wire_all(HOST_PRIV, t, 3), KERN_SUCCESS);
     let later = allocate(t, 1);
-    assert_eq!(mach_vm_wire(HOST_PRIV, t, later, P, NONE), KERN_SUCCESS, "it was wired");
+    assert!(regions(t).iter().all(|r| r.5 == 1), "now and later");
     assert_eq!(vm_wire_all(HOST_PRIV, t, 0), KERN_SUCCESS);
-    assert_eq!(mach_vm_wire(HOST_PRIV, t, at, P, NONE), KERN_SUCCESS);
+    assert!(regions(t).iter().all(|r| r.5 == 0), "not any more");
+    assert_eq!((mach_vm_deallocate(t, at, 2 * P), mach_vm_deallocate(t, later, P)), (0, 0));
+    let after = allocate(t, 1);
+    assert_eq!((after, regions(t)[0].5), (at, 0));
 }
