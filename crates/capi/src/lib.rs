@@ -17,6 +17,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod calls;
+mod fork;
 pub mod info;
 pub mod kr;
 mod outside;

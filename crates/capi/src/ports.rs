@@ -122,6 +122,9 @@ pub struct Ports {
     table: RwLock<Table>,
 }
 
+/// Nobody else gets at the names while this is kept.
+pub(crate) struct Held<'a>(#[expect(dead_code, reason = "kept for its end")] RwLockWriteGuard<'a, Table>);
+
 #[derive(Default)]
 struct Table {
     rights: HashMap<mach_port_t, (Right, u32)>,
@@ -211,6 +214,22 @@ impl Ports {
         }
         let gone = self.write().rights.remove(&name); // dropped without the lock
         gone.map(drop).ok_or(RefsError::Name)
+    }
+
+    /// Keeps everybody out.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        Held(self.write())
+    }
+
+    /// Forgets every name but the well-known ones, which have one reference again.
+    pub(crate) fn forget_others(&self) {
+        let mut t = self.write();
+        let (kept, gone) = std::mem::take(&mut t.rights).into_iter().partition(|(n, _)| *n <= HOST_PRIV);
+        t.rights = kept;
+        t.rights.values_mut().for_each(|(_, refs)| *refs = 1);
+        drop(t);
+        // Without the lock.
+        let _: HashMap<_, _> = gone;
     }
 
     /// What `name` stood for is no more: it is a dead name.

@@ -1,11 +1,13 @@
 //! The process's VM, made at the first call that needs it.
 
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 use machvm::task::Personality;
-use machvm_linux::library::{Denied, Hosted, Inside};
+use machvm_linux::library::{Denied, Fork, Hosted, Inside};
 use machvm_linux::{Config, Faults, Vm};
 
+use crate::fork;
 use crate::ports::{self, Ports, Right, TaskPort};
 
 /// Where the task's memory begins: pointers of 32 bits do not reach it, as on XNU.
@@ -23,15 +25,41 @@ pub(crate) struct World {
 
 static WORLD: OnceLock<World> = OnceLock::new();
 
+/// How far the world is made.
+static MAKING: AtomicU32 = AtomicU32::new(NOT_YET);
+const NOT_YET: u32 = 0;
+const UNDER_WAY: u32 = 1;
+const MADE: u32 = 2;
+/// A thread of the parent made it while this process was forked off.
+const NEVER: u32 = 3;
+
 /// The world. Without one no call can do anything, not even say why in its code: what is
 /// missing is said on standard error, and the process ends.
 pub(crate) fn world() -> &'static World {
+    if MAKING.load(SeqCst) == NEVER {
+        give_up("forked while the parent made its first call");
+    }
     WORLD.get_or_init(|| {
-        World::new().unwrap_or_else(|why| {
-            eprintln!("libmachvm: {why}");
-            std::process::exit(71); // EX_OSERR
-        })
+        MAKING.store(UNDER_WAY, SeqCst);
+        let world = World::new().unwrap_or_else(|why| give_up(&why));
+        MAKING.store(MADE, SeqCst);
+        world
     })
+}
+
+fn give_up(why: &str) -> ! {
+    eprintln!("libmachvm: {why}");
+    std::process::exit(71) // EX_OSERR
+}
+
+/// The world, if there is one.
+pub(crate) fn made() -> Option<&'static World> {
+    WORLD.get()
+}
+
+/// In the child of a fork: a thread that was making the world is not here.
+pub(crate) fn no_longer_being_made() {
+    let _ = MAKING.compare_exchange(UNDER_WAY, NEVER, SeqCst, SeqCst);
 }
 
 /// A size in bytes with an optional K, M, G or T.
@@ -85,9 +113,18 @@ impl World {
         let window = setting("MACHVM_WINDOW", bytes, "bytes, as 64G")?.unwrap_or(WINDOW);
         let how = wanted_personality()?;
         let faults = setting("MACHVM_FAULTS", faults, "signal, thread or auto")?.unwrap_or(Faults::Auto);
-        let config =
-            Config { memory, window, origin: Some(ORIGIN), denied: Denied::Bus, faults, ..Config::default() };
+        let config = Config {
+            memory,
+            window,
+            origin: Some(ORIGIN),
+            denied: Denied::Bus,
+            faults,
+            fork: Fork::Follow,
+            ..Config::default()
+        };
+        fork::watch().map_err(|e| e.to_string())?;
         let vm = Vm::new(config).map_err(|e| e.to_string())?;
+        fork::forget_names_in_children();
         let own = vm.task().map_err(|e| e.to_string())?;
         if own.as_ptr(ORIGIN as usize).addr() as u64 != ORIGIN {
             return Err(format!(
