@@ -1,5 +1,5 @@
-//! `vm_region_recurse` (U24). The tasks of the library have no submaps, so every region is
-//! found at depth 0.
+//! `vm_region_recurse` (U24). The tasks of the library have no submaps, so every region of
+//! theirs, and every mapping of Linux's, is found at depth 0.
 
 use machvm::task::{ShortInfo, SubmapInfo};
 
@@ -109,7 +109,7 @@ unsafe fn recurse(
         return kr::KERN_INVALID_ARGUMENT;
     }
     // SAFETY: 1.
-    let (addr, room) = unsafe { (*address, *info_count) };
+    let (addr, room, wanted) = unsafe { (*address, *info_count, *depth) };
     let result = task_of(target).and_then(|port| {
         let counts = [ints::<info::vm_region_submap_short_info_64>()].into_iter().chain(SUBMAP_INFO_VERSIONS);
         let need = match form {
@@ -122,7 +122,7 @@ unsafe fn recurse(
             let r = regions::find(
                 &port,
                 addr,
-                |t, a, may| t.vm_region_recurse_short(a, may).map(|(r, i, depth)| (r, (i, depth))),
+                |t, a, may| t.vm_region_recurse_short_to(a, wanted, may).map(|(r, i, depth)| (r, (i, depth))),
                 |m| (m.short(), 0),
             )?;
             return Ok((r.start, r.size, r.info.1, Filled::Short(short(&r.info.0)), need));
@@ -130,7 +130,7 @@ unsafe fn recurse(
         let r = regions::find(
             &port,
             addr,
-            |t, a, may| t.vm_region_recurse(a, may).map(|(r, i, depth)| (r, (i, depth))),
+            |t, a, may| t.vm_region_recurse_to(a, wanted, may).map(|(r, i, depth)| (r, (i, depth))),
             |m: &Mapping| (m.submap(), 0),
         )?;
         let filled = match form {
