@@ -216,7 +216,7 @@ fn z103_no_page_is_half_of_another_object() {
             let mut turn = 0u32;
             while start.elapsed() < LONG {
                 turn += 1;
-                let from = if turn % 2 == 0 { one } else { other };
+                let from = if turn.is_multiple_of(2) { one } else { other };
                 remap(range, from, size, u32::from(turn % 8 >= 4));
             }
             over.store(true, Relaxed);
