@@ -23,6 +23,7 @@ pub mod kr;
 mod outside;
 pub mod ports;
 mod regions;
+pub mod signals;
 pub mod totals;
 mod transfer;
 pub mod types;

@@ -35,7 +35,8 @@
 //! served by a thread of the system's own, and then system calls may be given managed
 //! memory ([`Faults`]). The handlers for SIGBUS and SIGSEGV are installed with the first
 //! [`Vm`] and stay; what is not ours goes to the handlers that were there before. A
-//! program that installs its own does so before, or passes on what it does not know.
+//! program that installs its own does so before, or by [`replace_action`], or passes on
+//! what it does not know.
 
 mod copy;
 mod error;
@@ -43,6 +44,7 @@ pub mod fork;
 mod gate;
 mod mach;
 mod platform;
+mod previous;
 mod quiet;
 mod signal;
 mod stack;
@@ -66,6 +68,7 @@ pub use machvm::Stats;
 pub use machvm::map::Inherit;
 pub use machvm_hal::Prot;
 pub use platform::Hosted;
+pub use previous::replace as replace_action;
 pub use table::next_window;
 pub use task::{Region, Task};
 

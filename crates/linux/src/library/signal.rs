@@ -17,14 +17,14 @@
 //! memory; `errno` is restored; signals from outside are blocked.
 
 use std::io;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use machvm::FaultError;
 use machvm_hal::Prot;
 
-use super::{Denied, copy, gate, quiet, stack, table};
+use super::{Denied, copy, gate, previous, quiet, stack, table};
 
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
@@ -37,21 +37,21 @@ const SI_KERNEL: i32 = 0x80;
 const ERROR_WRITE: i64 = 2;
 const ERROR_FETCH: i64 = 16;
 
-/// The actions for SIGSEGV and SIGBUS before ours.
-static PREVIOUS: OnceLock<[libc::sigaction; 2]> = OnceLock::new();
-/// Those of them that were good for one signal (SA_RESETHAND) and have had it.
-static SPENT: AtomicU32 = AtomicU32::new(0);
+/// `sigaction(2)` of libc, once it was looked for: a program, or a library we are part of,
+/// may have a function of this name in front of it.
+static REAL: AtomicUsize = AtomicUsize::new(0);
 
 /// Installs the handler, the first time.
 pub(super) fn install() -> io::Result<()> {
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _one = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
-    if PREVIOUS.get().is_some() {
+    if previous::get(libc::SIGBUS).is_some() {
         return Ok(());
     }
-    let previous = [action(libc::SIGSEGV, None)?, action(libc::SIGBUS, None)?];
     // First this, so that the handler finds it.
-    let _ = PREVIOUS.set(previous);
+    for sig in [libc::SIGSEGV, libc::SIGBUS] {
+        previous::set(sig, &action(sig, None)?);
+    }
     let ours = libc::sigaction {
         sa_sigaction: on_fault as *const () as usize,
         // Synchronous signals stay open in it: see `quiet`.
@@ -69,11 +69,26 @@ fn action(sig: i32, new: Option<&libc::sigaction>) -> io::Result<libc::sigaction
     let mut old = core::mem::MaybeUninit::uninit();
     let new = new.map_or(core::ptr::null(), core::ptr::from_ref);
     // SAFETY: good structures; a handler that is set is there for ever.
-    if unsafe { libc::sigaction(sig, new, old.as_mut_ptr()) } != 0 {
+    if unsafe { real()(sig, new, old.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: filled on success.
     Ok(unsafe { old.assume_init() })
+}
+
+type Sigaction = unsafe extern "C" fn(i32, *const libc::sigaction, *mut libc::sigaction) -> libc::c_int;
+
+/// See [`REAL`]. The first call looks for it, and is not in a handler.
+fn real() -> Sigaction {
+    let mut found = REAL.load(Relaxed);
+    if found == 0 {
+        // SAFETY: a C string.
+        let next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"sigaction".as_ptr()) };
+        found = if next.is_null() { libc::sigaction as *const () as usize } else { next.expose_provenance() };
+        REAL.store(found, Relaxed);
+    }
+    // SAFETY: libc's function of that name has that type.
+    unsafe { core::mem::transmute::<*const (), Sigaction>(core::ptr::with_exposed_provenance(found)) }
 }
 
 /// What becomes of a signal.
@@ -157,17 +172,15 @@ fn serve(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Verdict {
 
 /// Does with a signal what would have been done without us.
 fn pass(sig: i32, info: &mut libc::siginfo_t, context: &mut libc::ucontext_t) {
-    let which = usize::from(sig == libc::SIGBUS);
-    let Some(previous) = PREVIOUS.get().map(|p| &p[which]) else { return by_default(sig, info) };
-    let once = previous.sa_flags & libc::SA_RESETHAND != 0;
-    let spent = once && SPENT.fetch_or(1 << which, Relaxed) & 1 << which != 0;
+    let Some(previous) = previous::get(sig) else { return by_default(sig, info) };
+    let spent = previous.sa_flags & libc::SA_RESETHAND != 0 && !previous::spend(sig);
     match previous.sa_sigaction {
         // What an instruction raises cannot be ignored.
         libc::SIG_IGN if info.si_code <= 0 => {}
         libc::SIG_DFL | libc::SIG_IGN => by_default(sig, info),
         _ if spent => by_default(sig, info),
         handler => {
-            open_as_for(sig, previous, &context.uc_sigmask);
+            open_as_for(sig, &previous, &context.uc_sigmask);
             // SAFETY: the program's own handler for this signal, with the signals open
             // that it expects. One of the older kind ignores the further arguments.
             unsafe {
@@ -211,7 +224,7 @@ fn by_default(sig: i32, info: &mut libc::siginfo_t) {
         sa_restorer: None,
     };
     // SAFETY: a good structure.
-    unsafe { libc::sigaction(sig, &raw const default, core::ptr::null_mut()) };
+    unsafe { real()(sig, &raw const default, core::ptr::null_mut()) };
     block(sig);
     // SAFETY: the calls take numbers and a good siginfo. To oneself any code may be sent.
     unsafe {

@@ -48,8 +48,20 @@ impl Core {
 
     /// Serves the fault at the process's address `addr`.
     pub(super) fn fault(&self, addr: u64, access: Prot) -> Result<(), FaultError> {
-        let fault = Fault { addr: RawAddr(addr - self.start + self.shared.origin), access };
-        self.map.fault(&fault, &mut MaySleep::claim())
+        let at = addr - self.start + self.shared.origin;
+        let mut may = MaySleep::claim();
+        if access == Prot::R && self.denied() == Denied::Bus && self.hides(at, &mut may) {
+            return Err(FaultError::Protection(Va::containing(RawAddr(at))));
+        }
+        self.map.fault(&Fault { addr: RawAddr(at), access }, &mut may)
+    }
+
+    /// Is the page mapped, and may not be read? The core reads what may be written, as the
+    /// processor does; a Mach program finds out at the first touch (Z94).
+    fn hides(&self, at: u64, may: &mut MaySleep) -> bool {
+        let va = Va::containing(RawAddr(at));
+        !self.map.check_protection(va, va.add(1), Prot::R, may)
+            && self.map.check_protection(va, va, Prot::NONE, may)
     }
 
     /// The page at the process's address `addr` is denied to who waits for it.
