@@ -65,21 +65,6 @@ typedef struct task_basic_info *task_basic_info_t;
 #define TASK_BASIC_INFO TASK_BASIC_INFO_32
 #endif
 
-#define TASK_EVENTS_INFO 2
-struct task_events_info {
-    integer_t faults;
-    integer_t pageins;
-    integer_t cow_faults;
-    integer_t messages_sent;
-    integer_t messages_received;
-    integer_t syscalls_mach;
-    integer_t syscalls_unix;
-    integer_t csw;
-};
-typedef struct task_events_info task_events_info_data_t;
-typedef struct task_events_info *task_events_info_t;
-#define TASK_EVENTS_INFO_COUNT ((mach_msg_type_number_t) (sizeof(task_events_info_data_t) / sizeof(natural_t)))
-
 #define MACH_TASK_BASIC_INFO 20
 struct mach_task_basic_info {
     mach_vm_size_t virtual_size; /* bytes */

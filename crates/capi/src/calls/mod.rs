@@ -34,6 +34,7 @@ pub mod remap;
 pub mod statistics;
 pub mod task_info;
 pub mod tasks;
+pub mod time;
 pub mod wire;
 pub mod write;
 

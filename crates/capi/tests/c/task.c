@@ -73,7 +73,6 @@ static void u35_basic_info(void) {
     struct task_basic_info basic;
     struct mach_task_basic_info mach;
     struct task_basic_info_32 narrow;
-    struct task_events_info events;
     mach_vm_address_t at = new_memory(64 * PAGE);
     fill(at, 64 * PAGE, 1);
     mach_msg_type_number_t count = TASK_BASIC_INFO_COUNT;
@@ -87,9 +86,6 @@ static void u35_basic_info(void) {
     EQUAL(mach.suspend_count, 0);
     CHECK(basic.virtual_size >= 64 * PAGE && basic.resident_size >= PAGE);
     CHECK(mach.virtual_size >= 64 * PAGE && mach.resident_size <= mach.resident_size_max);
-    count = TASK_EVENTS_INFO_COUNT;
-    OK(task_info(SELF, TASK_EVENTS_INFO, (task_info_t) &events, &count));
-    CHECK(events.faults > 0);
     RETURNS(KERN_INVALID_ARGUMENT, task_info(SELF, 9999, (task_info_t) &basic, &count));
     count = 1;
     RETURNS(KERN_INVALID_ARGUMENT, task_info(SELF, MACH_TASK_BASIC_INFO, (task_info_t) &mach, &count));
