@@ -68,6 +68,12 @@ fn u05_vm_map_of_zeroes() {
         assert_eq!(map(BASE, 0, 0, ANYWHERE, 1, 7, 1), Err(VmMapError::BadSize));
         assert_eq!(map(BASE, P, 0, ANYWHERE, 3, 1, 1), Err(VmMapError::BadProtection(3)), "Z14");
         assert_eq!(map(BASE, u64::MAX, 0, FIXED, 3, 7, 1), Err(VmMapError::Wraps(BASE)));
+        // KERN_INVALID_OBJECT, when the numbers are good.
+        let none = |size| {
+            let rights = (RawProt(3), RawProt(7), COPY);
+            t.vm_map(a(BASE), n(size), 0, ANYWHERE, &MapSource::NoMemory, false, rights, &mut may())
+        };
+        assert_eq!((none(0), none(P)), (Err(VmMapError::BadSize), Err(VmMapError::NotMemory)));
         // KERN_INVALID_ADDRESS, KERN_NO_SPACE.
         assert_eq!(map(0, P, 0, FIXED, 3, 7, 1), Err(VmMapError::Place(PlaceError::Outside(va(0)))));
         assert_eq!(map(BASE, P, 0, FIXED, 3, 7, 1), Err(VmMapError::Place(PlaceError::Occupied(va(BASE)))));

@@ -146,6 +146,8 @@ fn u31_entries_on_purgeable_memory() {
         let source = MapSource::Entry(&e, 0);
         assert_eq!(xnu(&p).vm_map(a(BASE), n(2 * P), 0, FIXED, &source, false, rights, &mut may()), Ok(BASE));
         p.store_word(BASE, 1).expect("writable");
+        let bad = PurgableState(1 << 20);
+        assert_eq!(e.purgable_control(Some(bad), &mut may()), Err(PurgableError::BadState(bad.0)));
         assert_eq!(e.purgable_control(Some(V), &mut may()), Ok(N));
         assert_eq!(control(&p, BASE, GET, N), Ok(V), "one object");
         assert_eq!(vm.purge_volatile(1, &mut may()), 1);
