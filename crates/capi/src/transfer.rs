@@ -111,19 +111,43 @@ impl<'a> Side<'a> {
     }
 }
 
+/// A buffer of so many bytes.
+fn buffer(bytes: u64, addr: u64) -> Result<Vec<u8>, Refused> {
+    let mut buf = Vec::new();
+    let no_memory = |_| Refused::Source(Denied::NoMemory(Va::containing(RawAddr(addr))));
+    buf.try_reserve_exact(bytes as usize).map_err(no_memory)?;
+    buf.resize(bytes as usize, 0);
+    Ok(buf)
+}
+
+/// Moves `count` bytes, which wrap on neither side and are not 0; nothing is written where
+/// either side is refused.
+fn transfer(from: Side<'_>, to: Side<'_>, count: u64) -> Result<(), Refused> {
+    let in_place = from.same_task(&to) && from.addr == to.addr;
+    if count > BUFFER || in_place {
+        from.check(count, Prot::R).map_err(Refused::Source)?;
+        to.check(count, Prot::W).map_err(Refused::Destination)?;
+        return if in_place { Ok(()) } else { move_bytes(from, to, count) };
+    }
+    // To read it all is to check it, and what lies in one page is written whole or not.
+    let mut buf = buffer(count, from.addr)?;
+    from.read(0, &mut buf).map_err(Refused::Source)?;
+    if (to.addr ^ (to.addr + (count - 1))) & !PAGE_MASK != 0 {
+        to.check(count, Prot::W).map_err(Refused::Destination)?;
+    }
+    to.write(0, &buf).map_err(Refused::Destination)
+}
+
 /// Moves `count` bytes, which wrap on neither side and were checked on both.
 fn move_bytes(from: Side<'_>, to: Side<'_>, count: u64) -> Result<(), Refused> {
-    let mut buf = Vec::new();
-    let no_memory = |_| Refused::Source(Denied::NoMemory(Va::containing(RawAddr(from.addr))));
-    buf.try_reserve_exact(count.min(BUFFER) as usize).map_err(no_memory)?;
-    buf.resize(count.min(BUFFER) as usize, 0);
+    let mut buf = buffer(count.min(BUFFER), from.addr)?;
     // From the top where the destination lies behind the source in it.
     let down = from.same_task(&to) && from.addr < to.addr && to.addr - from.addr < count;
     let mut left = count;
     while left != 0 {
-        // Each page of the source is read in one piece, as far as the buffer goes.
+        // Each page of the source is read in one piece.
         let (at, n) = if down {
-            let n = (BUFFER - (from.addr + left).wrapping_neg() % 4096).min(left);
+            let n = (BUFFER - ((from.addr + left).wrapping_neg() & PAGE_MASK)).min(left);
             (left - n, n)
         } else {
             let at = count - left;
@@ -228,12 +252,7 @@ pub(crate) fn vm_read_overwrite(port: &TaskPort, addr: u64, size: u64, data: u64
     }
     let hide = own.mach(how).hides_rights(size);
     let (from, to) = (Side::new(port, addr), Side::new(own, data));
-    from.check(size, Prot::R).map_err(|d| ReadError::Source(d.hidden(hide)))?;
-    to.check(size, Prot::W).map_err(|d| ReadError::Destination(d.hidden(hide)))?;
-    if from.same_task(&to) && addr == data {
-        return Ok(size);
-    }
-    move_bytes(from, to, size).map(|()| size).map_err(|e| match e {
+    transfer(from, to, size).map(|()| size).map_err(|e| match e {
         Refused::Source(d) => ReadError::Source(d.hidden(hide)),
         Refused::Destination(d) => ReadError::Destination(d.hidden(hide)),
     })
@@ -254,25 +273,19 @@ pub(crate) fn vm_write(port: &TaskPort, addr: u64, data: u64, count: u64) -> Res
         return Err(WriteError::Data(Denied::Hole(Va::containing(RawAddr(data)))));
     }
     let (from, to) = (Side::new(own, data), Side::new(port, addr));
-    from.check(count, Prot::R).map_err(WriteError::Data)?;
+    let odd = [addr, data, count].into_iter().find(|n| n & PAGE_MASK != 0);
+    let odd = odd.filter(|_| how.alignment == Alignment::Strict);
+    if odd.is_some() || !fits(addr, count) {
+        from.check(count, Prot::R).map_err(WriteError::Data)?;
+        return Err(odd.map_or(WriteError::Wraps(addr), WriteError::Unaligned));
+    }
     if !touches(port, addr, count) && !touches(own, data, count) {
         let mut inside = world.inside().ok_or(WriteError::Wraps(addr))?;
         let caller = own.mach(how);
         return port.mach(how).vm_write(RawAddr(addr), &caller, RawAddr(data), RawSize(count), inside.may());
     }
-    let odd = [addr, data, count].into_iter().find(|n| n & PAGE_MASK != 0);
-    if let (Alignment::Strict, Some(odd)) = (how.alignment, odd) {
-        return Err(WriteError::Unaligned(odd));
-    }
-    if !fits(addr, count) {
-        return Err(WriteError::Wraps(addr));
-    }
     let hide = own.mach(how).hides_rights(count);
-    to.check(count, Prot::W).map_err(|d| WriteError::Destination(d.hidden(hide)))?;
-    if from.same_task(&to) && addr == data {
-        return Ok(());
-    }
-    move_bytes(from, to, count).map_err(|e| match e {
+    transfer(from, to, count).map_err(|e| match e {
         Refused::Source(d) => WriteError::Data(d),
         Refused::Destination(d) => WriteError::Destination(d.hidden(hide)),
     })
@@ -303,12 +316,7 @@ pub(crate) fn vm_copy(port: &TaskPort, src: u64, count: u64, dst: u64) -> Result
     if !fits(dst, count) {
         return Err(VmCopyError::Wraps(dst));
     }
-    from.check(count, Prot::R).map_err(source)?;
-    to.check(count, Prot::W).map_err(|d| VmCopyError::Destination(d.hidden(hide)))?;
-    if src == dst {
-        return Ok(());
-    }
-    move_bytes(from, to, count).map_err(|e| match e {
+    transfer(from, to, count).map_err(|e| match e {
         Refused::Source(d) => source(d),
         Refused::Destination(d) => VmCopyError::Destination(d.hidden(hide)),
     })

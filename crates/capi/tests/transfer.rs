@@ -114,6 +114,34 @@ fn u16_overlaps_are_those_of_memmove() {
     assert_eq!(mach_vm_deallocate(ME, inside, room as u64), KERN_SUCCESS);
 }
 
+/// u16: as above, longer than the buffer; and the same with `vm_write`.
+#[test]
+fn u16_long_overlaps_are_those_of_memmove() {
+    let room = 420_000;
+    let outside = Outside::at(0x2200_0000, room, libc::PROT_READ | libc::PROT_WRITE);
+    let far = allocate(room as u64);
+    for base in [outside.0, far] {
+        for (src, dst) in [(0, 1), (1, 0), (5, 70_000), (70_001, 3), (4096, 69_632), (0, 65_536), (9, 65_535)]
+        {
+            for len in [65_536, 65_537, 140_000, 333_333] {
+                for write in [false, true] {
+                    let mut want = pattern(room, (src + len) as u8);
+                    bytes(base, room).copy_from_slice(&want);
+                    let (from, to) = (base + src as u64, base + dst as u64);
+                    let r = match write {
+                        false => mach_vm_copy(ME, from, len as u64, to),
+                        true => mach_vm_write(ME, to, from as usize, len as u32),
+                    };
+                    assert_eq!(r, KERN_SUCCESS);
+                    want.copy_within(src..src + len, dst);
+                    assert!(bytes(base, room) == want, "{base:#x}: {src} -> {dst}, {len} bytes, {write}");
+                }
+            }
+        }
+    }
+    assert_eq!(mach_vm_deallocate(ME, far, room as u64), KERN_SUCCESS);
+}
+
 /// Six pages below the window and six in it, one range; only one test at a time has it.
 struct Edge(u64, #[expect(dead_code)] Outside, #[expect(dead_code)] std::sync::MutexGuard<'static, ()>);
 

@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 
 use machvm_hal::Prot;
 use machvm_linux::library::next_window;
@@ -147,9 +149,9 @@ fn parse(line: &str) -> Option<Mapping> {
 }
 
 impl Text {
-    fn open() -> io::Result<Self> {
-        let lines = BufReader::with_capacity(1 << 16, File::open(PATH)?);
-        Ok(Text { lines, last: None, after: 0, line: String::new() })
+    fn of(file: File) -> Self {
+        let lines = BufReader::with_capacity(1 << 16, file);
+        Text { lines, last: None, after: 0, line: String::new() }
     }
 
     fn next(&mut self, addr: u64) -> io::Result<Option<Mapping>> {
@@ -178,11 +180,13 @@ impl Maps {
     /// # Errors
     /// No descriptor, or no `/proc`.
     pub(crate) fn open() -> io::Result<Self> {
+        /// 0: not asked yet, 1: a single mapping can be asked for, 2: it cannot.
+        static HOW: AtomicU8 = AtomicU8::new(0);
         let file = File::open(PATH)?;
-        match query(&file, 0) {
-            Ok(_) => Ok(Maps::Query(file)),
-            Err(_) => Ok(Maps::Text(Text::open()?)),
+        if HOW.load(Relaxed) == 0 {
+            HOW.store(if query(&file, 0).is_ok() { 1 } else { 2 }, Relaxed);
         }
+        if HOW.load(Relaxed) == 1 { Ok(Maps::Query(file)) } else { Ok(Maps::Text(Text::of(file))) }
     }
 
     /// The mapping that holds `addr`, or the next above it.
@@ -257,8 +261,8 @@ mod tests {
         let at = p.addr() as u64;
         // SAFETY: the middle of it; nobody uses it.
         assert_eq!(unsafe { libc::mprotect(p.byte_add(4096), 4096, libc::PROT_NONE) }, 0);
-        let mut text = Maps::Text(Text::open().unwrap());
-        for mut maps in [Maps::open().unwrap(), Maps::Text(Text::open().unwrap())] {
+        let mut text = Maps::Text(Text::of(File::open(PATH).unwrap()));
+        for mut maps in [Maps::open().unwrap(), Maps::Text(Text::of(File::open(PATH).unwrap()))] {
             for (addr, prot) in [(at + 4096, Prot::NONE), (at, Prot::R), (at + 8192, Prot::R)] {
                 let m = maps.next(addr + 5).unwrap().unwrap();
                 assert!(m.start <= addr && addr + 4096 <= m.end, "{m:x?}");
