@@ -182,6 +182,11 @@ const OPS: &[(&str, Run)] = &[
         said(map.map(|map| w.children.push(Task { map })))
     }),
     ("copyin_destroy", |w| said(w.b.map.copyin_destroy(pages(5, 28), &mut may()))),
+    ("find_wait", |w| {
+        let (a, search) = (Attributes::new(Prot::R), w.a.map.search());
+        said(w.a.map.find_wait(&search, 7, Backing::Anonymous, &a, &mut may()))
+    }),
+    ("delete_and_wakeup", |w| said(w.a.map.delete_and_wakeup(pages(5, 20), &mut may()))),
     ("find_min", |w| {
         let (a, search) = (Attributes::new(Prot::R), w.a.map.search());
         said(w.a.map.find_min(va(50), &search, 7, Backing::Anonymous, &a, &mut may()))

@@ -93,7 +93,7 @@ impl<P: Platform> Map<'_, P> {
         self.vm.host().thread_wakeup(self.room());
     }
     /// Not the lock's own event: that is woken with every unlock.
-    fn room(&self) -> Event {
+    pub(super) fn room(&self) -> Event {
         Event(self.lock_word().event().0 + 1)
     }
     /// Waits until no entry is being wired or unwired (L13).

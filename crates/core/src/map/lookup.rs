@@ -4,7 +4,7 @@ use machvm_arena::Handle;
 use machvm_hal::{MaySleep, Pindex, Prot, Va};
 
 use super::entry::{Entry, EntryInfo, Kind};
-use super::submap::{Read, Seen, info};
+use super::through::{Read, Seen, info};
 use super::{LookupError, Map, MapInner};
 use crate::object::Object;
 use crate::platform::Platform;

@@ -29,6 +29,7 @@ mod access;
 mod bytes;
 mod check;
 mod clip;
+mod contents;
 mod copy;
 mod copyout;
 mod create;
@@ -56,7 +57,9 @@ mod submap;
 mod sync;
 #[cfg(test)]
 pub(crate) mod tests;
+mod through;
 mod tree;
+mod wait;
 mod wire;
 
 use machvm_hal::{Va, VaRange};
@@ -80,7 +83,7 @@ pub use rehome::ReturnError;
 pub use remap::Leave;
 pub use stack::StackShape;
 pub use submap::Body;
-pub(crate) use submap::{Read, Seen};
+pub(crate) use through::{Read, Seen};
 pub use wire::Wiring;
 
 use crate::platform::Platform;

@@ -6,7 +6,7 @@ use machvm::FaultError;
 use machvm::fault::{Fault, Step};
 use machvm::map::{Advise, GrowError, Limits, Place, SetProt, StackShape, SyncError};
 use machvm::task::{Personality, Task as Calls};
-use machvm_hal::{PAGE_SIZE, Pager, PagerError, RawAddr, RawSize};
+use machvm_hal::{PAGE_SIZE, Pager, PagerError, Pmap, RawAddr, RawSize};
 use machvm_model::{MemPager, Point};
 
 fn fork<'vm>(t: &Task<'vm>) -> Task<'vm> {
@@ -271,5 +271,36 @@ fn z63_copies_of_mappings_beyond_the_file() {
         let done = t.map.wire(pages(0, 6), machvm::map::Wiring::User, machvm::map::Holes::Refuse, &mut may());
         assert!(matches!(done, Err(machvm::map::WireError::Fault(FaultError::Beyond(_)))), "{done:?}");
         check_quiet(vm, [&t, &child]);
+    });
+}
+
+/// F03, Z90: the walk of vm_fault_prefault(9) ends at a page that is busy, at the ends of the
+/// entry, and as far as was asked; nothing gets the right to write.
+#[test]
+fn f03_prefault_stops_at_busy_pages_and_at_the_entry() {
+    each(small(), |vm| {
+        let (t, pager) = with_file(vm, 16, false);
+        (0..16).filter(|p| *p != 11).for_each(|p| t.store_word(at(p), p).expect("store"));
+        t.map.protect(pages(4, 8), &SetProt::prot(Prot::R), &mut may()).expect("memory");
+        let mapped = |p: u64| t.map.pmap().extract(vm.page_array(), va(p)).map(|(_, prot)| prot);
+        let forget = || (0..16).for_each(|p| t.map.pmap().forget(vm.page_array(), va(p)));
+        // A request that is under way keeps page 11 busy, if it was not read ahead.
+        let f = Fault { addr: RawAddr(at(11)), access: Prot::R };
+        pager.set_most(1);
+        t.map.madvise(pages(11, 1), Advise::DontNeed, &mut may()).expect("memory");
+        let Ok(Step::PageIn(_, req)) = t.map.fault_step(&f) else { panic!("expected a request") };
+        forget();
+        t.map.vm_fault_prefault(va(8), 4, 4);
+        let got: Vec<u64> = (0..16).filter(|p| mapped(*p).is_some()).collect();
+        assert_eq!(got, [4, 5, 6, 7, 9, 10], "down to the entry, up to the busy page, not the page itself");
+        assert!(got.iter().all(|p| mapped(*p) == Some(Prot::R)));
+        pager.page_in(req);
+        forget();
+        t.map.vm_fault_prefault(va(8), 1, 2);
+        assert_eq!((0..16).filter(|p| mapped(*p).is_some()).collect::<Vec<_>>(), [7, 9, 10]);
+        forget();
+        t.map.vm_fault_prefault(va(8), 4, 4);
+        assert_eq!((0..16).filter(|p| mapped(*p).is_some()).count(), 7, "now page 11 too");
+        check_quiet(vm, [&t]);
     });
 }

@@ -390,6 +390,34 @@ fn k05_suballoc_finds_space_and_makes_a_submap() {
     end(&vm);
 }
 
+/// kmap_alloc_wait, kmap_free_wakeup: nobody sleeps through what was given back.
+#[test]
+fn k06_space_is_waited_for() {
+    let vm = vm();
+    let m = map(&vm);
+    let s = m.suballoc(vm.plat.pmap(), m.search(), 8, &mut may()).expect("space");
+    let one = |n| s.find_wait(&s.search(), n, ANON, &rw(), &mut may());
+    assert_eq!(one(9), Err(FindError::NoSpace), "larger than the submap");
+    assert_eq!(one(0), Err(FindError::BadSize));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    let at = one(3).expect("sooner or later");
+                    assert_eq!(peek(&s, at.page()), 0, "fresh");
+                    poke(&s, at.page(), 1);
+                    let r = VaRange::of_pages(at, 3).expect("inside");
+                    s.delete_and_wakeup(r, &mut may()).expect("memory");
+                }
+            });
+        }
+    });
+    assert_eq!(s.entry_count(&mut may()), 0);
+    check(&s);
+    drop((m, s));
+    end(&vm);
+}
+
 /// Two parents fault and change their views while the submap changes: nothing deadlocks, and
 /// afterwards nothing is translated that the submap does not have.
 #[test]
