@@ -46,15 +46,15 @@ impl<P: Platform> Vm<P> {
 
     /// Pages against queues and anons: nothing is busy, every page is on the queue it
     /// names, belongs to an anon that names it, and is charged. Gives the number of
-    /// pages in use.
+    /// pages in use, and of those that only holds keep.
     ///
     /// => nothing runs in this system.
     ///
     /// # Errors
     /// What is broken.
     #[doc(hidden)]
-    pub fn check_pages(&self) -> Result<u64, &'static str> {
-        let (mut owned, mut queued, mut bad) = (0, 0, None);
+    pub fn check_pages(&self) -> Result<(u64, u64), &'static str> {
+        let (mut owned, mut abandoned, mut queued, mut bad) = (0, 0, 0, None);
         self.pages.slab.for_each(|h, page| {
             let mut sure = |ok: bool, what| {
                 if !ok {
@@ -63,12 +63,19 @@ impl<P: Platform> Vm<P> {
             };
             sure(!page.busy.is_busy(), "a page is busy");
             match page.owner.get() {
-                None => sure(!QueueId::names(page.queue.get()), "a page without an owner is on a queue"),
+                None => {
+                    sure(!QueueId::names(page.queue.get()), "a page without an owner is on a queue");
+                    sure(page.is_kept() == page.holds.is_abandoned(), "a page without an owner or holds");
+                    sure(!page.is_kept() || !page.is_mapped(), "a page without an owner is mapped");
+                    abandoned += u64::from(page.is_kept());
+                }
                 Some(a) => {
                     owned += 1;
                     sure(self.anons.get(a).holds(h), "a page names an anon that has another");
                     sure(self.anons.get(a).refs.get() != 0, "a page belongs to a dead anon");
                     sure(QueueId::names(page.queue.get()), "a page is on no queue");
+                    sure(page.holds.count() >= page.wired.get(), "a page is wired, but not held");
+                    sure(!page.holds.is_abandoned(), "a page with an owner is abandoned");
                 }
             }
         });
@@ -79,9 +86,9 @@ impl<P: Platform> Vm<P> {
         match bad {
             Some(what) => Err(what),
             None if owned != queued => Err("pages on queues and pages in use differ"),
-            None if owned != charged => Err("pages in use and charges differ"),
+            None if owned + abandoned != charged => Err("pages in use and charges differ"),
             None if !self.limbo_is_empty() => Err("a page is in limbo"),
-            None => Ok(owned),
+            None => Ok((owned, abandoned)),
         }
     }
 }

@@ -59,6 +59,8 @@ counters! {
     mapped,
     /// Copy-on-write faults that copied a page.
     cow_copies,
+    /// Pages copied at once, because they were wired or held when a copy was made.
+    eager_copies,
     /// Write faults on pages that had been shared and whose last sharer asked.
     cow_reuse,
     /// Pages read from pagers.

@@ -31,10 +31,12 @@ pub struct PopulateError;
 /// Access to physical frames. The implementor holds the `unsafe`; the core
 /// forbids it.
 ///
-/// Contents are read and written only while the caller owns the page (busy). Zeroing,
-/// copying and what page-out reads happen while no mapping allows writing, so nothing
-/// races with them. Bytes that one task writes into another's memory may meet that task's
-/// own stores, as two processors' stores do: an implementation makes that harmless.
+/// Contents are read and written only while the caller owns the page (busy) or holds it.
+/// Zeroing, copying and what page-out reads happen while no mapping allows writing, so
+/// nothing races with them, but for copies of pages that are wired or held: these may be
+/// written meanwhile. Those, and bytes that one task writes into another's memory, may meet
+/// a program's own stores, as two processors' stores do: an implementation makes that
+/// harmless.
 pub trait PhysMem: Sync {
     /// The placement in force; constant.
     fn placement(&self) -> Placement;

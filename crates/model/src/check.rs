@@ -78,10 +78,10 @@ pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
     }
     assert!(c.pages.values().all(|n| *n == 1), "two anons have one page");
     assert!(c.swapped.values().all(|n| *n == 1), "two anons have one swap slot");
-    let owned = vm.check_pages().unwrap_or_else(|what| panic!("{what}"));
+    let (owned, abandoned) = vm.check_pages().unwrap_or_else(|what| panic!("{what}"));
     let live = vm.live();
     let now = [
-        c.pages.len() as u64,
+        c.pages.len() as u64 + abandoned,
         c.anons.len() as u64,
         c.leaves.len() as u64,
         c.inners.len() as u64,
@@ -93,7 +93,7 @@ pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
         "in use (left) and reachable (right): pages, anons, leaves, inner nodes, objects"
     );
     let machine = vm.platform();
-    assert_eq!(machine.resident(), owned, "frames resident (left) and pages (right)");
+    assert_eq!(machine.resident(), owned + abandoned, "frames resident (left) and pages (right)");
     machine.check_quiet();
     if let Some(swap) = machine.mem_swap() {
         assert_eq!(swap.kept(), c.swapped.len(), "swap slots in use (left) and known (right)");

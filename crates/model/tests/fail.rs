@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use machvm::fault::Fault;
+use machvm::fault::{Absent, Fault, HeldPage};
 use machvm::map::{
     Advice, Advise, Attributes, Backing, EntryInfo, Holes, Inherit, Leave, Place, SetProt, StackShape, Wiring,
 };
 use machvm::{PagerId, Vm};
-use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, Va, VaRange};
+use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize, Va, VaRange};
 use machvm_model::{Config, Machine, Point, Task, check_quiet};
 
 const BASE: u64 = 0x1000 - 20;
@@ -250,6 +250,40 @@ const OPS: &[(&str, Run)] = &[
         }
         said(done)
     }),
+    // Absent, on swap, shared with the other task, wired.
+    ("fault_quick_hold_pages", |w| {
+        let mut list: [HeldPage; 30] = std::array::from_fn(|_| HeldPage::default());
+        let (addr, len) = (RawAddr(at(0)), RawSize(30 * PAGE_SIZE));
+        said(w.b.map.fault_quick_hold_pages(addr, len, Prot::RW, Absent::Fault, &mut list, &mut may()))
+    }),
+    // A copy while pages are held.
+    ("fork", |w| {
+        let inject = w.vm.platform().inject();
+        let paused = inject.pause();
+        let mut list: [HeldPage; 6] = std::array::from_fn(|_| HeldPage::default());
+        let (addr, len) = (RawAddr(at(3)), RawSize(6 * PAGE_SIZE));
+        let held = w.a.map.fault_quick_hold_pages(addr, len, Prot::RW, Absent::Fault, &mut list, &mut may());
+        let held = held.expect("held");
+        inject.resume(paused);
+        let pmap = w.vm.platform().try_pmap().map_err(|e| format!("{e:?}"))?;
+        let map = w.a.map.fork(pmap, &mut may());
+        drop(held);
+        said(map.map(|map| w.children.push(Task { map })))
+    }),
+    // Wired for reading, while a copy shares it.
+    ("protect", |w| {
+        let inject = w.vm.platform().inject();
+        let paused = inject.pause();
+        w.b.map.protect(pages(14, 20), &SetProt::prot(Prot::R), &mut may()).expect("protect");
+        w.b.map.wire(pages(14, 20), Wiring::User, Holes::Refuse, &mut may()).expect("wire");
+        inject.resume(paused);
+        let done = w.b.map.protect(pages(14, 20), &SetProt::prot(Prot::RW), &mut may());
+        let paused = inject.pause();
+        w.b.map.unwire(pages(14, 20), Wiring::User, Holes::Refuse, &mut may()).expect("unwire");
+        w.b.map.protect(pages(14, 20), &SetProt::prot(Prot::RW), &mut may()).expect("protect");
+        inject.resume(paused);
+        said(done)
+    }),
     ("object_allocate", |w| {
         let o = w.vm.object_allocate(10).map_err(|e| format!("{e:?}"))?;
         w.vm.object_deallocate(o.0, &mut may());
@@ -392,6 +426,12 @@ const CANNOT_FAIL: &[&str] = &[
     // of the fault: fault() is these in a loop
     "fault_wait",
     "fault_step",
+    // of what is held
+    "count",
+    "frame",
+    "read",
+    "write",
+    "release",
     // of the system: new() takes no memory but in the dense placement, see below
     "platform",
     "host",

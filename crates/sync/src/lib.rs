@@ -5,6 +5,7 @@
 //!   that counts exclusive acquisitions (maps and objects; rows L01-L15).
 //! * [`Busy`]: the busy word of a page, a protocol without a rank.
 //! * [`Refs`]: a reference count that ends exactly once.
+//! * [`Holds`]: who keeps a page that its owner may let go.
 //! * [`Field32`], [`Field64`]: mutable fields of structures that live in arenas.
 //!
 //! Every lock carries its [`Rank`]. With the feature `std` and debug assertions,
@@ -19,6 +20,7 @@ extern crate std;
 mod busy;
 mod cell;
 mod held;
+mod holds;
 mod rank;
 mod refs;
 mod rw;
@@ -33,6 +35,7 @@ pub mod atomic {
 pub use busy::{Busy, Released};
 pub use cell::{Field32, Field64};
 pub use held::assert_may_sleep;
+pub use holds::Holds;
 pub use rank::Rank;
 pub use refs::Refs;
 pub use rw::{ReadGuard, RwSleep, WriteGuard};

@@ -8,7 +8,7 @@ use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use machvm_hal::{Event, Host, MaySleep, Woken};
-use machvm_sync::{Busy, Rank, Refs, RwSleep, Spin};
+use machvm_sync::{Busy, Holds, Rank, Refs, RwSleep, Spin};
 
 /// The reference host: one queue under one lock.
 ///
@@ -431,6 +431,67 @@ fn refs_revive_against_try_get() {
         r.0.revive();
         other.join().unwrap();
         assert!(r.0.put());
+    });
+}
+
+/// Owner and holder let go at once: one of them frees, and sees what the other did.
+#[test]
+fn holds_abandon_against_last_put() {
+    loom::model(|| {
+        let h = Arc::new((Holds::new(), Plain::new(), Plain::new()));
+        h.0.get(1);
+        let holder = {
+            let h = h.clone();
+            thread::spawn(move || {
+                h.1.add(1);
+                let last = h.0.put(1);
+                if last {
+                    h.2.add(1);
+                }
+                u32::from(last)
+            })
+        };
+        h.2.add(1);
+        let last = h.0.abandon();
+        if last {
+            h.1.add(1);
+        }
+        assert_eq!(u32::from(last) + holder.join().unwrap(), 1);
+    });
+}
+
+/// A copy takes a hold beside one that ends, while the owner looks whether it may free.
+#[test]
+fn holds_try_get_against_put_and_abandon() {
+    loom::model(|| {
+        let h = Arc::new((Holds::new(), AtomicU32::new(0)));
+        h.0.get(1);
+        let freed = |h: &(Holds, AtomicU32)| h.1.fetch_add(1, Relaxed);
+        let copier = {
+            let h = h.clone();
+            thread::spawn(move || {
+                if h.0.try_get() {
+                    assert_eq!(h.1.load(Relaxed), 0, "freed while held");
+                    if h.0.put(1) {
+                        freed(&h);
+                    }
+                }
+            })
+        };
+        let holder = {
+            let h = h.clone();
+            thread::spawn(move || {
+                if h.0.put(1) {
+                    freed(&h);
+                }
+            })
+        };
+        if h.0.abandon() {
+            freed(&h);
+        }
+        copier.join().unwrap();
+        holder.join().unwrap();
+        assert_eq!(h.1.load(Relaxed), 1, "freed exactly once");
     });
 }
 

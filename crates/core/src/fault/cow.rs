@@ -77,16 +77,16 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let new = if shared { spare.take() } else { None };
         // The wiring of this entry stays with what this entry maps, the others' with
         // the old contents (Z50).
-        let (old_wired, new_wired) = (&vm.pages.get(p).wired, &vm.pages.get(q).wired);
-        let all = old_wired.get();
+        let all = vm.pages.get(p).wired.get();
         let own = all.min(u32::from(at.entry.wired.get() != 0));
-        let (stays, moves) = match new {
-            Some(_) if push => (own, all - own),
-            Some(_) => (all - own, own),
-            None => (0, all),
+        let moves = match new {
+            Some(_) if push => all - own,
+            Some(_) => own,
+            None => all,
         };
-        old_wired.set(stays);
-        new_wired.set(moves);
+        vm.wirings_move(p, q, moves);
+        // What is held for I/O is never shared, and where its object has it.
+        debug_assert!(!vm.pages.get(p).is_held_for_io(), "a held page is moved");
         match new {
             Some(b) if push => {
                 vm.pages.get(q).owner.set(Some(a));
@@ -133,6 +133,16 @@ impl<'vm, P: Platform> Map<'vm, P> {
 }
 
 impl<P: Platform> Vm<P> {
+    /// So many wirings of `p` are of its copy `q` from now on.
+    ///
+    /// => both are busy.
+    pub(crate) fn wirings_move(&self, p: Handle<Page>, q: Handle<Page>, n: u32) {
+        if n != 0 {
+            self.pages.get(q).change_wirings(n as i32);
+            self.pages.get(p).change_wirings(-(n as i32));
+        }
+    }
+
     /// => `p` is busy.
     fn remove_mappings(&self, p: Handle<Page>) {
         if self.pages.get(p).is_mapped() {

@@ -6,10 +6,10 @@ use machvm_arena::Handle;
 use machvm_hal::{EnterError, EnterFlags, Gather, MaySleep, PageNo, Pmap, Prot, Va};
 
 use super::fill::ObjectGuard;
-use super::{CLUSTER, MapGuard, Place, Step, WaitFor};
+use super::{CLUSTER, MapGuard, Place, Purpose, Step, WaitFor};
 use crate::error::FaultError;
 use crate::map::{Entry, Kind, Map, Seen};
-use crate::object::{Anon, LEAF, ObjectFlags, ObjectInner};
+use crate::object::{Anon, LEAF, Object, ObjectFlags, ObjectInner};
 use crate::page::{Page, PageFlags, QueueId, handle, number};
 use crate::platform::Platform;
 use crate::stats::bump;
@@ -38,8 +38,13 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let vm = self.vm();
         let shared = path_shared || vm.anons.get(anon).is_shared();
         let natural = vm.is_natural(at, page, at.index);
-        if !natural || (shared && at.access.contains(Prot::W)) {
+        let own = at.purpose == Purpose::Own;
+        if !natural || (shared && (own || at.access.contains(Prot::W))) {
             return Ok(self.break_sharing(at, anon, page, natural, map, object));
+        }
+        if own {
+            vm.page_unbusy(page);
+            return Ok(Step::Done);
         }
         let rights = vm.rights(at.entry, &object, anon, page, shared, at.access);
         if at.access.contains(Prot::W) {
@@ -224,7 +229,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
     ) -> bool {
         let vm = self.vm();
         let Some(object) = vm.objects.get(oh).lock.try_write(vm.plat.host()) else { return false };
-        let at = Place::of(seen, va, oh, Prot::R);
+        let at = Place::of(seen, va, oh, (Prot::R, Purpose::Access));
         let (Some(a), _) = vm.tree_lookup(&object.tree, at.index) else { return false };
         let Some(p) = vm.anons.get(a).page() else { return false };
         if self.pmap().extract(&vm.pages, va).is_some() {
@@ -248,7 +253,12 @@ impl<'vm, P: Platform> Map<'vm, P> {
 impl<P: Platform> Vm<P> {
     /// Is the page at the frame that the object's place is tied to?
     pub(crate) fn is_natural(&self, at: &Place<'_>, page: Handle<Page>, index: u64) -> bool {
-        !self.frames.is_sparse() || self.pages.get(page).pfn() == self.objects.get(at.object).natural(index)
+        self.is_at_home(at.object, page, index)
+    }
+
+    /// As [`Vm::is_natural`].
+    pub(crate) fn is_at_home(&self, o: Handle<Object>, page: Handle<Page>, index: u64) -> bool {
+        !self.frames.is_sparse() || self.pages.get(page).pfn() == self.objects.get(o).natural(index)
     }
 
     /// What the page may be mapped with: the entry's rights, without write while the

@@ -27,7 +27,9 @@
 mod cow;
 mod enter;
 mod fill;
+mod hold;
 mod near;
+mod own;
 mod peek;
 mod window;
 mod wire;
@@ -36,6 +38,7 @@ use machvm_arena::Handle;
 use machvm_hal::{Event, Host, MaySleep, PageIn, PagerError, Pmap, Prot, RawAddr, SwapError, Va};
 
 pub use fill::SwapIn;
+pub use hold::{Absent, Held, HeldPage, HoldError};
 
 use crate::error::FaultError;
 use crate::map::{Body, Kind, Map, Read, Seen};
@@ -55,6 +58,16 @@ pub struct Fault {
     pub addr: RawAddr,
     /// How: exactly one of [`Prot::R`], [`Prot::W`], [`Prot::X`].
     pub access: Prot,
+}
+
+/// What a fault is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// An access: the page is mapped.
+    Access,
+    /// The page shall be in memory and its object's alone ([`crate::object`]). Nothing is
+    /// mapped, and the caller looks after rights.
+    Own,
 }
 
 /// What a fault waits for.
@@ -102,6 +115,15 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// # Errors
     /// [`FaultError`], with the page's address.
     pub fn fault(&self, f: &Fault, may: &mut MaySleep) -> Result<(), FaultError> {
+        self.fault_for(f, Purpose::Access, may)
+    }
+
+    pub(crate) fn fault_for(
+        &self,
+        f: &Fault,
+        purpose: Purpose,
+        may: &mut MaySleep,
+    ) -> Result<(), FaultError> {
         let vm = self.vm();
         if vm.host().faults_disabled() {
             return Err(FaultError::Protection(Va::containing(f.addr)));
@@ -109,7 +131,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         bump(&vm.stats.faults, 1);
         let (mut starved, mut waits) = (0, 0);
         loop {
-            match self.fault_step(f)? {
+            match self.step_for(f, purpose)? {
                 Step::Done => return Ok(()),
                 Step::Again => {}
                 Step::Wait(WaitFor::Memory) => {
@@ -181,6 +203,10 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// # Errors
     /// [`FaultError`]; nothing changed.
     pub fn fault_step(&self, f: &Fault) -> Result<Step<'vm>, FaultError> {
+        self.step_for(f, Purpose::Access)
+    }
+
+    fn step_for(&self, f: &Fault, purpose: Purpose) -> Result<Step<'vm>, FaultError> {
         let vm = self.vm();
         let host = vm.plat.host();
         let va = Va::containing(f.addr);
@@ -200,7 +226,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             Kind::Guard | Kind::StackGap | Kind::Submap => return Err(FaultError::Protection(va)),
             Kind::Foreign => return Err(FaultError::Foreign(va)),
         }
-        if !entry.prot().hardware().contains(f.access) {
+        if purpose == Purpose::Access && !entry.prot().hardware().contains(f.access) {
             return Err(FaultError::Protection(va));
         }
         let Some(oh) = entry.object.get() else {
@@ -212,7 +238,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let Some(object) = vm.objects.get(oh).lock.try_write(host) else {
             return Ok(Step::Wait(WaitFor::Object(oh)));
         };
-        let at = Place::of(&seen, va, oh, f.access);
+        let at = Place::of(&seen, va, oh, (f.access, purpose));
         let inner = MapGuard { _map: inner, _submap: seen.view.map(|(_, submap)| submap) };
         let (anon, shared) = vm.tree_lookup(&object.tree, at.index);
         let Some(anon) = anon else {
@@ -249,12 +275,18 @@ pub(crate) struct Place<'a> {
     pub(crate) object: Handle<Object>,
     pub(crate) index: u64,
     pub(crate) access: Prot,
+    pub(crate) purpose: Purpose,
 }
 
 impl<'a> Place<'a> {
-    fn of<P: Platform>(seen: &Seen<'a, P>, va: Va, object: Handle<Object>, access: Prot) -> Self {
+    fn of<P: Platform>(
+        seen: &Seen<'a, P>,
+        va: Va,
+        object: Handle<Object>,
+        (access, purpose): (Prot, Purpose),
+    ) -> Self {
         let (start, end, entry) = (seen.start, seen.end, seen.entry);
-        Place { va, start, end, entry, object, index: seen.pindex(va), access }
+        Place { va, start, end, entry, object, index: seen.pindex(va), access, purpose }
     }
 }
 

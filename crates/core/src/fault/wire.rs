@@ -4,6 +4,7 @@ use machvm_arena::Handle;
 use machvm_hal::{MaySleep, Prot, RawAddr, Va, VaRange};
 
 use super::Fault;
+use super::own::Own;
 use crate::error::FaultError;
 use crate::map::{Kind, Map};
 use crate::page::Page;
@@ -19,12 +20,43 @@ impl<'vm, P: Platform> Map<'vm, P> {
         loop {
             let access = self.wire_access(va, may)?;
             self.fault(&Fault { addr: RawAddr(va.get()), access }, may)?;
-            if let Some(p) = self.busy_resident(va, may) {
+            if access.contains(Prot::W) {
+                if self.wire_own(va, may) {
+                    return Ok(());
+                }
+            } else if let Some(p) = self.busy_resident(va, may) {
                 let vm = self.vm();
-                vm.pages.get(p).wired.add(1);
+                vm.pages.get(p).change_wirings(1);
                 vm.page_unbusy(p);
                 return Ok(());
             }
+        }
+    }
+
+    /// Wires the page at `va` if it is in memory and its object's alone, so that copies do
+    /// not share it (Z48). `false`: fault again.
+    fn wire_own(&self, va: Va, may: &mut MaySleep) -> bool {
+        let vm = self.vm();
+        loop {
+            let busy = {
+                let inner = self.lock_read(may);
+                let Some(seen) = self.see(&inner, va, may) else { return false };
+                let Some(o) = seen.entry.object.get() else { return false };
+                let object = vm.objects.get(o).lock.read(vm.host(), may);
+                let index = seen.pindex(va);
+                match vm.own_page(o, &object, index) {
+                    Own::Yes(p) => {
+                        vm.tree_mark_held(&object.tree, index);
+                        vm.pages.get(p).change_wirings(1);
+                        vm.page_unbusy(p);
+                        return true;
+                    }
+                    Own::No => return false,
+                    Own::Busy(p) => p,
+                    Own::Again => continue,
+                }
+            };
+            vm.wait_page(busy, may);
         }
     }
 
@@ -32,8 +64,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
     pub fn unwire_page(&self, va: Va, may: &mut MaySleep) {
         if let Some(p) = self.busy_resident(va, may) {
             let vm = self.vm();
-            let page = vm.pages.get(p);
-            page.wired.set(page.wired.get().saturating_sub(1));
+            vm.pages.get(p).change_wirings(-1);
             vm.page_unbusy(p);
         }
     }

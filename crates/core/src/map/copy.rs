@@ -190,7 +190,10 @@ impl<'vm, P: Platform> Map<'vm, P> {
         };
         let mut edit =
             self.edit_counted(range, need, may).map_err(|NoMemory| failed(dst, CopyWhy::NoMemory))?;
-        let checked = edit.check_copy(range, Prot::W, may).and_then(|()| edit.check_sharers(range, sharers));
+        let checked = edit
+            .check_copy(range, Prot::W, may)
+            .and_then(|()| edit.check_held(range, may))
+            .and_then(|()| edit.check_sharers(range, sharers));
         let done = checked.and_then(|()| {
             let done = edit.overwrite(range, &mut copy, may);
             edit.settle(range, &done);
@@ -220,6 +223,34 @@ impl<'vm, P: Platform> Map<'vm, P> {
     }
 }
 
+impl<P: Platform> Map<'_, P> {
+    /// Takes write access from what is mapped in `part` of `e`, whose object was just
+    /// copied. Wired memory keeps it where the copy shares nothing: it must not fault
+    /// (Z48, Z50).
+    ///
+    /// => the map is write locked.
+    pub(super) fn protect_shared(
+        &self,
+        e: &Entry,
+        part: VaRange,
+        whole: bool,
+        g: &mut Gather,
+        may: &mut MaySleep,
+    ) {
+        let protect = |r, g: &mut Gather| self.pmap.protect_copy(self.vm.page_array(), r, whole, g);
+        let (Some(o), true) = (e.object.get(), e.wired.get() != 0) else {
+            return protect(part, g);
+        };
+        let mut at = part.start();
+        self.vm.object_own_pages(o, e.pindex(at).0, part.pages(), may, &mut |index| {
+            let own = e.start().add(index - e.offset.get());
+            VaRange::between(at, own).into_iter().for_each(|r| protect(r, g));
+            at = own.add(1);
+        });
+        VaRange::between(at, part.end()).into_iter().for_each(|r| protect(r, g));
+    }
+}
+
 /// What becomes of those who share a destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sharers {
@@ -241,6 +272,19 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What is held must not get other pages: a device may be about to write it.
+    fn check_held(&self, range: VaRange, may: &mut MaySleep) -> Result<(), (Va, CopyWhy)> {
+        for e in self.map.overlapping(&self.inner, range).map(|h| self.entry(h)) {
+            let Some((o, part)) = e.object.get().zip(e.range().and_then(|r| r.intersect(range))) else {
+                continue;
+            };
+            if self.map.vm.object_any_held(o, e.pindex(part.start()).0, part.pages(), may) {
+                return Err((part.start(), CopyWhy::Wired));
+            }
+        }
+        Ok(())
     }
 
     /// Is all of `range` memory with this right? Submaps are looked through.
@@ -299,7 +343,13 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
                     vm.object_reference(to);
                     Ok(to)
                 }
-                None => vm.object_copy(o, may),
+                None => {
+                    let first = part.first.0;
+                    vm.object_copy(o, first..first + part.range.pages(), &mut g, may).map(|c| {
+                        last = Some((o, c.object)).filter(|_| c.whole);
+                        c.object
+                    })
+                }
             };
             let Ok(to) = made else { return short };
             // A submap may have got more entries since they were counted.
@@ -307,7 +357,6 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
                 *unused = Some(to);
                 return short;
             };
-            last = Some((o, to));
             piece(
                 vm,
                 new,
@@ -318,10 +367,11 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
             );
             copy.push(new);
             if part.through || map.is_shown() {
+                vm.finish(core::mem::take(&mut g), may);
                 vm.object_write_protect(o, part.first, part.range.pages(), may);
             }
             if !part.through {
-                map.pmap.protect_copy(vm.page_array(), part.range, false, &mut g);
+                map.protect_shared(e, part.range, false, &mut g, may);
             }
             ControlFlow::Continue(())
         });
@@ -333,7 +383,7 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
     }
 
     /// => the destination is checked, and enough entries are reserved.
-    fn overwrite(
+    pub(super) fn overwrite(
         &mut self,
         range: VaRange,
         copy: &mut MapCopy<'vm, P>,
@@ -392,7 +442,7 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
     }
 
     /// The pieces now hold what was replaced.
-    fn bury_copy(&mut self, copy: &mut MapCopy<'vm, P>) {
+    pub(super) fn bury_copy(&mut self, copy: &mut MapCopy<'vm, P>) {
         while let Some(h) = copy.head {
             copy.head = self.entry(h).links.next.get();
             self.bury(h);

@@ -170,7 +170,7 @@ pub enum CopyWhy {
     Protection,
     /// The machine's own mapping: copy the bytes instead.
     Foreign,
-    /// A wired destination cannot get other pages: copy the bytes instead.
+    /// A wired or held destination cannot get other pages: copy the bytes instead.
     Wired,
     /// Others see the destination too, or it is a submap: write the bytes into it instead.
     Shared,

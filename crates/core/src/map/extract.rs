@@ -3,7 +3,7 @@
 
 use core::ops::ControlFlow;
 use machvm_arena::{Handle, NoMemory};
-use machvm_hal::{MaySleep, Pindex, Prot, Va, VaRange};
+use machvm_hal::{Gather, MaySleep, Pindex, Prot, Va, VaRange};
 
 use super::copy::MapCopy;
 use super::edit::Edit;
@@ -206,7 +206,13 @@ impl<'vm, P: Platform> MapCopy<'vm, P> {
                     vm.object_reference(to);
                     Ok(to)
                 }
-                (Take::Copy, _) => vm.object_copy(o, may).inspect(|to| last = Some((o, *to))),
+                (Take::Copy, _) => {
+                    let at = e.pindex(Va::from_page(lo)).0;
+                    vm.object_copy(o, at..at + (hi - lo), &mut Gather::new(), may).map(|c| {
+                        last = Some((o, c.object)).filter(|_| c.whole);
+                        c.object
+                    })
+                }
             };
             let Ok(object) = object else {
                 vm.entries.free(new);

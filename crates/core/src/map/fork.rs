@@ -1,7 +1,7 @@
 //! A child's map by inheritance (M61, M62).
 
 use machvm_arena::{Handle, NoMemory};
-use machvm_hal::{Gather, MaySleep, Pindex, Pmap};
+use machvm_hal::{Gather, MaySleep, Pindex};
 
 use super::edit::{Dead, Edit};
 use super::entry::{Entry, EntryFlags, Inherit, Kind};
@@ -150,15 +150,18 @@ impl<P: Platform> Edit<'_, '_, P> {
                         twin
                     }
                     None => {
-                        let copy = vm.object_copy(o, may)?;
-                        self.mark_pieces(h, o, copy);
-                        copy
+                        let copy = vm.object_copy(o, at.0..at.0 + e.pages(), g, may)?;
+                        if copy.whole {
+                            self.mark_pieces(h, o, copy.object);
+                        }
+                        copy.object
                     }
                 };
                 if let Some(range) = e.range() {
-                    self.map.pmap.protect_copy(vm.page_array(), range, true, g);
+                    self.map.protect_shared(e, range, true, g, may);
                 }
                 if self.map.is_shown() {
+                    vm.finish(core::mem::take(g), may);
                     vm.object_write_protect(o, at, e.pages(), may);
                 }
                 Ok(Some((copy, at)))

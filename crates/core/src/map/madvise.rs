@@ -75,6 +75,9 @@ impl<P: Platform> Map<'_, P> {
             clipped
         };
         edit.done(may);
+        if drops && done.is_ok() {
+            self.renew(within, advise, may)?;
+        }
         done.map(|()| hole)
     }
 }
@@ -138,7 +141,10 @@ impl<P: Platform> Edit<'_, '_, P> {
             return Err(AdviseError::Wired(part.start()));
         }
         let mut g = Gather::new();
-        for (_, o, part) in parts() {
+        for (e, o, part) in parts() {
+            if map.is_renewed(e, part, advise, may) {
+                continue;
+            }
             if advise == Advise::DontNeed || !(vm.object_is_shared(o) || vm.object_has_pager(o, may)) {
                 map.unmap_views(inner, part);
                 map.pmap.remove(vm.page_array(), part, &mut g);
@@ -146,6 +152,9 @@ impl<P: Platform> Edit<'_, '_, P> {
         }
         vm.finish(g, may);
         for (e, o, part) in parts() {
+            if map.is_renewed(e, part, advise, may) {
+                continue;
+            }
             if vm.object_is_shared(o) || (advise == Advise::Free && vm.object_has_pager(o, may)) {
                 continue;
             }

@@ -51,6 +51,7 @@ mod protect;
 mod region;
 mod rehome;
 mod remap;
+mod renew;
 mod simplify;
 mod stack;
 mod submap;

@@ -1,7 +1,7 @@
 //! Protections (M30).
 
 use machvm_arena::Handle;
-use machvm_hal::{Gather, MaySleep, Pmap, Prot, RegionError, VaRange};
+use machvm_hal::{Gather, MaySleep, Pmap, Prot, RawAddr, RegionError, VaRange};
 
 use super::clip::CLIPS;
 use super::edit::Edit;
@@ -9,6 +9,8 @@ use super::entry::{Entry, EntryFlags, Kind};
 use super::stack::DETACHED;
 use super::tree::Tree;
 use super::{Map, MapFlags, ProtectError};
+use crate::error::FaultError;
+use crate::fault::Fault;
 use crate::platform::Platform;
 
 /// What becomes of addresses where nothing is mapped.
@@ -102,19 +104,84 @@ impl<P: Platform> Map<'_, P> {
             };
         };
         let failed = |e| ProtectError::no_memory(range.start())(e);
-        let mut edit = self.edit_range(within, CLIPS, may).map_err(failed)?;
-        let mut done = edit.check_protect(range, set, ceiling);
+        let (mut edit, mut done) = loop {
+            let edit = self.edit_range(within, CLIPS, may).map_err(failed)?;
+            let done = edit.check_protect(range, set, ceiling);
+            match edit.shared_wired(within, set, may).filter(|_| done.is_ok()) {
+                None => break (edit, done),
+                Some(rest) => {
+                    edit.done(may);
+                    self.own_wired(rest, may)?;
+                }
+            }
+        };
+        let wired = done.is_ok() && edit.newly_writable(within, set).any(|(e, _)| e.wired.get() != 0);
         if done.is_ok() {
             done =
                 edit.clip_range(within).map_err(failed).and_then(|()| edit.apply_protect(within, set, may));
             edit.settle(within, &done);
         }
         edit.done(may);
+        if wired && done.is_ok() {
+            self.map_wired(within, may);
+        }
         done
+    }
+
+    /// Gives the objects behind wired pages of `range` pages of their own where copies
+    /// share them (F06).
+    fn own_wired(&self, range: VaRange, may: &mut MaySleep) -> Result<(), ProtectError> {
+        for va in range.iter() {
+            let wired = {
+                let inner = self.lock_read(may);
+                let e = self.lookup_entry(&inner, va).map(|h| self.entry(h));
+                e.is_some_and(|e| e.kind() == Kind::Object && e.wired.get() != 0)
+            };
+            if wired && self.is_resident(va, may) {
+                // Whatever else happened to the map is found when it is locked again.
+                if let Err(FaultError::NoMemory(va)) = self.fault_own(va, may) {
+                    return Err(ProtectError::NoMemory(va));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps the wired pages of `range` with the rights that they have now, so that they
+    /// take no fault later (Z49). Where there is no memory for that, they do.
+    fn map_wired(&self, range: VaRange, may: &mut MaySleep) {
+        for va in range.iter() {
+            let wired = {
+                let inner = self.lock_read(may);
+                let e = self.lookup_entry(&inner, va).map(|h| self.entry(h));
+                e.is_some_and(|e| e.wired.get() != 0 && e.prot().contains(Prot::W))
+            };
+            if wired && self.pmap.extract(self.vm.page_array(), va).is_none_or(|(_, p)| !p.contains(Prot::W))
+            {
+                let _ = self.fault(&Fault { addr: RawAddr(va.get()), access: Prot::W }, may);
+            }
+        }
     }
 }
 
 impl<P: Platform> Edit<'_, '_, P> {
+    /// The entries of memory in `range` that `set` makes writable, and their parts in it.
+    fn newly_writable(&self, range: VaRange, set: &SetProt) -> impl Iterator<Item = (&Entry, VaRange)> {
+        let all = self.map.overlapping(&self.inner, range).map(|h| self.map.entry(h));
+        all.filter(|e| {
+            e.kind() == Kind::Object && !e.prot().contains(Prot::W) && set.of(e).0.contains(Prot::W)
+        })
+        .filter_map(move |e| Some((e, e.range()?.intersect(range)?)))
+    }
+
+    /// Marks the wired pages that `set` makes writable as their objects' alone. Gives what
+    /// begins with the first that is shared: it must get a page of its own first.
+    fn shared_wired(&self, range: VaRange, set: &SetProt, may: &mut MaySleep) -> Option<VaRange> {
+        let mut wired = self.newly_writable(range, set).filter(|(e, _)| e.wired.get() != 0);
+        let at = wired.find_map(|(e, part)| self.map.mark_wired(e, part, may))?;
+        VaRange::between(at, range.end())
+    }
+
     fn check_protect(&self, range: VaRange, set: &SetProt, ceiling: Ceiling) -> Result<(), ProtectError> {
         let wxorx = self.inner.flags.contains(MapFlags::WXORX);
         let mut at = range.start();

@@ -290,9 +290,6 @@ impl<P: Platform> Vm<P> {
     ///
     /// => a map may be write locked: who has a page busy does not wait for a map.
     pub(super) fn unwire_object(&self, o: Handle<Object>, first: u64, pages: u64, may: &mut MaySleep) {
-        self.each_resident(o, first, pages, may, &mut |p, _| {
-            let page = self.pages.get(p);
-            page.wired.set(page.wired.get().saturating_sub(1));
-        });
+        self.each_resident(o, first, pages, may, &mut |p, _| self.pages.get(p).change_wirings(-1));
     }
 }

@@ -122,7 +122,7 @@ impl<P: Platform> Vm<P> {
             if self.anon_busy_page(a, p).is_err() {
                 continue;
             }
-            if self.pages.get(p).wired.get() == 0 {
+            if !self.pages.get(p).is_kept() {
                 let mut g = Gather::new();
                 let (pmaps, list) = (self.plat.pmap_page(), [number(p)]);
                 pmaps.page_remove(&self.pages, &list, RemoveWhy::Sample, &mut g);

@@ -10,13 +10,15 @@
 
 mod anon;
 mod census;
+mod copy;
+mod held;
 mod purge;
 mod radix;
 mod rehome;
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use machvm_arena::{Handle, HandleField, NoMemory};
-use machvm_hal::{Gather, Host, MaySleep, PagerError, Pfn, PhysMem, Pindex, PmapPage, RefMod, Va};
+use machvm_hal::{Host, MaySleep, PagerError, Pfn, PhysMem, Pindex, PmapPage, RefMod, Va};
 use machvm_sync::{Field32, Field64, Rank, RwSleep};
 
 pub use anon::Anon;
@@ -44,6 +46,8 @@ bitflags::bitflags! {
         const PURGEABLE = 8;
         /// It has a pager: what `source` says, readable without the lock.
         const PAGER = 0x10;
+        /// Sparse: pages of it have been held for I/O, so frames may outlive their indices.
+        const HELD = 0x20;
     }
 }
 
@@ -211,12 +215,24 @@ impl<P: Platform> Vm<P> {
             return Ok(None);
         };
         let inside = at.0.checked_add(pages).is_some_and(|end| end <= object.capacity.get());
-        if inside && self.object_is_private_sole(h) {
+        if inside && self.object_is_private_sole(h) && self.object_is_empty(h, at, pages, may) {
             self.object_reference(h);
             return Ok(Some((h, at)));
         }
         let offset = base.wrapping_add(at.0 << machvm_hal::PAGE_SHIFT);
         self.object_from_pager(pages, pager, offset, false, may).map(Some)
+    }
+
+    /// Is nothing of the range written, and no frame of it in use (Z56)? What was dropped
+    /// may still be there when memory was short.
+    fn object_is_empty(&self, h: Handle<Object>, at: Pindex, pages: u64, may: &mut MaySleep) -> bool {
+        let inner = self.objects.get(h).lock.read(self.plat.host(), may);
+        let mut empty = !self.object_may_be_held(h);
+        self.tree_for_each(&inner.tree, at.0, pages, &mut |_, _| {
+            empty = false;
+            false
+        });
+        empty
     }
 
     fn object_make(&self, capacity: u64) -> Result<Handle<Object>, NoMemory> {
@@ -267,8 +283,9 @@ impl<P: Platform> Vm<P> {
             // A page of a copy may still sit at its natural frame here, or a busy
             // page, orphaned now or when a range was dropped, may be about to be freed:
             // such an extent is not used again (the number space is large enough to lose
-            // it).
-            if orphaned || !self.limbo_is_empty() || object.flags().contains(ObjectFlags::COPIED) {
+            // it). Nor is one whose frames somebody may hold.
+            let elsewhere = object.flags().intersects(ObjectFlags::COPIED | ObjectFlags::HELD);
+            if orphaned || !self.limbo_is_empty() || elsewhere {
                 self.stats.extents_lost.atomic().fetch_add(1, Relaxed);
             } else {
                 self.plat.mem().extent_release(Pfn(object.extent.get()), object.capacity.get());
@@ -323,16 +340,7 @@ impl<P: Platform> Vm<P> {
         {
             return false;
         }
-        let inner = object.lock.read(self.plat.host(), may);
-        if inner.source.is_some() {
-            return false;
-        }
-        let mut empty = true;
-        self.tree_for_each(&inner.tree, first.0, pages, &mut |_, _| {
-            empty = false;
-            false
-        });
-        empty
+        !self.object_has_pager(h, may) && self.object_is_empty(h, first, pages, may)
     }
 
     /// The contents of the range are gone: the next access finds zero, or the
@@ -356,76 +364,6 @@ impl<P: Platform> Vm<P> {
         // slots empty.
         let mut batch = FreeBatch::new(self);
         self.tree_clear(&mut inner.tree, first.0, pages, &mut batch)
-    }
-
-    /// A copy-on-write snapshot with the same indices. The caller then takes write
-    /// access from every mapping of the source that it knows; mappings through other
-    /// entries are handled here.
-    ///
-    /// # Errors
-    /// [`NoMemory`]; nothing changed.
-    pub(crate) fn object_copy(
-        &self,
-        h: Handle<Object>,
-        may: &mut MaySleep,
-    ) -> Result<Handle<Object>, NoMemory> {
-        let object = self.objects.get(h);
-        if let Some(copy) = self.object_copy_of_bytes(h, may) {
-            return copy;
-        }
-        let copy = self.object_make(object.capacity.get())?;
-        let to = self.objects.get(copy);
-        // Both sides may now hold pages of the other's extent.
-        to.flags.atomic().fetch_or(ObjectFlags::COPIED.bits(), Relaxed);
-        object.flags.atomic().fetch_or(ObjectFlags::COPIED.bits(), Relaxed);
-        let tree = {
-            let inner = object.lock.write(self.plat.host(), may);
-            self.tree_reference(&inner.tree);
-            let (tree, source) = (inner.tree, inner.source);
-            // Mapped where the original is.
-            to.color.set(object.color.get());
-            drop(inner);
-            let mut dst = to.lock.write(self.plat.host(), may);
-            dst.tree = tree;
-            dst.source = source;
-            if let Some(s) = source {
-                to.flags.atomic().fetch_or(ObjectFlags::PAGER.bits(), Relaxed);
-                self.plat.pager_used(s.pager);
-            }
-            tree
-        };
-        if object.flags().contains(ObjectFlags::SHARED) && !self.object_is_private_sole(h) {
-            self.write_protect_all(&tree, may);
-        }
-        self.stats.copies.atomic().fetch_add(1, Relaxed);
-        Ok(copy)
-    }
-
-    /// Takes write access from every mapping of every resident page of the tree.
-    ///
-    /// The root already has two references, so whoever takes a page busy after this
-    /// sees that it is shared.
-    fn write_protect_all(&self, tree: &Tree, may: &mut MaySleep) {
-        let mut next = 0;
-        loop {
-            let mut found = None;
-            self.tree_for_each(tree, next, u64::MAX - next, &mut |i, a| {
-                found = self.anons.get(a).page().map(|p| (i, a, p));
-                found.is_none()
-            });
-            let Some((i, a, p)) = found else { return };
-            match self.anon_busy_page(a, p) {
-                Ok(()) => {
-                    let mut g = Gather::new();
-                    self.plat.pmap_page().page_write_protect(&self.pages, &[page::number(p)], &mut g);
-                    self.finish(g, may);
-                    self.page_unbusy(p);
-                    next = i + 1;
-                }
-                Err(Some(busy)) => self.wait_page(busy, may),
-                Err(None) => {}
-            }
-        }
     }
 
     /// Sparse placement: pages in the range that other trees share and that sit at
@@ -498,7 +436,6 @@ impl<P: Platform> Vm<P> {
         }
         self.plat.mem().copy(from.pfn(), to.pfn());
         self.page_inherit(p, q);
-        to.wired.set(from.wired.get());
         to.owner.set(Some(a));
         // Until its old frame is discarded nobody may move the contents back there.
         self.limbo_enter();
@@ -510,6 +447,7 @@ impl<P: Platform> Vm<P> {
             self.page_unbusy(p);
             return Ok(());
         }
+        self.wirings_move(p, q, from.wired.get());
         self.queues.dequeue(&self.pages, p);
         from.owner.set(None);
         FreeBatch::new(self).push(p);
@@ -587,7 +525,7 @@ impl<P: Platform> Vm<P> {
                     if let Err(e) = self.page_clean(p, source, i, may) {
                         result = result.and(Err(e));
                         self.page_unbusy(p);
-                    } else if invalidate && self.pages.get(p).wired.get() == 0 {
+                    } else if invalidate && !self.pages.get(p).is_kept() {
                         self.page_evict_clean(a, p);
                     } else {
                         self.page_unbusy(p);

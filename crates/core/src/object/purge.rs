@@ -227,7 +227,7 @@ impl<P: Platform> Vm<P> {
         may: &mut MaySleep,
     ) -> Dropped {
         let (object, page) = (self.objects.get(h), self.pages.get(p));
-        if page.wired.get() != 0 {
+        if page.is_kept() {
             self.page_unbusy(p);
             return Dropped::Wired;
         }

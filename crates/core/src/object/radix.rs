@@ -5,7 +5,8 @@
 //! the tree of a small object is one leaf. Nodes are reference-counted: a copy
 //! takes one reference on the root and that is all. A node with more than one
 //! reference never changes; the first change below it copies the nodes of one path,
-//! which gives every anon of the copied leaf one reference more.
+//! which gives every anon of the copied leaf one reference more. What copies must not
+//! share, held pages, is found by marks on the way down ([`super::held`]).
 //!
 //! => the lock of the object that owns the [`Tree`] guards it: read for lookups,
 //! write for changes. Only who has a tree containing a node can add a reference to
@@ -24,31 +25,36 @@ use crate::vm::Vm;
 pub(crate) const LEAF_BITS: u32 = 9;
 pub(crate) const LEAF: usize = 1 << LEAF_BITS;
 const INNER_BITS: u32 = 6;
-const INNER: usize = 1 << INNER_BITS;
+pub(super) const INNER: usize = 1 << INNER_BITS;
 /// Inner levels at most: 9 + 9 * 6 = 63 bits of page index.
 const MAX_HEIGHT: usize = 9;
 
 /// A window of 512 slots.
 #[derive(Debug)]
 pub(crate) struct Leaf {
-    refs: Field32,
+    pub(super) refs: Field32,
+    /// As in [`Inner`].
+    pub(super) held: Field32,
     pub(crate) slots: [HandleField<Anon>; LEAF],
 }
 impl Default for Leaf {
     fn default() -> Self {
-        Leaf { refs: Field32::new(0), slots: [const { HandleField::new(None) }; LEAF] }
+        Leaf { refs: Field32::new(0), held: Field32::new(0), slots: [const { HandleField::new(None) }; LEAF] }
     }
 }
 
 /// An inner node; children are raw handles of inner nodes or leaves.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    refs: Field32,
-    child: [Field32; INNER],
+    pub(super) refs: Field32,
+    /// 1: a page below may be held. Set under the read lock of a tree that has the node
+    /// alone, cleared under the write lock.
+    pub(super) held: Field32,
+    pub(super) child: [Field32; INNER],
 }
 impl Default for Inner {
     fn default() -> Self {
-        Inner { refs: Field32::new(0), child: [const { Field32::new(0) }; INNER] }
+        Inner { refs: Field32::new(0), held: Field32::new(0), child: [const { Field32::new(0) }; INNER] }
     }
 }
 
@@ -56,10 +62,10 @@ impl Default for Inner {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tree {
     /// Raw handle of a leaf (height 0) or an inner node; 0: empty.
-    root: u32,
-    height: u8,
+    pub(super) root: u32,
+    pub(super) height: u8,
     /// First index the root covers, aligned to its span.
-    base: u64,
+    pub(super) base: u64,
 }
 
 /// The slabs of nodes.
@@ -75,22 +81,22 @@ pub(crate) struct Spare<'a, P: Platform> {
 }
 
 /// log2 of the indices that a node of that height covers.
-const fn span_bits(height: u8) -> u32 {
+pub(super) const fn span_bits(height: u8) -> u32 {
     LEAF_BITS + INNER_BITS * height as u32
 }
 /// Which child of a node of `height` (at least 1) covers `index`.
-const fn child_of(index: u64, height: u8) -> usize {
+pub(super) const fn child_of(index: u64, height: u8) -> usize {
     ((index >> span_bits(height - 1)) & (INNER as u64 - 1)) as usize
 }
-fn leaf_handle(raw: u32) -> Option<Handle<Leaf>> {
+pub(super) fn leaf_handle(raw: u32) -> Option<Handle<Leaf>> {
     core::num::NonZeroU32::new(raw).map(Handle::from_raw)
 }
-fn inner_handle(raw: u32) -> Option<Handle<Inner>> {
+pub(super) fn inner_handle(raw: u32) -> Option<Handle<Inner>> {
     core::num::NonZeroU32::new(raw).map(Handle::from_raw)
 }
 
 impl Tree {
-    fn covers(&self, index: u64) -> bool {
+    pub(super) fn covers(&self, index: u64) -> bool {
         self.root != 0 && index >> span_bits(self.height) == self.base >> span_bits(self.height)
     }
 }
@@ -226,6 +232,7 @@ impl<P: Platform> Vm<P> {
         if t.root == 0 {
             let h = spare.leaves.take().ok_or(NoMemory)?;
             self.nodes.leaves.get(h).refs.set(1);
+            self.nodes.leaves.get(h).held.set(0);
             *t = Tree { root: h.get(), height: 0, base: index & !(LEAF as u64 - 1) };
             return Ok(h);
         }
@@ -258,6 +265,7 @@ impl<P: Platform> Vm<P> {
         let node = self.nodes.inners.get(h);
         node.child.iter().for_each(|c| c.set(0));
         node.refs.set(1);
+        node.held.set(u32::from(self.tree_may_be_held(t)));
         let height = t.height + 1;
         node.child[child_of(t.base, height)].set(t.root);
         *t = Tree { root: h.get(), height, base: t.base & !((1 << span_bits(height)) - 1) };
@@ -280,6 +288,8 @@ impl<P: Platform> Vm<P> {
         let new = spare.leaves.take().ok_or(NoMemory)?;
         let leaf = self.nodes.leaves.get(new);
         leaf.refs.set(1);
+        // No page of a node that was shared is held.
+        leaf.held.set(0);
         match old {
             None => leaf.slots.iter().for_each(|s| s.set(None)),
             Some(h) => {
@@ -311,6 +321,7 @@ impl<P: Platform> Vm<P> {
         let new = spare.inners.take().ok_or(NoMemory)?;
         let node = self.nodes.inners.get(new);
         node.refs.set(1);
+        node.held.set(0);
         match old {
             None => node.child.iter().for_each(|c| c.set(0)),
             Some(h) => {

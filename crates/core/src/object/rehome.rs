@@ -81,14 +81,15 @@ impl<P: Platform> Vm<P> {
             batch.orphaned
         };
         // As when an object ends.
-        if orphaned || !self.limbo_is_empty() || object.flags().contains(ObjectFlags::COPIED) {
+        let elsewhere = object.flags().intersects(ObjectFlags::COPIED | ObjectFlags::HELD);
+        if orphaned || !self.limbo_is_empty() || elsewhere {
             self.stats.extents_lost.atomic().fetch_add(1, Relaxed);
         } else {
             self.plat.mem().extent_release(Pfn(object.extent.get()), object.capacity.get());
         }
         object.extent.set(to.0);
         object.lock.write(self.host(), may).source = Some(Source { pager, base: to.byte() });
-        let gone = ObjectFlags::COPIED | ObjectFlags::PURGEABLE;
+        let gone = ObjectFlags::COPIED | ObjectFlags::PURGEABLE | ObjectFlags::HELD;
         let new = ObjectFlags::SHARED | ObjectFlags::WRITE_BACK | ObjectFlags::PAGER;
         object.flags.set(((object.flags() - gone) | new).bits());
         self.plat.pager_used(pager);

@@ -147,6 +147,9 @@ impl<P: Platform> Vm<P> {
                 self.wait_limbo(may);
                 continue;
             }
+            if self.object_may_be_held(object) && self.frames.any_abandoned() {
+                return Err(PlaceError::NoMemory); // the frame of this index may be held still
+            }
             let (there, _) = self.tree_lookup(&inner.tree, index);
             if there.map(|a| self.anons.get(a)).is_some_and(|a| a.page().is_some() || a.swap().is_some()) {
                 return Err(PlaceError::Present);

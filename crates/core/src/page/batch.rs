@@ -40,18 +40,36 @@ impl<'a, P: Platform> FreeBatch<'a, P> {
         let vm = self.vm;
         let list = &mut self.pages[..self.len];
         let mut mapped = [PageNo(core::num::NonZeroU32::MIN); BATCH];
-        let mut m = 0;
-        for h in list.iter().flatten() {
-            if vm.pages.get(*h).is_mapped() {
-                mapped[m] = number(*h);
+        let (mut m, mut any) = (0, false);
+        let mut g = Gather::new();
+        for (h, page) in list.iter().flatten().map(|h| (*h, vm.pages.get(*h))) {
+            let wired = page.wired.get();
+            if wired != 0 {
+                page.change_wirings(-(wired as i32)); // nothing maps it any more
+            }
+            if !page.is_mapped() {
+                continue;
+            }
+            any = true;
+            if page.is_kept() {
+                // Its frame is not discarded.
+                vm.plat.pmap_page().page_remove(&vm.pages, &[number(h)], RemoveWhy::Sample, &mut g);
+            } else {
+                mapped[m] = number(h);
                 m += 1;
             }
         }
         if m != 0 {
-            let mut g = Gather::new();
             vm.plat.pmap_page().page_remove(&vm.pages, &mapped[..m], RemoveWhy::Free, &mut g);
+        }
+        if any {
             // Waits for other CPUs at most, and no spin lock is held here.
             vm.finish(g, &mut MaySleep::claim());
+        }
+        for slot in list.iter_mut() {
+            if let Some(h) = slot.take_if(|h| vm.pages.get(*h).is_kept()) {
+                vm.leave_to_holders(h);
+            }
         }
         // One discard for each run of frames.
         let mut run: Option<(u64, u32)> = None;

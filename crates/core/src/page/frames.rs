@@ -88,6 +88,8 @@ pub(crate) struct Frames<C: ChunkSource> {
     /// Pages whose owner is gone but that are busy still. Their frames are not free
     /// yet, so natural frames are not taken while there are any. \[a\]
     limbo: AtomicU32,
+    /// Pages that only holders keep. \[a\]
+    abandoned: AtomicU32,
     sparse: bool,
 }
 
@@ -121,6 +123,7 @@ impl<C: ChunkSource> Frames<C> {
             reserve: AtomicU64::new(0),
             waiting: AtomicU32::new(0),
             limbo: AtomicU32::new(0),
+            abandoned: AtomicU32::new(0),
             sparse,
         })
     }
@@ -148,6 +151,18 @@ impl<C: ChunkSource> Frames<C> {
     /// Up to here the daemon frees.
     pub(crate) fn target(&self) -> u64 {
         self.low() * 2
+    }
+    /// A page is left to its holders.
+    pub(super) fn abandoned_enter(&self) {
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
+    }
+    /// The last of them let it go.
+    pub(super) fn abandoned_leave(&self) {
+        self.abandoned.fetch_sub(1, Ordering::Relaxed);
+    }
+    /// Is some page kept by holders only?
+    pub(super) fn any_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) != 0
     }
     /// Bytes of the reservations.
     pub(crate) fn touched_bytes(&self) -> usize {
@@ -252,6 +267,7 @@ impl<P: Platform> Vm<P> {
         page.home.set(None);
         page.flags.set(0);
         page.wired.set(0);
+        debug_assert!(!page.is_kept(), "a free page is held");
         page.md.bits.store(0, Ordering::Relaxed);
     }
 

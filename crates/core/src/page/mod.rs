@@ -5,6 +5,9 @@
 //! taken by try only and may be held across I/O with every lock released. Page
 //! structures are type-stable: a stale number finds a recycled page, so identity
 //! is checked again after busy is had (Z70).
+//!
+//! A page may also be *held*, by wirings and for I/O: then it stays where it is. If its
+//! owner ends meanwhile it belongs to nobody, mapped nowhere, until the last hold goes.
 
 mod alloc;
 mod batch;
@@ -15,6 +18,7 @@ mod find;
 mod frames;
 mod grab;
 mod handle;
+mod hold;
 mod moves;
 mod place;
 mod queue;
@@ -26,7 +30,7 @@ mod tests;
 
 use machvm_arena::{Handle, HandleField, Slab};
 use machvm_hal::{Event, PageArray, PageMd, PageNo, Pfn};
-use machvm_sync::{Busy, Field32, Field64};
+use machvm_sync::{Busy, Field32, Field64, Holds};
 
 use crate::object::{Anon, Object};
 use crate::platform::Platform;
@@ -40,6 +44,7 @@ pub use frames::FrameClass;
 pub(crate) use frames::{At, FREE_EVENT, Frames, LIMBO_EVENT};
 pub use grab::{GrabError, GrabFlags};
 pub use handle::{ContentError, Loose, SBusy, XBusy};
+pub(crate) use hold::Used;
 pub use moves::{PageAdvice, PageQueue};
 pub use place::{Kept, StayError};
 pub(crate) use queue::{QueueId, Queues};
@@ -85,8 +90,12 @@ pub struct Page {
     pub(crate) queue: Field32,
     /// [`PageFlags`]. \[B\]
     pub(crate) flags: Field32,
-    /// Wirings. \[a\]
+    /// Wirings. \[B\] to write
     pub(crate) wired: Field32,
+    /// Who keeps the frame: wirings, and holds for I/O. While there are any the page is
+    /// neither paged out nor moved; the frame outlives its owner ([`Vm::page_unhold`]).
+    /// \[B\] to hold first, \[a\] to let go
+    pub(crate) holds: Holds,
     /// The pmap's part. \[M\]
     pub(crate) md: PageMd,
 }
@@ -104,9 +113,30 @@ impl Page {
     pub(crate) fn pfn(&self) -> Pfn {
         Pfn(self.pfn.get())
     }
-    /// Does a wiring keep it where it is?
+    /// One wiring more or, for -1, one less, if there is one.
+    ///
+    /// => the page is busy and has an owner.
+    pub(crate) fn change_wirings(&self, by: i32) {
+        let n = by.unsigned_abs();
+        if by >= 0 {
+            self.wired.add(n);
+            self.holds.get(n);
+        } else if self.wired.get() >= n {
+            self.wired.set(self.wired.get() - n);
+            let last = self.holds.put(n);
+            debug_assert!(!last, "a page with an owner is abandoned");
+        }
+    }
+    /// Is it wired, or held for I/O? Who owns the page and sees `false` may take the
+    /// contents away.
     pub(crate) fn is_kept(&self) -> bool {
-        self.wired.get() != 0
+        self.holds.count() != 0
+    }
+    /// Is it held for I/O? A device may write it.
+    ///
+    /// => the page is busy.
+    pub(crate) fn is_held_for_io(&self) -> bool {
+        self.holds.count() > self.wired.get()
     }
     /// Is there any mapping of it? Meaningful for the busy owner.
     pub(crate) fn is_mapped(&self) -> bool {

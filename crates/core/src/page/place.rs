@@ -15,7 +15,7 @@ use crate::vm::Vm;
 /// Why a page stays in its object. Nothing changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StayError {
-    /// It is wired.
+    /// It is wired, or held for I/O.
     Wired,
     /// Its new place has contents already, or does not exist.
     Place(PlaceError),
@@ -32,7 +32,7 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
     fn anon(&self) -> Option<Handle<Anon>> {
         self.structure().owner.get()
     }
-    /// Does a wiring keep it where it is?
+    /// Does a wiring or a hold keep it where it is?
     pub(super) fn is_kept(&self) -> bool {
         self.structure().is_kept()
     }

@@ -139,13 +139,14 @@ impl<P: Platform> Vm<P> {
     fn deactivate(&self, may: &mut MaySleep) -> usize {
         let mut batch: Batch = [None; BATCH];
         let n = self.queues.take_busy(&self.pages, QueueId::Active, 2 * BATCH, &mut batch);
-        // Used since the last look: another round. Wired: no business here.
+        // Used since the last look: another round. Wired or held: no business here. Nobody
+        // holds it from now on, since it is busy (Z78).
         let mut g = Gather::new();
         for slot in &mut batch[..n] {
             let Some(h) = *slot else { continue };
             let page = self.pages.get(h);
             let refs = self.plat.pmap_page().page_clear(&self.pages, number(h), RefMod::REFERENCED, &mut g);
-            if refs.contains(RefMod::REFERENCED) || page.wired.get() != 0 {
+            if refs.contains(RefMod::REFERENCED) || page.is_kept() {
                 self.queues.enqueue(&self.pages, h, QueueId::Active);
                 self.page_unbusy(h);
                 *slot = None;
@@ -177,7 +178,7 @@ impl<P: Platform> Vm<P> {
         self.finish(g, may);
     }
 
-    /// Takes a batch from a queue; those used meanwhile or wired go back to active,
+    /// Takes a batch from a queue; those used meanwhile, wired or held go back to active,
     /// the rest is unmapped and kept busy.
     fn take_unused(&self, q: QueueId, batch: &mut Batch, may: &mut MaySleep) -> usize {
         let n = self.queues.take_busy(&self.pages, q, 2 * BATCH, batch);
@@ -185,7 +186,7 @@ impl<P: Platform> Vm<P> {
         for slot in &mut batch[..n] {
             let Some(h) = *slot else { continue };
             let refs = self.plat.pmap_page().page_clear(&self.pages, number(h), RefMod::REFERENCED, &mut g);
-            if refs.contains(RefMod::REFERENCED) || self.pages.get(h).wired.get() != 0 {
+            if refs.contains(RefMod::REFERENCED) || self.pages.get(h).is_kept() {
                 self.queues.enqueue(&self.pages, h, QueueId::Active);
                 self.page_unbusy(h);
                 *slot = None;
@@ -305,6 +306,8 @@ impl<P: Platform> Vm<P> {
         index: u64,
         may: &mut MaySleep,
     ) -> Result<(), PagerError> {
+        // A device may write while it is written back: it stays modified then (Z77).
+        let held = self.pages.get(h).is_held_for_io();
         let mut g = Gather::new();
         self.plat.pmap_page().page_write_protect(&self.pages, &[number(h)], &mut g);
         self.finish(g, may);
@@ -315,7 +318,9 @@ impl<P: Platform> Vm<P> {
         self.plat.mem().read(self.pages.get(h).pfn(), 0, &mut buf);
         let pager = self.plat.pager(source.pager).ok_or(PagerError::Gone)?;
         pager.page_out(source.base.wrapping_add(index << machvm_hal::PAGE_SHIFT), &buf)?;
-        self.mark_clean(h, may);
+        if !held {
+            self.mark_clean(h, may);
+        }
         bump(&self.stats.pageouts, 1);
         Ok(())
     }
