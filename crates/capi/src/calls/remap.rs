@@ -150,7 +150,7 @@ pub unsafe extern "C" fn mach_vm_remap_new(
     if address.is_null() || protection.is_null() || max_protection.is_null() {
         return kr::KERN_INVALID_ARGUMENT;
     }
-    let data = here().1.flags & VmFlags::RETURN_DATA_ADDR;
+    let data = here().1.remap_flags & VmFlags::RETURN_DATA_ADDR;
     // SAFETY: 1.
     let rights = unsafe { (protection.read(), max_protection.read()) };
     let wanted = Wanted {

@@ -52,7 +52,7 @@ fn let_go(entry: u32) {
 fn u09_codes() {
     let t = task();
     let at = allocate(t, 2);
-    for unknown in [0x8, 0x10, 0x100, 0x2000] {
+    for unknown in [0x8, 0x10, 0x100, 0x4000] {
         assert_eq!(make(t, P, at, unknown | R, NULL), Err(KERN_INVALID_ARGUMENT), "{unknown:#x}");
     }
     assert_eq!(make(t, P, at, VM_COPY | VM_SHARE | R, NULL), Err(KERN_INVALID_ARGUMENT));
@@ -83,6 +83,9 @@ fn u09_codes() {
 #[test]
 fn u09_named_create() {
     assert_eq!(make(TASK_SELF, 0, 0, CREATE | RW, NULL), Ok((NULL, 0)));
+    // LEDGER_TAGGED and GRAB_SECLUDED say something to others.
+    let (entry, _) = make(TASK_SELF, P, 0, CREATE | 0xa000 | RW, NULL).unwrap();
+    let_go(entry);
     let (entry, size) = make(TASK_SELF, P + 1, 0, CREATE | RW, NULL).unwrap();
     assert_eq!(size, 2 * P);
     let at = map(entry, 0, size, ANYWHERE);

@@ -80,6 +80,9 @@ fn u02_codes_of_mach_vm_allocate() {
     assert_eq!(allocate_at(t, 1 << 46, P, FIXED), (1 << 46, KERN_INVALID_ADDRESS));
     assert_eq!(allocate_at(t, 0, 1 << 45, ANYWHERE), (0, KERN_NO_SPACE));
     assert_eq!(allocate_at(t, low + 5, P, OVERWRITE), (low, KERN_SUCCESS), "truncated, in place");
+    for flag in [DATA_ADDR, 0x80_0000, 0x20, 0x40] {
+        assert_eq!(allocate_at(t, 7, P, ANYWHERE | flag), (7, KERN_INVALID_ARGUMENT), "not for this call");
+    }
     // First fit, whatever the address says.
     assert_eq!(allocate_at(t, low + 100 * P, P, ANYWHERE), (low + P, KERN_SUCCESS));
     // SAFETY: null is looked at.
@@ -138,7 +141,9 @@ fn u06_codes_of_mach_vm_map() {
     let m = Map { task: t, ..ZERO };
     let fixed = Map { flags: FIXED, at: low + P, ..m };
     let rights = |prot, max, inherit| Map { rights: (prot, max, inherit), ..m }.call();
-    assert_eq!(Map { flags: 0x8000, ..m }.call(), Err(KERN_INVALID_ARGUMENT));
+    for flag in [0x8000, 0x20, 0x40] {
+        assert_eq!(Map { flags: ANYWHERE | flag, ..m }.call(), Err(KERN_INVALID_ARGUMENT));
+    }
     assert_eq!(Map { size: 0, ..m }.call(), Err(KERN_INVALID_ARGUMENT));
     assert_eq!(rights(8, ALL, COPY), Err(KERN_INVALID_ARGUMENT));
     assert_eq!(rights(R, 0x100, COPY), Err(KERN_INVALID_ARGUMENT));

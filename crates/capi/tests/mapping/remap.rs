@@ -96,7 +96,10 @@ fn u07_codes() {
     let t = task();
     let at = allocate(t, 2);
     let m = Remap { task: t, source: t, from: at, ..HERE };
-    assert_eq!(Remap { flags: 0x8000, ..m }.call(), Err(KERN_INVALID_ARGUMENT));
+    // Purgeable, no cache, permanent, a 4K address, a tag: not for this call.
+    for flag in [0x8000, 2, 4, 0x10, 0x80, 0x80_0000, 0x100_0000] {
+        assert_eq!(Remap { flags: ANYWHERE | flag, ..m }.call(), Err(KERN_INVALID_ARGUMENT), "{flag:#x}");
+    }
     assert_eq!(Remap { size: 0, ..m }.call(), Err(KERN_INVALID_ARGUMENT));
     assert_eq!(Remap { inherit: 3, ..m }.call(), Err(KERN_INVALID_ARGUMENT));
     assert_eq!(Remap { size: u64::MAX, ..m }.call(), Err(KERN_INVALID_ARGUMENT), "it wraps");

@@ -37,7 +37,8 @@ impl<P: Platform> Task<'_, '_, P> {
         flags: RawFlags,
         may: &mut MaySleep,
     ) -> Result<u64, AllocateError> {
-        let (flags, tag) = flags.check(self.how).ok_or(AllocateError::BadFlags(flags.0))?;
+        let (flags, tag) =
+            flags.check(self.how.allocate_flags, self.how.tags).ok_or(AllocateError::BadFlags(flags.0))?;
         if size.0 == 0 {
             return match self.how.allocate_zero {
                 Zero::Nothing => Ok(0),

@@ -13,6 +13,10 @@ bitflags::bitflags! {
     /// `MAP_MEM_*`, the flags that a permission carries.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct MakeFlags: u32 {
+        /// Kept for callers: nobody else is charged for the memory.
+        const LEDGER_TAGGED = 0x2000;
+        /// Kept for callers: no memory is set apart.
+        const GRAB_SECLUDED = 0x8000;
         /// Change the cache mode of the parent, make nothing.
         const ONLY = 0x1_0000;
         /// New memory.
@@ -88,8 +92,9 @@ struct Wanted {
 
 impl Wanted {
     fn parse(raw: u32) -> Option<Wanted> {
-        let flags = MakeFlags::from_bits(raw & 0x00ff_0000)?;
-        let rights = RawProt(raw & 0xffff).check(RawProt::IS_MASK)?;
+        const RIGHTS: u32 = 0xff;
+        let flags = MakeFlags::from_bits(raw & 0x00ff_ff00)?;
+        let rights = RawProt(raw & RIGHTS).check(RawProt::IS_MASK)?;
         Some(Wanted { flags, rights, mask: raw & RawProt::IS_MASK != 0, raw })
     }
     /// What can be had of what is wanted, where `most` is allowed.

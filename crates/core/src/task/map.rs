@@ -83,7 +83,8 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
         (prot, max, inherit): (RawProt, RawProt, RawInherit),
         may: &mut MaySleep,
     ) -> Result<u64, VmMapError> {
-        let (known, tag) = flags.check(self.how).ok_or(VmMapError::BadFlags(flags.0))?;
+        let (known, tag) =
+            flags.check(self.how.map_flags, self.how.tags).ok_or(VmMapError::BadFlags(flags.0))?;
         let rights = self.rights(prot, max, inherit)?;
         if size.0 == 0 {
             return Err(VmMapError::BadSize);

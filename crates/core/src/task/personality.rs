@@ -100,8 +100,14 @@ pub enum Msync {
 pub struct Personality {
     /// For messages only.
     pub name: &'static str,
-    /// Flags that calls that make mappings may be given.
-    pub flags: VmFlags,
+    /// Flags that `vm_allocate` takes.
+    pub allocate_flags: VmFlags,
+    /// Flags that `vm_map` takes.
+    pub map_flags: VmFlags,
+    /// Flags that `vm_remap` takes.
+    pub remap_flags: VmFlags,
+    /// Do the first two take a tag in the top byte?
+    pub tags: bool,
     /// Fixed ranges of `vm_allocate` and sources of `vm_remap`.
     pub rounding: Rounding,
     /// May memory be asked for at address 0?
@@ -143,7 +149,10 @@ impl Personality {
     /// Mach 3.0 and GNU Mach.
     pub const MACH3: Personality = Personality {
         name: "Mach 3",
-        flags: VmFlags::ANYWHERE,
+        allocate_flags: VmFlags::ANYWHERE,
+        map_flags: VmFlags::ANYWHERE,
+        remap_flags: VmFlags::ANYWHERE,
+        tags: false,
         rounding: Rounding::Separate,
         page_zero: true,
         overflow: Overflow::Clamp,
@@ -165,7 +174,10 @@ impl Personality {
     /// XNU: what the C library does.
     pub const XNU: Personality = Personality {
         name: "XNU",
-        flags: VmFlags::XNU_USER,
+        allocate_flags: VmFlags::XNU_ALLOCATE,
+        map_flags: VmFlags::XNU_MAP,
+        remap_flags: VmFlags::XNU_REMAP,
+        tags: true,
         rounding: Rounding::Separate,
         page_zero: false,
         overflow: Overflow::Refuse,
@@ -187,7 +199,10 @@ impl Personality {
     /// FreeBSD's `vm_map(9)` behind the same calls.
     pub const FREEBSD: Personality = Personality {
         name: "FreeBSD",
-        flags: VmFlags::ANYWHERE.union(VmFlags::OVERWRITE),
+        allocate_flags: VmFlags::ANYWHERE.union(VmFlags::OVERWRITE),
+        map_flags: VmFlags::ANYWHERE.union(VmFlags::OVERWRITE),
+        remap_flags: VmFlags::ANYWHERE.union(VmFlags::OVERWRITE),
+        tags: false,
         rounding: Rounding::Covering,
         page_zero: true,
         overflow: Overflow::Refuse,

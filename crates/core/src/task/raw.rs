@@ -88,12 +88,18 @@ bitflags::bitflags! {
         const RETURN_DATA_ADDR = 0x10_0000;
         /// As `RETURN_DATA_ADDR`: pages have 4 KiB.
         const RETURN_4K_DATA_ADDR = 0x80_0000;
-        /// What a user of XNU may give.
-        const XNU_USER = Self::ANYWHERE.bits() | Self::PURGABLE.bits() | Self::CHUNK_4GB.bits()
-            | Self::RANDOM_ADDR.bits() | Self::NO_CACHE.bits() | Self::RESILIENT_CODESIGN.bits()
-            | Self::RESILIENT_MEDIA.bits() | Self::PERMANENT.bits() | Self::TPRO.bits()
-            | Self::OVERWRITE.bits() | Self::SUPERPAGE_ANY.bits() | Self::SUPERPAGE_2MB.bits()
-            | Self::RETURN_DATA_ADDR.bits() | Self::RETURN_4K_DATA_ADDR.bits();
+        /// What users of XNU may give `vm_allocate`.
+        const XNU_ALLOCATE = Self::ANYWHERE.bits() | Self::PURGABLE.bits() | Self::CHUNK_4GB.bits()
+            | Self::RANDOM_ADDR.bits() | Self::NO_CACHE.bits() | Self::PERMANENT.bits()
+            | Self::TPRO.bits() | Self::OVERWRITE.bits() | Self::SUPERPAGE_ANY.bits()
+            | Self::SUPERPAGE_2MB.bits();
+        /// And `vm_map`.
+        const XNU_MAP = Self::XNU_ALLOCATE.bits() | Self::RETURN_DATA_ADDR.bits()
+            | Self::RETURN_4K_DATA_ADDR.bits();
+        /// And `vm_remap`.
+        const XNU_REMAP = Self::ANYWHERE.bits() | Self::RANDOM_ADDR.bits() | Self::OVERWRITE.bits()
+            | Self::RETURN_DATA_ADDR.bits() | Self::RESILIENT_CODESIGN.bits()
+            | Self::RESILIENT_MEDIA.bits();
     }
 }
 
@@ -113,11 +119,11 @@ impl VmFlags {
 pub struct RawFlags(pub u32);
 
 impl RawFlags {
-    /// The flags and the tag; `None`: some flag is unknown.
-    pub(super) fn check(self, how: &Personality) -> Option<(VmFlags, u64)> {
-        let tagged = how.flags.contains(VmFlags::RETURN_DATA_ADDR);
-        let (bits, tag) = if tagged { (self.0 & 0xff_ffff, self.0 >> 24) } else { (self.0, 0) };
-        let flags = VmFlags::from_bits(bits).filter(|f| how.flags.contains(*f))?;
+    /// The flags and, where the call takes one, the tag. `None`: a flag is not among
+    /// `known`.
+    pub(super) fn check(self, known: VmFlags, tags: bool) -> Option<(VmFlags, u64)> {
+        let (bits, tag) = if tags { (self.0 & 0xff_ffff, self.0 >> 24) } else { (self.0, 0) };
+        let flags = VmFlags::from_bits(bits).filter(|f| known.contains(*f))?;
         Some((flags, u64::from(tag)))
     }
 }

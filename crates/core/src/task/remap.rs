@@ -4,7 +4,7 @@ use machvm_hal::{MaySleep, PAGE_MASK, Prot, RawAddr, RawSize};
 
 use super::Task;
 use super::place::{PlaceError, Unclear, Wish};
-use super::raw::{RawFlags, RawInherit, RawProt, VmFlags, fixed};
+use super::raw::{RawFlags, RawInherit, RawProt, fixed};
 use super::transfer::Denied;
 use crate::map::{Attributes, EntryFlags, MapFlags, Need, Take};
 use crate::platform::Platform;
@@ -113,10 +113,7 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
         from: &From_<'_, 'vm, P>,
         may: &mut MaySleep,
     ) -> Result<Remapped, RemapError> {
-        let (known, tag) = flags.check(self.how).ok_or(RemapError::BadFlags(flags.0))?;
-        if known.intersects(VmFlags::PURGABLE) || known.superpages() {
-            return Err(RemapError::BadFlags(flags.0));
-        }
+        let (known, _) = flags.check(self.how.remap_flags, false).ok_or(RemapError::BadFlags(flags.0))?;
         let inherit = from.inherit.check(self.how).ok_or(RemapError::BadInheritance(from.inherit.0))?;
         if size.0 == 0 {
             return Err(RemapError::BadSize);
@@ -143,12 +140,9 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
         };
         let taken = from.task.map.extract(source, take, need, may);
         let mut taken = taken.map_err(|e| RemapError::Source(e.into()))?;
-        let permanent = known.contains(VmFlags::PERMANENT);
         let as_new = |a: Attributes| {
             let (prot, max) = from.rights.unwrap_or((a.prot, a.max));
-            let mut flags = a.flags - EntryFlags::PERMANENT;
-            flags.set(EntryFlags::PERMANENT, permanent);
-            Attributes { prot, max, inherit, flags, tag: if tag == 0 { a.tag } else { tag }, ..a }
+            Attributes { prot, max, inherit, flags: a.flags - EntryFlags::PERMANENT, ..a }
         };
         let start = self.map.copyout(place, &mut taken.pieces, as_new, may);
         let start = start.map_err(|e| RemapError::Place(e.into()))?;
