@@ -17,12 +17,34 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use machvm_linux::library::Fork;
-use machvm_linux::{Config, Task, Vm};
+use machvm_linux::{Config, Faults, Task, Vm};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 /// Where the tasks' addresses begin; each test has the process's to itself.
 const ORIGIN: u64 = 1 << 32;
+
+/// Set by [`the_same_where_a_thread_serves_faults`].
+const THREAD: &str = "MACHVM_TEST_THREAD";
+
+/// How faults are served in this run of the tests.
+pub fn faults() -> Faults {
+    if std::env::var_os(THREAD).is_some() { Faults::Thread } else { Faults::Signal }
+}
+
+/// Every test of this program again, with [`Faults::Thread`].
+#[test]
+fn the_same_where_a_thread_serves_faults() {
+    if std::env::var_os(THREAD).is_some() {
+        return; // it is the same
+    }
+    let me = std::env::current_exe().expect("the test program");
+    let out = std::process::Command::new(me).env(THREAD, "1").output().expect("started");
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{}: {text}{}", out.status, String::from_utf8_lossy(&out.stderr));
+    // Itself is among those that passed, so it did run more than nothing.
+    assert!(text.contains("the_same_where_a_thread_serves_faults ... ok"), "{text}");
+}
 
 /// A system that follows forks, and its own task.
 pub struct World {
@@ -37,8 +59,14 @@ pub struct World {
 pub fn world(memory: Option<u64>) -> World {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let config =
-        Config { memory, window: 2 << 30, origin: Some(ORIGIN), fork: Fork::Follow, ..Config::default() };
+    let config = Config {
+        memory,
+        window: 2 << 30,
+        origin: Some(ORIGIN),
+        faults: faults(),
+        fork: Fork::Follow,
+        ..Config::default()
+    };
     let vm = Vm::new(config).expect("a VM");
     let task = vm.task().expect("a task");
     World { task, vm, _turn: turn }
