@@ -149,3 +149,48 @@ fn a_child_that_dies_at_once_harms_nobody() {
     assert!(std::process::Command::new("/bin/true").status().expect("posix_spawn or vfork").success());
     assert_eq!(load(t, a + 1999 * PAGE), 1);
 }
+
+/// Linux refuses the fork (EAGAIN) after everything was prepared for it.
+#[test]
+fn a_fork_that_fails_changes_nothing() {
+    let w = world(Some(1 << 20));
+    let t = &w.task;
+    let a = t.allocate(100 * PAGE).expect("memory");
+    t.inherit(a, 10 * PAGE, Inherit::Share).expect("set");
+    (0..100).for_each(|i| store(t, a + i * PAGE, i as u64));
+    // In a child, since the filter stays.
+    fork(|| {
+        refuse_clone();
+        for round in 1..4 {
+            // SAFETY: it fails.
+            assert_eq!(unsafe { libc::fork() }, -1);
+            assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EAGAIN));
+            let b = t.allocate(300 * PAGE).expect("the gate is open");
+            (0..300).for_each(|i| store(t, b + i * PAGE, 1));
+            t.deallocate(b, 300 * PAGE).expect("deallocate");
+            assert!((0..100).all(|i| load(t, a + i * PAGE) == i as u64 + 10 * (round - 1)));
+            (0..100).for_each(|i| store(t, a + i * PAGE, i as u64 + 10 * round));
+        }
+    })
+    .well();
+    assert_eq!(load(t, a + 5 * PAGE), 35, "shared");
+    assert_eq!(load(t, a + 50 * PAGE), 50);
+}
+
+/// From now on `clone(2)` fails with EAGAIN in this process.
+fn refuse_clone() {
+    let op = |code: u32, k: u32, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
+    let refuse = libc::SECCOMP_RET_ERRNO | libc::EAGAIN as u32;
+    let mut program = [
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0), // the number of the call
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_clone as u32, 0, 1),
+        op(libc::BPF_RET | libc::BPF_K, refuse, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+    // SAFETY: numbers, and a good program that outlives the call.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter), 0);
+    }
+}
