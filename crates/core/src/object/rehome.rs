@@ -20,6 +20,8 @@ use crate::vm::Vm;
 pub enum RehomeError {
     /// Absent contents are another pager's.
     OtherPager,
+    /// Pages are held: who holds them knows their frames.
+    Held,
     /// Swap lost the page with this index.
     Lost(u64),
 }
@@ -71,6 +73,9 @@ impl<P: Platform> Vm<P> {
         let object = self.objects.get(h);
         if object.lock.read(self.host(), may).source.is_some() {
             return Err(RehomeError::OtherPager);
+        }
+        if self.object_any_held(h, 0, object.capacity.get(), may) {
+            return Err(RehomeError::Held);
         }
         self.copy_contents(h, to, may)?;
         self.volatile_end(object);
