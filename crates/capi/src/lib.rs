@@ -10,6 +10,9 @@
 //!     |
 //!   machvm::task (semantics), machvm_linux (memory, faults, fork)
 //! ```
+//! Beside them stands `wrap`: calls of the C library that this library takes over, so that
+//! they work on memory of the window.
+//!
 //! Nothing here decides what a call means. What is decided here is what a *port* is, which
 //! code an error has, and how memory outside the VM's window takes part.
 //!
@@ -28,3 +31,4 @@ pub mod totals;
 mod transfer;
 pub mod types;
 mod world;
+pub mod wrap;

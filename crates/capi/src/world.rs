@@ -9,6 +9,7 @@ use machvm_linux::{Config, Faults, Vm};
 
 use crate::fork;
 use crate::ports::{self, Ports, Right, TaskPort};
+use crate::wrap;
 
 /// Where the task's memory begins: pointers of 32 bits do not reach it, as on XNU.
 const ORIGIN: u64 = 1 << 32;
@@ -132,6 +133,7 @@ impl World {
                 own.size() >> 30
             ));
         }
+        wrap::open(own.as_ptr(ORIGIN as usize).addr(), own.size(), vm.faults() == Faults::Signal);
         let own = Arc::new(TaskPort { task: own, own: true });
         let ports = Ports::default();
         ports.set(ports::TASK_SELF, Right::Task(Arc::clone(&own)));

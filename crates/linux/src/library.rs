@@ -44,6 +44,7 @@ pub mod fork;
 mod gate;
 mod mach;
 mod platform;
+mod posix;
 mod previous;
 mod quiet;
 mod signal;
@@ -61,6 +62,7 @@ use std::time::Duration;
 use machvm_hal::{MaySleep, PAGE_SIZE};
 use machvm_pagers::PoolStats;
 
+pub use copy::copy_some;
 pub use error::Error;
 pub use fork::Fork;
 pub use mach::Inside;
@@ -277,6 +279,12 @@ fn daemon(vm: &machvm::Vm<Hosted>, stop: &AtomicBool) {
             }
         }
     }
+}
+
+/// Is the calling thread inside the VM? Then what it asks of Linux is the VM's own business.
+#[must_use]
+pub fn is_inside() -> bool {
+    quiet::inside() != 0
 }
 
 impl Vm {

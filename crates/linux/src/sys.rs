@@ -115,6 +115,17 @@ pub(crate) fn allocated_bytes(fd: RawFd) -> io::Result<u64> {
     Ok(blocks.cast_unsigned() * 512)
 }
 
+/// `rt_sigprocmask(2)`: the mask of this thread that was in force.
+pub(crate) fn sigmask(how: i32, set: &libc::sigset_t) -> libc::sigset_t {
+    /// The kernel's set has 64 signals, the C library's has room for more.
+    const BYTES: usize = 8;
+    // SAFETY: all zero is the empty set.
+    let mut old: libc::sigset_t = unsafe { core::mem::zeroed() };
+    // SAFETY: good sets; fails for a wrong `how` only.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, core::ptr::from_ref(set), &raw mut old, BYTES) };
+    old
+}
+
 /// `ioctl(2)` with a structure.
 ///
 /// # Safety
@@ -139,10 +150,10 @@ pub(crate) unsafe fn mmap(
     fd: RawFd,
     offset: u64,
 ) -> Result<u64, i32> {
-    let at = core::ptr::without_provenance_mut(addr as usize);
+    let at = core::ptr::without_provenance_mut::<u8>(addr as usize);
     // SAFETY: passed on.
-    let p = unsafe { libc::mmap(at, len as usize, prot, flags, fd, offset.cast_signed()) };
-    if p == libc::MAP_FAILED { Err(errno()) } else { Ok(p.expose_provenance() as u64) }
+    let p = unsafe { libc::syscall(libc::SYS_mmap, at, len, prot, flags, fd, offset) };
+    if p == -1 { Err(errno()) } else { Ok(p.cast_unsigned()) }
 }
 
 /// `munmap(2)`.
@@ -150,9 +161,9 @@ pub(crate) unsafe fn mmap(
 /// # Safety
 /// The range is the caller's and nobody refers to it.
 pub(crate) unsafe fn munmap(addr: u64, len: u64) -> Result<(), i32> {
-    let at = core::ptr::without_provenance_mut(addr as usize);
+    let at = core::ptr::without_provenance_mut::<u8>(addr as usize);
     // SAFETY: passed on.
-    if unsafe { libc::munmap(at, len as usize) } < 0 { Err(errno()) } else { Ok(()) }
+    if unsafe { libc::syscall(libc::SYS_munmap, at, len) } < 0 { Err(errno()) } else { Ok(()) }
 }
 
 /// `mprotect(2)`.
@@ -160,9 +171,9 @@ pub(crate) unsafe fn munmap(addr: u64, len: u64) -> Result<(), i32> {
 /// # Safety
 /// The range is the caller's; nobody relies on the rights it takes away.
 pub(crate) unsafe fn mprotect(addr: u64, len: u64, prot: i32) -> Result<(), i32> {
-    let at = core::ptr::without_provenance_mut(addr as usize);
+    let at = core::ptr::without_provenance_mut::<u8>(addr as usize);
     // SAFETY: passed on.
-    if unsafe { libc::mprotect(at, len as usize, prot) } < 0 { Err(errno()) } else { Ok(()) }
+    if unsafe { libc::syscall(libc::SYS_mprotect, at, len, prot) } < 0 { Err(errno()) } else { Ok(()) }
 }
 
 /// `madvise(2)`.
@@ -170,9 +181,9 @@ pub(crate) unsafe fn mprotect(addr: u64, len: u64, prot: i32) -> Result<(), i32>
 /// # Safety
 /// The range is the caller's, and nobody relies on what `advice` undoes.
 pub(crate) unsafe fn madvise(addr: u64, len: u64, advice: i32) -> Result<(), i32> {
-    let at = core::ptr::without_provenance_mut(addr as usize);
+    let at = core::ptr::without_provenance_mut::<u8>(addr as usize);
     // SAFETY: passed on.
-    if unsafe { libc::madvise(at, len as usize, advice) } < 0 { Err(errno()) } else { Ok(()) }
+    if unsafe { libc::syscall(libc::SYS_madvise, at, len, advice) } < 0 { Err(errno()) } else { Ok(()) }
 }
 
 /// `futex(FUTEX_WAIT_BITSET)` until the absolute monotonic time. `errno` when the

@@ -70,6 +70,25 @@ pub(super) unsafe fn copy(to: *mut u8, from: *const u8, bytes: usize) -> Result<
     })
 }
 
+/// Copies as far as it can be done; gives how many bytes were copied. Bad addresses end the
+/// copy, inside windows and outside them, as in a kernel's `copy_from_user`. Neither SIGBUS
+/// nor SIGSEGV may be blocked.
+///
+/// # Safety
+/// 1. What is good of `to`, for `bytes` bytes, is the caller's to change, and what is good
+///    of `from` to read.
+#[must_use]
+pub unsafe fn copy_some(to: *mut u8, from: *const u8, bytes: usize) -> usize {
+    // Without a VM there are no handlers.
+    if !super::signal::installed() {
+        // SAFETY: 1, and nothing here is absent.
+        unsafe { core::ptr::copy(from, to, bytes) };
+        return bytes;
+    }
+    // SAFETY: 1; what is not good ends it.
+    bytes - unsafe { machvm_copy(to, from, bytes) }.left as usize
+}
+
 /// The fault at byte `addr` was denied. If it was the copy's, the copy ends there.
 pub(super) fn refuse(context: &mut libc::ucontext_t, addr: u64, why: FaultError) -> bool {
     let registers = &mut context.uc_mcontext.gregs;

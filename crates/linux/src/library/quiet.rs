@@ -97,19 +97,12 @@ pub(super) fn from_outside() -> libc::sigset_t {
 
 /// Blocks the signals from outside in this thread. Gives what was blocked, for [`restore`].
 pub(super) fn block() -> libc::sigset_t {
-    let mut old = core::mem::MaybeUninit::uninit();
-    // SAFETY: both sets are good; on success the old one is filled, and this can only
-    // fail for a wrong first argument.
-    unsafe {
-        libc::pthread_sigmask(libc::SIG_BLOCK, &from_outside(), old.as_mut_ptr());
-        old.assume_init()
-    }
+    sys::sigmask(libc::SIG_BLOCK, &from_outside())
 }
 
 /// Undoes [`block`].
 pub(super) fn restore(old: &libc::sigset_t) {
-    // SAFETY: the set is one that was in force.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, core::ptr::null_mut()) };
+    sys::sigmask(libc::SIG_SETMASK, old);
 }
 
 /// The calling thread is in the VM, and no signal from outside is delivered to it.

@@ -25,6 +25,7 @@ use machvm::FaultError;
 use machvm_hal::Prot;
 
 use super::{Denied, copy, gate, previous, quiet, stack, table};
+use crate::{sys, uffd::page_of};
 
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
@@ -62,6 +63,11 @@ pub(super) fn install() -> io::Result<()> {
     action(libc::SIGSEGV, Some(&ours))?;
     action(libc::SIGBUS, Some(&ours))?;
     Ok(())
+}
+
+/// Is the handler there?
+pub(super) fn installed() -> bool {
+    previous::get(libc::SIGBUS).is_some()
 }
 
 /// `sigaction(2)`: the action that was in force.
@@ -124,14 +130,19 @@ unsafe extern "C" fn on_fault(sig: i32, info: *mut libc::siginfo_t, context: *mu
 
 fn serve(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Verdict {
     if info.si_code <= 0 || info.si_code == SI_KERNEL {
-        return Verdict::Pass; // sent by somebody
+        // Sent by somebody; or an address that no memory can have.
+        let bad = info.si_code == SI_KERNEL && copy::refuse(context, 0, FaultError::NoMapping(page_of(0)));
+        return if bad { Verdict::Return } else { Verdict::Pass };
     }
     // SAFETY: SIGSEGV and SIGBUS of the kernel have an address.
     let addr = unsafe { info.si_addr() }.addr() as u64;
     // First, so that nobody is counted in the table while the process forks. A call inside
     // which managed memory was touched has passed.
     let _pass = if quiet::inside() == 0 { gate::enter() } else { None };
-    let Some(found) = table::find(addr) else { return Verdict::Pass };
+    let Some(found) = table::find(addr) else {
+        let ours = copy::refuse(context, addr, FaultError::NoMapping(page_of(addr)));
+        return if ours { Verdict::Return } else { Verdict::Pass };
+    };
     let core = found.core();
     if core.is_forked() {
         return Verdict::Pass;
@@ -194,11 +205,8 @@ fn pass(sig: i32, info: &mut libc::siginfo_t, context: &mut libc::ucontext_t) {
 
 /// The mask that the kernel would have set for `previous`.
 fn open_as_for(sig: i32, previous: &libc::sigaction, interrupted: &libc::sigset_t) {
-    // SAFETY: good sets, and the numbers of signals.
-    unsafe {
-        libc::pthread_sigmask(libc::SIG_SETMASK, interrupted, core::ptr::null_mut());
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const previous.sa_mask, core::ptr::null_mut());
-    }
+    sys::sigmask(libc::SIG_SETMASK, interrupted);
+    sys::sigmask(libc::SIG_BLOCK, &previous.sa_mask);
     if previous.sa_flags & libc::SA_NODEFER == 0 {
         block(sig);
     }
@@ -207,11 +215,12 @@ fn open_as_for(sig: i32, previous: &libc::sigaction, interrupted: &libc::sigset_
 fn block(sig: i32) {
     let mut set = core::mem::MaybeUninit::uninit();
     // SAFETY: sigemptyset fills the set.
-    unsafe {
+    let set = unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), sig);
-        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), core::ptr::null_mut());
-    }
+        set.assume_init()
+    };
+    sys::sigmask(libc::SIG_BLOCK, &set);
 }
 
 /// The signal is delivered again when the handler returns, to nobody: the process ends

@@ -192,7 +192,7 @@ impl Task {
         Task { core: ManuallyDrop::new(core), entry }
     }
 
-    fn enter(&self) -> Result<Quiet, Error> {
+    pub(super) fn enter(&self) -> Result<Quiet, Error> {
         let quiet = self.core.shared.enter()?;
         if self.core.is_forked() { Err(Error::Forked) } else { Ok(quiet) }
     }
