@@ -1,6 +1,6 @@
-/* read, write, their kin and stdio on library memory: absent, paged out, denied. */
 // run: MACHVM_FAULTS=signal MACHVM_MEMORY=4M
 // run: MACHVM_FAULTS=thread MACHVM_MEMORY=4M
+/* read, write, their kin and stdio on library memory: absent, paged out, denied. */
 #define _GNU_SOURCE
 #include "check.h"
 
@@ -60,16 +60,18 @@ static void denied(void) {
     EFAULTS(read(p[0], AT(a + 3 * PAGE), 10));
     EFAULTS(read(p[0], AT(a + 4 * PAGE), 10));
     CHECK(holds(a, 3 * PAGE, 0, 2));
-    /* As far as it may be written. */
-    EQUAL(read(p[0], AT(a + PAGE - 4), 10), 4);
-    CHECK(memcmp(AT(a + PAGE - 4), "0123", 4) == 0);
-    EQUAL(read(p[0], AT(a), 10), 6);
-    CHECK(memcmp(AT(a), "456789", 6) == 0);
-    /* And as far as it may be read. */
+    EQUAL(read(p[0], AT(a), 100), 10);
+    CHECK(memcmp(AT(a), "0123456789", 10) == 0);
     EFAULTS(write(p[1], AT(a + 3 * PAGE), 10));
-    EQUAL(write(p[1], AT(a + 3 * PAGE - 4), 10), 4);
     EQUAL(write(p[1], AT(a + PAGE), 10), 10);
-    EQUAL(read(p[0], AT(a), 100), 14);
+    EQUAL(read(p[0], AT(a), 100), 10);
+    /* Files: as far as it may be written, and as far as it may be read. */
+    int fd = file();
+    CHECK(write(fd, "0123456789", 10) == 10);
+    EQUAL(pread(fd, AT(a + PAGE - 4), 10, 0), 4);
+    CHECK(memcmp(AT(a + PAGE - 4), "0123", 4) == 0);
+    EQUAL(pwrite(fd, AT(a + 3 * PAGE - 4), 10, 0), 4);
+    close(fd);
     /* Calls that are wrong for other reasons. */
     errno = 0;
     CHECK(read(-1, AT(a), 10) == -1 && errno == EBADF);
@@ -107,12 +109,13 @@ static void vectors(void) {
     parts[0].iov_base = AT(b + 5 * PAGE);
     EFAULTS(preadv(fd, parts, 3, 0));
     CHECK(holds(b + 5 * PAGE, PAGE, 5 * PAGE, 3));
-    CHECK(readv(fd, parts, -1) == -1 && errno == EINVAL);
+    volatile int minus = -1;
+    CHECK(readv(fd, parts, minus) == -1 && errno == EINVAL);
     CHECK(readv(fd, parts, 1025) == -1 && errno == EINVAL);
-    EFAULTS(readv(fd, (struct iovec *) AT(v + PAGE), 1));
-    close(fd);
     OK(mach_vm_deallocate(SELF, a, 16 * PAGE));
     OK(mach_vm_deallocate(SELF, b, 16 * PAGE));
+    EFAULTS(readv(fd, (struct iovec *) AT(b), 1));
+    close(fd);
     OK(mach_vm_deallocate(SELF, v, PAGE));
 }
 
@@ -139,6 +142,7 @@ static void stdio(void) {
     rewind(f);
     CHECK(fgets((char *) AT(b), 300001, f) == (char *) AT(b));
     CHECK(strcmp((char *) AT(a), (char *) AT(b)) == 0);
+    CHECK(freopen("/dev/null", "w", stdout) != NULL);
     CHECK(puts((char *) AT(a)) >= 0 && fflush(stdout) == 0);
     /* A buffer of library memory. */
     CHECK(setvbuf(f, (char *) AT(b), _IOFBF, 8192) == 0);
@@ -146,9 +150,6 @@ static void stdio(void) {
     CHECK(fputs("buffered", f) >= 0 && fflush(f) == 0);
     rewind(f);
     CHECK(fgetc(f) == 'b');
-    OK(mach_vm_protect(SELF, a, PAGE, 0, VM_PROT_READ));
-    EQUAL(fread(AT(a), 1, 10, f), 0);
-    CHECK(AT(a)[0] == 'y');
     fclose(f);
     OK(mach_vm_deallocate(SELF, a, MIB));
     OK(mach_vm_deallocate(SELF, b, MIB));

@@ -1,6 +1,6 @@
-/* mlock, madvise, mincore, msync, mprotect and munmap on library memory. */
 // run: MACHVM_FAULTS=signal
 // run: MACHVM_FAULTS=thread
+/* mlock, madvise, mincore, msync, mprotect and munmap on library memory. */
 #define _GNU_SOURCE
 #include "check.h"
 

@@ -1,6 +1,6 @@
-/* Actions for SIGSEGV and SIGBUS that are set after the first call, and blocked signals. */
 // run: MACHVM_FAULTS=signal MACHVM_MEMORY=1M
 // run: MACHVM_FAULTS=thread MACHVM_MEMORY=1M
+/* Actions for SIGSEGV and SIGBUS that are set after the first call, and blocked signals. */
 #define _GNU_SOURCE
 #include "check.h"
 

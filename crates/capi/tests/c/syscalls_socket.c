@@ -1,6 +1,6 @@
-/* send, recv and their kin on library memory. */
 // run: MACHVM_FAULTS=signal MACHVM_MEMORY=2M
 // run: MACHVM_FAULTS=thread MACHVM_MEMORY=2M
+/* send, recv and their kin on library memory. */
 #define _GNU_SOURCE
 #include "check.h"
 
