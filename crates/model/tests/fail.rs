@@ -462,6 +462,19 @@ const CANNOT_FAIL: &[&str] = &[
 
 /// What `tests/pages.rs` and `tests/objects.rs` make fail, and questions about pages.
 const OF_PAGES: &[&str] = &[
+    "is_wired",
+    "vm_object_coalesce",
+    "vm_object_color",
+    "vm_object_info",
+    "vm_object_madvise",
+    "vm_object_page_clean",
+    "vm_object_page_noreuse",
+    "vm_object_page_remove",
+    "vm_object_pmap_protect",
+    "vm_object_populate",
+    "vm_object_shadow",
+    "vm_object_split",
+    "vm_object_sync",
     "activate",
     "advise",
     "clear_dirty",

@@ -14,6 +14,7 @@ mod copy;
 mod held;
 mod purge;
 mod radix;
+mod range;
 mod rehome;
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -26,6 +27,7 @@ pub use census::Census;
 pub(crate) use purge::Volatile;
 pub use purge::{PurgeError, Purgeable};
 pub(crate) use radix::{LEAF, Leaf, Nodes, Spare, Tree};
+pub use range::{ObjectInfo, RemoveFlags, TO_THE_END};
 pub use rehome::RehomeError;
 
 use crate::page::{self, FreeBatch, PageFlags, RUN, Reserv};
@@ -122,6 +124,14 @@ impl Object {
     /// The colour, if it has one.
     pub(crate) fn color(&self) -> Option<u64> {
         self.color.get().checked_sub(1).map(u64::from)
+    }
+    /// Gives it a colour, if it has none.
+    ///
+    /// => write locked.
+    pub(crate) fn set_color(&self, color: u64) {
+        if self.color().is_none() {
+            self.color.set((color % RUN) as u32 + 1);
+        }
     }
     /// The colour; if it has none, the one that suits page `index` at `va` (O21
     /// `vm_object_color`).

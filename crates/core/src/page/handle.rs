@@ -124,6 +124,19 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
         self.vm.page_is_shared(self.object, self.index, self.page, may)
     }
 
+    /// Is it wired?
+    pub fn is_wired(&self) -> bool {
+        self.is_kept()
+    }
+
+    /// Frees a page whose contents backing store has; they stay there.
+    ///
+    /// => it is clean and nobody maps it.
+    pub(crate) fn forget(self) {
+        let vm = self.vm;
+        vm.page_forget(self.into_page());
+    }
+
     /// Reads `buf.len()` bytes at `off`.
     ///
     /// # Errors
@@ -290,6 +303,19 @@ fn read<P: Platform>(
 }
 
 impl<P: Platform> Vm<P> {
+    /// The caller's busy page, which has contents.
+    pub(crate) fn xbusy(&self, object: Handle<Object>, index: u64, page: Handle<Page>) -> XBusy<'_, P> {
+        XBusy { vm: self, page, object, index, valid: true }
+    }
+
+    /// Its anon goes on without the page, which is freed.
+    ///
+    /// => it is busy, clean, and mapped nowhere.
+    fn page_forget(&self, h: Handle<Page>) {
+        self.queues.dequeue(&self.pages, h);
+        FreeBatch::new(self).push(h);
+    }
+
     /// A page in use is on a queue.
     ///
     /// => it is busy and has contents.

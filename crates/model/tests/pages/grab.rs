@@ -3,6 +3,12 @@
 use machvm::page::{ContentError, GrabError, GrabFlags, Request, TryError};
 use machvm_hal::{PagerError, Pindex};
 
+use machvm::Vm;
+use machvm::object::Object;
+use machvm_arena::Handle;
+use machvm_model::{Config, Machine, Rng, check_quiet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use crate::*;
 
 // vm_page_lookup(9), vm_page_find_least, next, prev.
@@ -169,4 +175,108 @@ fn p14_the_object_may_end_while_a_page_is_shared() {
         drop(a);
         assert_eq!((vm.live()[0], word_of!(b)), (1, 0), "the last sharer frees it");
     });
+}
+
+// vm_page_busy_sleep(), vm_page_sleep_if_busy(9); Z70.
+#[test]
+fn p15_z70_who_slept_looks_again() {
+    both(64, |vm| {
+        let (o, i) = object(vm, 1);
+        assert!(!vm.vm_page_sleep_if_busy(o, Pindex(i), &mut may()), "nothing is there");
+        drop(vm.vm_page_alloc(o, Pindex(i), Request::NORMAL.zeroed(), &mut may()).expect("page"));
+        assert!(!vm.vm_page_sleep_if_busy(o, Pindex(i), &mut may()), "it is not busy");
+        let x = vm.vm_page_tryxbusy(o, Pindex(i), &mut may()).expect("page");
+        let slept = AtomicU64::new(0);
+        let sleeper = || {
+            if vm.vm_page_sleep_if_busy(o, Pindex(i), &mut may()) {
+                slept.store(1, Relaxed);
+                assert_eq!(vm.vm_page_lookup(o, Pindex(i), &mut may()), None, "that page is gone");
+            }
+        };
+        let holder = move || {
+            (0..50).for_each(|_| vm.host().preempt());
+            x.free(&mut may()).expect("free");
+        };
+        vm.host().set_preemption(2);
+        vm.host().run_scheduled(vec![Box::new(sleeper), Box::new(holder)]);
+        vm.host().set_preemption(0);
+        assert_eq!((slept.into_inner(), vm.host().timeouts(1)), (1, 0));
+        end(vm, o);
+    });
+}
+
+/// Threads that count in pages they hold busy, while another pages out, copies the object and
+/// reads the copies: no count is lost, and no copy changes. Gives how many counts were made.
+fn count_by_threads(c: Config, rounds: u64, preempt: Option<u64>) -> u64 {
+    println!("MACHVM_SEED={} {c:?}", c.seed);
+    let vm = &Vm::new(Machine::new(c)).expect("memory");
+    let (o, i) = object(vm, 16);
+    let (_, f) = file(vm, 4);
+    let done = &AtomicU64::new(0);
+    let mut bodies: Vec<Box<dyn FnOnce() + Send + '_>> = Vec::new();
+    for t in 0..3 {
+        bodies.push(Box::new(move || {
+            let mut rng = Rng::new(c.seed * 10 + t);
+            for _ in 0..rounds {
+                let n = Pindex(i + rng.below(16));
+                let mut x = vm.vm_page_grab(o, n, GrabFlags::ZERO, &mut may()).expect("page");
+                let count = word_of!(x) + 1;
+                match x.write(0, &count.to_le_bytes(), &mut may()) {
+                    Ok(()) => {
+                        done.fetch_add(1, Relaxed);
+                    }
+                    // Copied since it was grabbed: not this time.
+                    Err(e) => assert_eq!(e, ContentError::Shared),
+                }
+                drop(x);
+                let n = rng.below(4);
+                let x = vm.vm_page_grab_valid(f, Pindex(n), GrabFlags::empty(), &mut may());
+                assert_eq!(word_of!(x.expect("page")), n + 1);
+            }
+        }));
+    }
+    bodies.push(Box::new(move || {
+        let mut rng = Rng::new(c.seed * 10 + 9);
+        for _ in 0..rounds / 8 {
+            vm.pageout(1 + rng.below(10), &mut may());
+            let copy = vm.vm_object_shadow(o, &mut may()).expect("shadow");
+            let read = || -> Vec<u64> { (0..16).map(|n| word_in(vm, copy, i + n)).collect() };
+            let before = read();
+            assert_eq!(read(), before, "a copy changed");
+            end(vm, copy);
+        }
+    }));
+    match preempt {
+        None => vm.host().run_threaded(bodies),
+        Some(n) => {
+            vm.host().set_preemption(n);
+            vm.host().run_scheduled(bodies);
+            vm.host().set_preemption(0);
+            assert_eq!(vm.host().timeouts(1), 0, "lost wake-up, seed {}", c.seed);
+        }
+    }
+    let sum: u64 = (0..16).map(|n| word_in(vm, o, i + n)).sum();
+    assert_eq!(sum, done.load(Relaxed), "counts were lost");
+    end(vm, o);
+    end(vm, f);
+    check_quiet(vm, []);
+    assert_eq!(vm.live(), [0; 6]);
+    sum
+}
+
+fn word_in(vm: &Vm<Machine>, o: Handle<Object>, index: u64) -> u64 {
+    word_of!(vm.vm_page_grab_shared(o, Pindex(index), GrabFlags::empty(), &mut may()).expect("page"))
+}
+
+#[test]
+fn p11_p12_random_counts_by_threads() {
+    let long = std::env::var("MACHVM_LONG").ok().and_then(|s| s.parse::<u64>().ok()).unwrap_or(1);
+    let seed = machvm_model::seed_from_env(1);
+    for sparse in [true, false] {
+        let c = Config { frames: 48, sparse, seed, ..Config::default() };
+        assert!(count_by_threads(c, 2000 * long, None) > 1000);
+        for seed in seed..seed + 10 * long {
+            count_by_threads(Config { seed, ..c }, 40, Some(1 + seed % 5));
+        }
+    }
 }
