@@ -462,6 +462,7 @@ const CANNOT_FAIL: &[&str] = &[
 
 /// What `tests/pages.rs` and `tests/objects.rs` make fail, and questions about pages.
 const OF_PAGES: &[&str] = &[
+    "written",
     "is_wired",
     "vm_object_coalesce",
     "vm_object_color",

@@ -328,7 +328,11 @@ impl<P: Platform> Vm<P> {
         object: Handle<Object>,
         may: &mut MaySleep,
     ) -> Result<Handle<Object>, NoMemory> {
-        let new = self.object_copy(object, may)?;
+        let mut g = Gather::new();
+        let all = 0..self.objects.get(object).capacity();
+        let copy = self.object_copy(object, all, &mut g, may);
+        self.finish(g, may);
+        let new = copy?.object;
         self.vm_object_pmap_protect(object, Pindex(0), TO_THE_END, Prot::R | Prot::X, may);
         Ok(new)
     }

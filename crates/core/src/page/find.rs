@@ -3,7 +3,7 @@
 use machvm_arena::Handle;
 use machvm_hal::{MaySleep, PageNo, Pindex};
 
-use super::{SBusy, XBusy, handle, number};
+use super::{Page, SBusy, XBusy, number};
 use crate::object::{Anon, Object};
 use crate::platform::Platform;
 use crate::vm::Vm;
@@ -173,8 +173,8 @@ impl<P: Platform> Vm<P> {
     pub fn vm_page_xbusied(&self, page: PageNo) -> bool {
         self.pages.slab.lookup(page.0.get()).is_some_and(|p| p.busy.is_exclusive())
     }
-    /// Is it wired (`vm_page_wired`)? A hint.
+    /// Is it wired, or held for I/O (`vm_page_wired`)? A hint.
     pub fn vm_page_wired(&self, page: PageNo) -> bool {
-        self.pages.slab.lookup(handle(page).get()).is_some_and(|p| p.wired.get() != 0)
+        self.pages.slab.lookup(page.0.get()).is_some_and(Page::is_kept)
     }
 }

@@ -124,7 +124,7 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
         self.vm.page_is_shared(self.object, self.index, self.page, may)
     }
 
-    /// Is it wired?
+    /// Is it wired, or held for I/O?
     pub fn is_wired(&self) -> bool {
         self.is_kept()
     }

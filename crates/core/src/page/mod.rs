@@ -27,6 +27,7 @@ mod request;
 mod reserv;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use machvm_arena::{Handle, HandleField, Slab};
 use machvm_hal::{Event, PageArray, PageMd, PageNo, Pfn};
@@ -50,6 +51,7 @@ pub use place::{Kept, StayError};
 pub(crate) use queue::{QueueId, Queues};
 pub use request::{Request, Wait};
 pub(crate) use reserv::{RUN, RUN_ORDER, Reserv, Wish};
+pub use wire::Wired;
 
 /// `Page::queue` of a frame that the embedder has.
 pub(crate) const SYSTEM: u32 = 8;

@@ -3,9 +3,9 @@
 use machvm::Vm;
 use machvm::map::{Attributes, Backing};
 use machvm::object::Object;
-use machvm::page::{GrabFlags, PageAdvice, PageQueue, PsTest, Request};
+use machvm::page::{GrabFlags, PageAdvice, PageQueue, PsTest, Request, StayError, Wait};
 use machvm_arena::Handle;
-use machvm_hal::{Pindex, Pmap, Prot, Va};
+use machvm_hal::{PhysMem, Pindex, Pmap, Prot, Va};
 use machvm_model::{Machine, Task};
 
 use crate::*;
@@ -247,5 +247,112 @@ fn p28_what_was_read_ahead_is_inactive_or_gone() {
         x.readahead_finish(&mut may());
         assert_eq!(vm.vm_page_lookup(o, Pindex(1), &mut may()), None);
         end(vm, o);
+    });
+}
+
+// vm_page_wire(9), vm_page_unwire, vm_page_release; Z60: the page outlives its object.
+#[test]
+fn p16_p17_p18_z60_wired_pages_stay() {
+    both(64, |vm| {
+        let (o, i) = object(vm, 4);
+        let t = shows(vm, o, i, 4);
+        (0..3).for_each(|p| t.store_word(at(p), p + 1).expect("store"));
+        let wire = |n: u64| {
+            let mut x = vm.vm_page_grab(o, Pindex(i + n), GrabFlags::empty(), &mut may()).expect("page");
+            x.wire(&mut may()).expect("wire")
+        };
+        let (a, b, c) = (wire(0), wire(0), wire(1));
+        assert_eq!((a.number(), a.pfn()), (b.number(), b.pfn()));
+        assert!(vm.vm_page_wired(a.number()));
+        while vm.pageout(1000, &mut may()) != 0 {}
+        let there = |n: u64| vm.vm_page_lookup(o, Pindex(i + n), &mut may()).map(|r| r.page);
+        assert_eq!((there(0), there(1), there(2)), (Some(a.number()), Some(c.number()), None));
+        // Nothing takes it from its place.
+        let x = vm.vm_page_tryxbusy(o, Pindex(i), &mut may()).expect("page");
+        let (why, x) = x.remove(&mut may()).expect_err("wired");
+        assert_eq!(why, StayError::Wired);
+        drop(x);
+        a.unwire(PageQueue::Inactive, &mut may());
+        assert_ne!(queue(vm, o, i), Some(PageQueue::Inactive), "not the last");
+        b.unwire(PageQueue::Inactive, &mut may());
+        assert_eq!(queue(vm, o, i), Some(PageQueue::Inactive));
+        assert!(!vm.vm_page_wired(there(0).expect("resident")));
+        let d = wire(0);
+        d.release(&mut may());
+        assert_eq!(queue(vm, o, i), Some(PageQueue::Laundry), "modified: written first");
+        // The object ends; the page does not.
+        drop(t);
+        end(vm, o);
+        assert_eq!(vm.live(), [1, 0, 0, 0, 0, 0]);
+        c.unwire(PageQueue::Active, &mut may());
+        assert_eq!(vm.live(), [0; 6]);
+    });
+}
+
+#[test]
+fn p16_shared_pages_are_grabbed_before_they_are_wired() {
+    both(64, |vm| {
+        let (a, b) = shared_by_copy(vm);
+        let mut x = vm.vm_page_tryxbusy(a.1, Pindex(a.2), &mut may()).expect("page");
+        assert_eq!(x.wire(&mut may()).map(drop), Err(StayError::Gone));
+        drop(x);
+        let mut x = vm.vm_page_grab(a.1, Pindex(a.2), GrabFlags::empty(), &mut may()).expect("page");
+        let mut w = x.wire(&mut may()).expect("wire");
+        drop(x);
+        // What is written through the wiring is the object's, and in no copy made meanwhile.
+        let later = vm.vm_object_shadow(a.1, &mut may()).expect("shadow");
+        vm.mem().write(w.pfn(), 0, &12u64.to_le_bytes());
+        w.written();
+        assert_eq!((a.0.load_word(at(0)), b.load_word(at(0))), (Ok(12), Ok(11)));
+        let s = vm.vm_page_grab_shared(later, Pindex(a.2), GrabFlags::empty(), &mut may()).expect("page");
+        assert_eq!(word_of!(s), 11);
+        drop((s, w));
+        end(vm, later);
+        while vm.pageout(1000, &mut may()) != 0 {}
+        assert_eq!(a.0.load_word(at(0)), Ok(12), "modified");
+        end(vm, a.1);
+    });
+}
+
+#[test]
+fn p06_p16_an_inserted_page_is_wired_where_its_place_is() {
+    both(64, |vm| {
+        let (o, i) = object(vm, 4);
+        let mut l = vm.vm_page_alloc_noobj(Request::NORMAL.zeroed(), &mut may()).expect("page");
+        l.write(0, &9u64.to_le_bytes()).expect("write");
+        let mut x = vm.vm_page_insert(l, o, Pindex(i), &mut may()).expect("insert");
+        let w = x.wire(&mut may()).expect("wire");
+        assert_eq!(word_of!(x), 9);
+        drop(x);
+        let t = shows(vm, o, i, 4);
+        t.store_word(at(0), 10).expect("store");
+        let r = vm.vm_page_lookup(o, Pindex(i), &mut may()).expect("resident");
+        assert_eq!(r.page, w.number(), "no fault moved it");
+        drop(w);
+        end(vm, o);
+    });
+}
+
+// vm_wait, vm_page_count_min, and targets.
+#[test]
+fn p29_waiting_for_memory() {
+    both(64, |vm| {
+        vm.vm_wait(&mut may()); // there is some: at once
+        assert!(!vm.vm_page_count_min() && !vm.memory_is_low());
+        let held: Vec<_> = (0..64)
+            .map_while(|_| vm.vm_page_alloc_noobj(Request::NORMAL.waiting(Wait::No), &mut may()).ok())
+            .collect();
+        assert_eq!(held.len(), 64);
+        assert!(vm.vm_page_count_min() && vm.vm_page_count_severe() && vm.memory_is_low());
+        vm.pagedaemon_wakeup();
+        let waits = || vm.vm_wait(&mut may());
+        let frees = move || {
+            (0..20).for_each(|_| vm.host().preempt());
+            drop(held);
+        };
+        vm.host().set_preemption(2);
+        vm.host().run_scheduled(vec![Box::new(waits), Box::new(frees)]);
+        vm.host().set_preemption(0);
+        assert!(!vm.vm_page_count_min());
     });
 }
