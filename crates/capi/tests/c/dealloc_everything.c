@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* Deallocating everything kills the task. */
 #include "check.h"
 

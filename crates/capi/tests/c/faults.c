@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 // cc: -pthread
 /* The contract on faults: which signal, at which address, whenever the handler was installed. */
 #define _GNU_SOURCE

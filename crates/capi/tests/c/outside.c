@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* Memory that is not the library's: the program's text, data, heap and stack, as a Mach program expects. */
 #include "check.h"
 #include <sys/mman.h>

@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 // timeout: 120
 /* Copies against changes of protection: nothing is written where the right is gone (Z103). */
 #include "check.h"

@@ -1,4 +1,5 @@
-// run: MACHVM_MEMORY=8M
+// run: MACHVM_MEMORY=8M MACHVM_FAULTS=auto
+// run: MACHVM_MEMORY=8M MACHVM_FAULTS=signal
 /* More memory than there is: contents come back, also through copies and other tasks. */
 #include "check.h"
 

@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 // timeout: 120
 /* Calls and faults of several threads at once. */
 #include "check.h"

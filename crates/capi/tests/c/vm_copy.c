@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* mach_vm_copy and vm_copy: row U16, traps Z100 to Z102. */
 #include "check.h"
 

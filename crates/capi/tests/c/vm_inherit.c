@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* mach_vm_inherit and vm_inherit, and what a child made by task_create gets: rows U21, U35. */
 #include "check.h"
 

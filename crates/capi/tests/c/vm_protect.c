@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* mach_vm_protect and vm_protect: row U20, traps Z07, Z14, Z95; the contract on faults. */
 #include "check.h"
 

@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* mach_vm_read and vm_read: row U14, traps Z03, Z106; copy-on-write isolation. */
 #include "check.h"
 

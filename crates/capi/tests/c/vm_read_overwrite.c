@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* mach_vm_read_overwrite and vm_read_overwrite: row U17. */
 #include "check.h"
 

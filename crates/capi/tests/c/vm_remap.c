@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* mach_vm_remap, vm_remap and the two remap_new: rows U07 and U08, traps Z54, Z57. */
 #include "check.h"
 

@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* mach_vm_wire, vm_wire and vm_wire_all: rows U11 and U12, traps Z28, Z124. */
 #include "check.h"
 

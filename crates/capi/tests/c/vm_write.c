@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=auto
+// run: MACHVM_FAULTS=signal
 /* mach_vm_write and vm_write: row U15, traps Z102, Z104. */
 #include "check.h"
 
