@@ -1,5 +1,7 @@
 // cc: -std=c99 -pedantic
 /* Every header in one program, twice, in strict C99. */
+#include <mach.h>
+#include <mach_error.h>
 #include <mach/boolean.h>
 #include <mach/error.h>
 #include <mach/host_info.h>
@@ -45,6 +47,8 @@
 #include <mach/vm_types.h>
 #include <mach/vm_wire.h>
 
+#include <mach.h>
+#include <mach_error.h>
 #include <mach/boolean.h>
 #include <mach/error.h>
 #include <mach/host_info.h>
