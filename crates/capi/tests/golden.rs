@@ -210,9 +210,11 @@ fn queries(g: &mut Golden) {
     g.values("page_query, page_info", &[-1, 0, 1, 2], |a, v| {
         let (mut d, mut n, mut count) = (0, 0, 8);
         // SAFETY: good addresses.
-        match v {
-            -1 => unsafe { mach_vm_page_query(ME, a, &raw mut d, &raw mut n) },
-            v => unsafe { mach_vm_page_info(ME, a, v, room.as_mut_ptr(), &raw mut count) },
+        unsafe {
+            match v {
+                -1 => mach_vm_page_query(ME, a, &raw mut d, &raw mut n),
+                v => mach_vm_page_info(ME, a, v, room.as_mut_ptr(), &raw mut count),
+            }
         }
     });
     g.values("region, flavour", &[-1, 0, 8, 9, 10, 11, 12, 13, 14], |a, v| {
