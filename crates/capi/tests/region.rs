@@ -5,6 +5,7 @@ use machvm_capi::calls::allocate::{mach_vm_allocate, mach_vm_deallocate};
 use machvm_capi::calls::inherit::mach_vm_inherit;
 use machvm_capi::calls::region::{mach_vm_region, vm_region, vm_region_64};
 use machvm_capi::calls::region_recurse::{mach_vm_region_recurse, vm_region_recurse};
+use machvm_capi::calls::tasks::{task_create, task_terminate};
 use machvm_capi::info::*;
 use machvm_capi::kr::*;
 use machvm_capi::ports::TASK_SELF as ME;
@@ -209,6 +210,27 @@ fn u23_share_modes_outside() {
         // SAFETY: made above.
         unsafe { libc::munmap(p, 4 * PAGE as usize) };
     }
+}
+
+/// u22: the windows of other tasks, and what is reserved around them, are not this one's.
+#[test]
+fn u22_other_tasks_are_not_shown() {
+    let reserved = || {
+        let (mut at, mut sum) = (0, 0);
+        while let Ok((start, size, info)) = basic(at) {
+            at = start + size;
+            sum += if info.protection == 0 { size } else { 0 };
+        }
+        sum
+    };
+    let before = reserved();
+    let mut child = 0;
+    // SAFETY: a good address.
+    let r = unsafe { task_create(ME, std::ptr::null_mut(), 0, 1, &raw mut child) };
+    assert_eq!(r, KERN_SUCCESS);
+    // Other tests' threads reserve heaps meanwhile, of 64 MiB each.
+    assert!(reserved() < before + (900 << 20), "{:#x} {before:#x}", reserved());
+    assert_eq!(task_terminate(child), KERN_SUCCESS);
 }
 
 /// u22: a walk of 100,000 regions finds each of them, with its attributes.

@@ -164,6 +164,11 @@ impl TaskPmap {
     pub(super) fn unpoison(&self, va: Va) {
         self.pmap.unpoison(va);
     }
+    /// What the process has reserved for it: start and end.
+    pub(super) fn reserve(&self) -> (u64, u64) {
+        let all = self.pmap.window();
+        (all.start().get(), all.end().get())
+    }
     fn there(&self, va: Va) -> Va {
         Va::from_page(va.page() - self.origin + self.start)
     }

@@ -33,6 +33,8 @@ pub(super) struct Slot {
     core: AtomicPtr<Core>,
     start: AtomicU64,
     end: AtomicU64,
+    /// What was reserved so that an aligned window is in it.
+    reserve: [AtomicU64; 2],
 }
 
 /// A task that is in the table.
@@ -53,12 +55,15 @@ impl Entry {
     /// Puts a task in: faults in `[start, end)` are its own from now on.
     ///
     /// => `start` is a multiple of the granule; no other window is in these granules.
-    ///    `core` stays where it is until [`Entry::close`] has returned.
-    pub(super) fn open(core: &Core, start: u64, end: u64) -> Self {
+    ///    `core` stays where it is until [`Entry::close`] has returned. `reserve` reaches
+    ///    less than a granule further in each direction.
+    pub(super) fn open(core: &Core, start: u64, end: u64, reserve: (u64, u64)) -> Self {
         let slot = UNUSED.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let slot = slot.unwrap_or_else(|| Box::leak(Box::default()));
         slot.start.store(start, Relaxed);
         slot.end.store(end, Relaxed);
+        slot.reserve[0].store(reserve.0, Relaxed);
+        slot.reserve[1].store(reserve.1, Relaxed);
         slot.core.store(ptr::from_ref(core).cast_mut(), Release);
         words(start, end).iter().for_each(|w| w.store(ptr::from_ref(slot).cast_mut(), Release));
         Entry(slot)
@@ -79,16 +84,19 @@ impl Entry {
     }
 }
 
-/// The first window of a task that reaches into `[addr, end)` of the process: its start
-/// and end. For those who go through the process's memory and leave out what tasks have.
+/// The first window of a task, with what was reserved around it, that reaches into
+/// `[addr, end)` of the process: its start and end. For those who go through the process's
+/// memory and leave out what tasks have.
 #[must_use]
 pub fn next_window(addr: u64, end: u64) -> Option<(u64, u64)> {
-    let last = end.div_ceil(GRANULE).min(GRANULES as u64) as usize;
-    let words = WINDOWS.get((addr / GRANULE) as usize..last)?;
+    // The reserve may begin or end in the granule beside.
+    let first = (addr / GRANULE).saturating_sub(1) as usize;
+    let last = (end.div_ceil(GRANULE) + 1).min(GRANULES as u64) as usize;
+    let words = WINDOWS.get(first..last)?;
     words.iter().find_map(|word| {
         // SAFETY: null, or a slot, which is never freed.
         let slot: &'static Slot = unsafe { word.load(Acquire).as_ref() }?;
-        let window = (slot.start.load(Relaxed), slot.end.load(Relaxed));
+        let window = (slot.reserve[0].load(Relaxed), slot.reserve[1].load(Relaxed));
         (window.1 > addr && window.0 < end).then_some(window)
     })
 }

@@ -188,7 +188,7 @@ impl Task {
     fn with(map: Map<'static, Hosted>, start: u64, shared: &Arc<Shared>) -> Task {
         let core = Box::new(Core { map, shared: Arc::clone(shared), start, gone: AtomicBool::new(false) });
         shared.tasks().add(&core);
-        let entry = table::Entry::open(&core, start, start + shared.window);
+        let entry = table::Entry::open(&core, start, start + shared.window, core.map.pmap().reserve());
         Task { core: ManuallyDrop::new(core), entry }
     }
 
