@@ -102,6 +102,20 @@ static void u35_oneself(void) {
     EQUAL(task_self_trap(), SELF);
 }
 
+/* Of the program's own task it ends the program. */
+static void u35_the_own_task_ends(void) {
+    int status = 0;
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        new_memory(PAGE);
+        task_terminate(SELF);
+        _exit(0); /* not reached */
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status));
+}
+
 static void u35_codes(void) {
     task_t task = 5;
     RETURNS(MACH_SEND_INVALID_DEST, task_create(MACH_PORT_NULL, NULL, 0, FALSE, &task));
@@ -115,6 +129,7 @@ int main(void) {
     u35_vm_info();
     u35_basic_info();
     u35_oneself();
+    u35_the_own_task_ends();
     u35_codes();
     return 0;
 }

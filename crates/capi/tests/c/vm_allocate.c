@@ -94,6 +94,32 @@ static void u02_tags_are_remembered(void) {
     OK(mach_vm_deallocate(SELF, at, PAGE));
 }
 
+/* The addresses of permanent memory are not given out again; the contents go. */
+static void u02_permanent(void) {
+    mach_vm_address_t at = 0, again;
+    OK(mach_vm_allocate(SELF, &at, 2 * PAGE, VM_FLAGS_ANYWHERE | VM_FLAGS_PERMANENT));
+    fill(at, 2 * PAGE, 1);
+    OK(mach_vm_deallocate(SELF, at, 2 * PAGE));
+    EQUAL(rights(SELF, at), VM_PROT_NONE);
+    again = at;
+    RETURNS(KERN_NO_SPACE, mach_vm_allocate(SELF, &again, PAGE, VM_FLAGS_FIXED));
+    again = new_memory(PAGE);
+    CHECK(again < at || again >= at + 2 * PAGE);
+    OK(mach_vm_deallocate(SELF, again, PAGE));
+}
+
+static void u02_superpages(void) {
+    mach_vm_address_t at = 0;
+    mach_vm_size_t large = 2 << 20;
+    OK(mach_vm_allocate(SELF, &at, 2 * large, VM_FLAGS_ANYWHERE | VM_FLAGS_SUPERPAGE_SIZE_2MB));
+    EQUAL(at % large, 0);
+    AT(at)[large] = 1;
+    CHECK(zero(at, large));
+    OK(mach_vm_deallocate(SELF, at, 2 * large));
+    RETURNS(KERN_INVALID_ARGUMENT,
+            mach_vm_allocate(SELF, &at, PAGE, VM_FLAGS_ANYWHERE | VM_FLAGS_SUPERPAGE_SIZE_2MB));
+}
+
 static void u01_no_task(void) {
     mach_vm_address_t at = 12345;
     RETURNS(MACH_SEND_INVALID_DEST, mach_vm_allocate(MACH_PORT_NULL, &at, PAGE, VM_FLAGS_ANYWHERE));
@@ -112,6 +138,8 @@ int main(void) {
     u02_overwrite();
     z01_overflow();
     u02_tags_are_remembered();
+    u02_permanent();
+    u02_superpages();
     u01_no_task();
     return 0;
 }

@@ -20,7 +20,22 @@ static void u19_resident_pages_have_addresses(void) {
     OK(mach_vm_deallocate(SELF, at, 4 * PAGE));
 }
 
+/* Too little room: new memory instead. */
+static void u19_out_of_line(void) {
+    mach_vm_address_t at = new_memory(8 * PAGE);
+    rpc_phys_addr_t room[2], *pages = room;
+    mach_msg_type_number_t count = 2;
+    AT(at + 7 * PAGE)[0] = 1;
+    OK(vm_pages_phys(mach_host_self(), SELF, at, 8 * PAGE, &pages, &count));
+    CHECK(pages != room && count == 8);
+    EQUAL(pages[0], (rpc_phys_addr_t) -1);
+    CHECK(pages[7] != (rpc_phys_addr_t) -1);
+    OK(vm_deallocate(SELF, (vm_address_t) pages, count * sizeof *pages));
+    OK(mach_vm_deallocate(SELF, at, 8 * PAGE));
+}
+
 int main(void) {
+    u19_out_of_line();
     u19_resident_pages_have_addresses();
     return 0;
 }

@@ -50,6 +50,15 @@ static void z124_counted(void) {
     OK(mach_vm_deallocate(SELF, at, PAGE));
 }
 
+static void z124_to_65535(void) {
+    mach_vm_address_t at = new_memory(PAGE);
+    mach_port_t priv = host();
+    for (int i = 0; i < 65535; i++) OK(mach_vm_wire(priv, SELF, at, PAGE, VM_PROT_READ));
+    RETURNS(KERN_FAILURE, mach_vm_wire(priv, SELF, at, PAGE, VM_PROT_READ));
+    EQUAL(wirings(at), 65535);
+    OK(mach_vm_deallocate(SELF, at, PAGE));
+}
+
 /* A copy of wired memory is a copy still. */
 static void z48_wired_memory_is_copied(void) {
     mach_vm_address_t from = new_memory(4 * PAGE), to = new_memory(4 * PAGE);
@@ -113,6 +122,7 @@ static void u12_wire_all(void) {
 int main(void) {
     u11_wired_pages_are_there();
     z124_counted();
+    z124_to_65535();
     z48_wired_memory_is_copied();
     u11_codes();
     u12_wire_all();
