@@ -15,4 +15,4 @@ pub mod run;
 mod sys;
 pub mod uffd;
 
-pub use library::{Config, Error, Faults, Inherit, Prot, Region, Statistics, Stats, Swap, Task, Vm};
+pub use library::{Config, Error, Faults, Fork, Inherit, Prot, Region, Statistics, Stats, Swap, Task, Vm};

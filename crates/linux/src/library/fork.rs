@@ -121,7 +121,9 @@ extern "C" fn prepare() {
     let mask = quiet::block();
     gate::close();
     let _quiet = Quiet::new();
-    let followers: Vec<_> = lock(&FOLLOWERS).iter().filter_map(Weak::upgrade).collect();
+    // One that could not follow an earlier fork is another process's.
+    let ours = |s: &Arc<Shared>| !s.is_forked();
+    let followers: Vec<_> = lock(&FOLLOWERS).iter().filter_map(Weak::upgrade).filter(ours).collect();
     let ready = |s: Arc<Shared>| {
         let done = lend::lend(&s);
         (s, done)

@@ -107,7 +107,11 @@ fn a_child_without_descriptors_has_no_vm_and_the_parent_is_well() {
         let child = fork(|| {
             set(limit.rlim_cur);
             match t.allocate(PAGE) {
-                Err(Error::Forked) => panic!("refused"),
+                Err(Error::Forked) => {
+                    // Nor has a child of it.
+                    fork(|| assert!(matches!(t.allocate(PAGE), Err(Error::Forked)))).well();
+                    panic!("refused")
+                }
                 r => {
                     r.expect("memory");
                     assert!((0..20).all(|i| load(t, a + i * PAGE) == i as u64));
@@ -192,5 +196,49 @@ fn refuse_clone() {
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter), 0);
+    }
+}
+
+/// What a pager that forks does: the thread is inside the VM, so the child has none.
+#[test]
+fn a_fork_inside_the_vm_is_not_followed() {
+    let w = world(None);
+    let t = &w.task;
+    let a = t.allocate(PAGE).expect("memory");
+    store(t, a, 1);
+    let inside = w.vm.inside().expect("inside");
+    fork(|| assert!(matches!(t.allocate(PAGE), Err(Error::Forked)))).well();
+    drop(inside);
+    assert_eq!(load(t, a), 1);
+    fork(|| assert_eq!(load(t, a), 1)).well();
+}
+
+/// Every system that follows does, with its own first task.
+#[test]
+fn two_systems_follow() {
+    let w = world(Some(1 << 20));
+    let config = Config {
+        window: 1 << 30,
+        faults: crate::faults(),
+        fork: machvm_linux::library::Fork::Follow,
+        ..Config::default()
+    };
+    let second = Vm::new(config).expect("a VM");
+    let tasks = [&w.task, &second.task().expect("a task")];
+    let at = tasks.map(|t| t.allocate(400 * PAGE).expect("memory"));
+    for (n, t) in tasks.iter().enumerate() {
+        t.inherit(at[n], PAGE, Inherit::Share).expect("set");
+        (0..400).for_each(|i| store(t, at[n] + i * PAGE, (1000 * n + i) as u64));
+    }
+    fork(|| {
+        for (n, t) in tasks.iter().enumerate() {
+            assert!((0..400).all(|i| load(t, at[n] + i * PAGE) == (1000 * n + i) as u64));
+            (0..400).for_each(|i| store(t, at[n] + i * PAGE, 7));
+        }
+    })
+    .well();
+    for (n, t) in tasks.iter().enumerate() {
+        assert_eq!(load(t, at[n]), 7, "shared");
+        assert!((1..400).all(|i| load(t, at[n] + i * PAGE) == (1000 * n + i) as u64));
     }
 }
