@@ -106,6 +106,12 @@ impl Linux {
         Ok(PagerId(h.raw()))
     }
 
+    /// Whether the pager's data are a file of which `f` may have a look.
+    pub(crate) fn with_file_pager<R>(&self, id: PagerId, f: impl FnOnce(&FilePager) -> R) -> Option<R> {
+        let slot = self.pagers.lookup(NonZeroU32::get(id.0))?;
+        slot.current().map(|pager| f(&pager))
+    }
+
     /// Ends one use of a pager; the last one closes its file.
     pub fn pager_release(&self, id: PagerId) {
         let h = Handle::from_raw(id.0);

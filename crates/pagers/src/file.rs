@@ -29,6 +29,11 @@ impl FilePager {
         FilePager { file, writable: false }
     }
 
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// A pager that also writes back.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ pub(crate) use purge::Volatile;
 pub use purge::{PurgeError, Purgeable};
 pub(crate) use radix::{LEAF, Leaf, Nodes, Spare, Tree};
 pub use range::{ObjectInfo, RemoveFlags, TO_THE_END};
-pub use rehome::RehomeError;
+pub use rehome::{Home, RehomeError};
 
 use crate::page::{self, FreeBatch, PageFlags, RUN, Reserv};
 use crate::platform::{PagerId, Platform};

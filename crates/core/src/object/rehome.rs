@@ -18,12 +18,21 @@ use crate::vm::Vm;
 /// Why the contents stay where they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RehomeError {
-    /// Absent contents are another pager's.
-    OtherPager,
     /// Pages are held: who holds them knows their frames.
     Held,
     /// Swap lost the page with this index.
     Lost(u64),
+}
+
+/// Whose an object's absent contents are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// The pager.
+    pub pager: PagerId,
+    /// Where in its data the page with index 0 begins.
+    pub base: u64,
+    /// Modified pages go back there.
+    pub written_back: bool,
 }
 
 impl<P: Platform> Vm<P> {
@@ -43,14 +52,14 @@ impl<P: Platform> Vm<P> {
         self.objects.get(h).capacity.get()
     }
 
-    /// The pager of an object whose modified pages go back to it, and where in the pager's
-    /// data the page with index 0 begins.
+    /// Where the absent contents of an object come from.
     ///
     /// => nothing is locked.
-    pub fn object_home(&self, h: Handle<Object>, may: &mut MaySleep) -> Option<(PagerId, u64)> {
+    pub fn object_home(&self, h: Handle<Object>, may: &mut MaySleep) -> Option<Home> {
         let object = self.objects.get(h);
-        let source = object.lock.read(self.host(), may).source?;
-        object.flags().contains(ObjectFlags::WRITE_BACK).then_some((source.pager, source.base))
+        let Source { pager, base } = object.lock.read(self.host(), may).source?;
+        let written_back = object.flags().contains(ObjectFlags::WRITE_BACK);
+        Some(Home { pager, base, written_back })
     }
 
     /// From now on page `i` of the object is frame `to + i`, and its pager is `pager`, for
@@ -58,7 +67,7 @@ impl<P: Platform> Vm<P> {
     /// The object counts as shared and is not purgeable any more.
     ///
     /// => sparse placement; as many frames from `to` on as the object has room for are
-    ///    nobody's; no map has a region of the object ([`crate::map::Map::object_leave`]),
+    ///    nobody's, and hold what its old pager would give, zeroes if it has none; no map has a region of the object ([`crate::map::Map::object_leave`]),
     ///    and nobody else uses the system.
     ///
     /// # Errors
@@ -71,9 +80,6 @@ impl<P: Platform> Vm<P> {
         may: &mut MaySleep,
     ) -> Result<(), RehomeError> {
         let object = self.objects.get(h);
-        if object.lock.read(self.host(), may).source.is_some() {
-            return Err(RehomeError::OtherPager);
-        }
         if self.object_any_held(h, 0, object.capacity.get(), may) {
             return Err(RehomeError::Held);
         }
@@ -98,6 +104,9 @@ impl<P: Platform> Vm<P> {
         let new = ObjectFlags::SHARED | ObjectFlags::WRITE_BACK | ObjectFlags::PAGER;
         object.flags.set(((object.flags() - gone) | new).bits());
         self.plat.pager_used(pager);
+        if let Some(old) = inner.source {
+            self.plat.pager_unused(old.pager);
+        }
         Ok(())
     }
 

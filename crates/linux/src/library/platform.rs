@@ -66,6 +66,10 @@ impl Hosted {
     pub(super) fn mode(&self) -> Mode {
         self.linux.pv().uffd().mode()
     }
+    /// The system's pagers.
+    pub(super) fn machine(&self) -> &Linux {
+        &self.linux
+    }
     pub(super) fn pool(&self) -> Option<&Pool<Mapped>> {
         self.pool.as_ref()
     }

@@ -133,4 +133,15 @@ fn copies_of_shared_memory_do_not_follow_it() {
     fork(|| assert_eq!((load(t, a), load(t, b)), (1, 3))).well();
     store(t, a + PAGE, 4);
     assert_eq!(load(t, b + PAGE), 1);
+    // The copy can be shared in turn: what was read of it and what was not.
+    t.inherit(b, 8 * PAGE, Inherit::Share).expect("set");
+    fork(|| {
+        assert_eq!([0, 1, 7].map(|i| load(t, b + i * PAGE)), [3, 1, 1]);
+        store(t, b + 7 * PAGE, 9);
+    })
+    .well();
+    assert_eq!((load(t, b + 7 * PAGE), load(t, a + 7 * PAGE)), (9, 1));
+    // And copied once more by a child.
+    t.inherit(b, 8 * PAGE, Inherit::Copy).expect("set");
+    fork(|| assert_eq!([0, 1, 7].map(|i| load(t, b + i * PAGE)), [3, 1, 9])).well();
 }

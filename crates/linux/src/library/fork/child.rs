@@ -115,8 +115,8 @@ fn separate(shared: &Shared, own: &Core, may: &mut MaySleep) -> Result<(), Strin
 /// The bytes of common memory, in an object of the task's own.
 fn take_home(shared: &Shared, own: &Core, e: &EntryInfo, may: &mut MaySleep) -> Result<(), String> {
     let failed = said("copying what was shared");
-    let Some((_, base)) = e.object.and_then(|o| shared.vm.object_home(o, may)) else { return Ok(()) };
-    let first = Pfn(base / PAGE_SIZE + e.offset.0);
+    let Some(home) = e.object.and_then(|o| shared.vm.object_home(o, may)) else { return Ok(()) };
+    let first = Pfn(home.base / PAGE_SIZE + e.offset.0);
     let Some((fd, from)) = shared.vm.platform().mem().commons().locate(first) else { return Ok(()) };
     // SAFETY: no memory is passed.
     let fd = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };

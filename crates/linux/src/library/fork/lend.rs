@@ -4,9 +4,15 @@
 //! it: other ranges, tasks and memory entries that share it go on doing so. It stays there
 //! from then on, so that a second fork finds nothing to do.
 
-use machvm::map::{Detail, EntryInfo, Inherit, Kind, Need, Place, Take};
-use machvm_hal::{MaySleep, Prot, Va};
+use std::io;
+use std::os::fd::AsRawFd;
 
+use machvm::Platform;
+use machvm::map::{Detail, EntryInfo, Inherit, Kind, Need, Place, Take};
+use machvm::object::Home;
+use machvm_hal::{MaySleep, PAGE_SIZE, Pfn, Prot, Va};
+
+use super::copy::{each_data, write_all};
 use super::pager::COMMONS;
 use crate::library::Shared;
 use crate::library::platform::Hosted;
@@ -14,7 +20,7 @@ use crate::library::task::{Core, Tasks};
 
 /// Is the memory of the entry common already?
 pub(super) fn common(vm: &machvm::Vm<Hosted>, e: &EntryInfo, may: &mut MaySleep) -> bool {
-    e.object.and_then(|o| vm.object_home(o, may)).is_some_and(|(pager, _)| pager == COMMONS)
+    e.object.and_then(|o| vm.object_home(o, may)).is_some_and(|home| home.pager == COMMONS)
 }
 
 /// The entries of a map.
@@ -33,14 +39,14 @@ pub(super) fn lend(shared: &Shared) -> Result<(), String> {
     let (vm, may) = (&shared.vm, &mut MaySleep::claim());
     let wanted = |e: &EntryInfo, may: &mut MaySleep| {
         let memory = e.kind == Kind::Object && e.attributes.inherit == Inherit::Share;
-        // What a pager of the program's has stays its own.
-        memory && e.object.is_some_and(|o| vm.object_home(o, may).is_none())
+        // What goes back to a pager of the program's stays there.
+        memory && e.object.is_some_and(|o| vm.object_home(o, may).is_none_or(|home| !home.written_back))
     };
     let all: Vec<_> = entries(own, may).into_iter().filter(|e| wanted(e, may)).collect();
     if all.is_empty() {
         return Ok(());
     }
-    let commons = machvm::Platform::mem(vm.platform()).commons();
+    let commons = vm.platform().mem().commons();
     let file = commons.open().map_err(|e| format!("a file for shared memory: {e}"))?;
     let mut done = Ok(());
     for e in all {
@@ -85,9 +91,15 @@ fn rehome(
     may: &mut MaySleep,
 ) -> Result<(), String> {
     let vm = &shared.vm;
-    let commons = machvm::Platform::mem(vm.platform()).commons();
+    let commons = vm.platform().mem().commons();
     let Some(o) = e.object else { return Ok(()) };
     let to = commons.reserve(file, vm.object_capacity(o)).ok_or("a shared region is too large")?;
+    if let Some(home) = vm.object_home(o, may)
+        && let Err(why) = fetch(shared, home, to, vm.object_capacity(o))
+    {
+        commons.release(to);
+        return Err(format!("the shared region at {:?}: {why}", e.range.start()));
+    }
     tasks.all().for_each(|t| t.map().object_leave(o, may));
     let moved = vm.object_rehome(o, to, COMMONS, may);
     let mut back = Ok(());
@@ -98,4 +110,17 @@ fn rehome(
     let at = e.range.start();
     moved.map_err(|e| format!("the shared region at {at:?}: {e:?}"))?;
     back.map_err(|e| format!("the shared region at {at:?}: {e:?}"))
+}
+
+/// Brings what an object's pager has for it to its new frames, from `to` on.
+fn fetch(shared: &Shared, home: Home, to: Pfn, pages: u64) -> io::Result<()> {
+    let platform = shared.vm.platform();
+    let (fd, first) = platform.mem().commons().locate(to).ok_or(io::ErrorKind::NotFound)?;
+    let end = home.base.saturating_add(pages * PAGE_SIZE);
+    let copied = platform.machine().with_file_pager(home.pager, |pager| {
+        each_data(pager.file().as_raw_fd(), home.base, end, |at, data| {
+            write_all(fd, at - home.base + first, data)
+        })
+    });
+    copied.unwrap_or_else(|| Err(io::Error::other("its pager is the program's")))
 }
