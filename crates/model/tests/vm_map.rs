@@ -1,6 +1,8 @@
 //! The functions of vm_map(9), on every machine: both placements, and page tables of every
 //! format.
 
+#[path = "vm_map/races.rs"]
+mod races;
 #[path = "vm_map/submap.rs"]
 mod submap;
 #[path = "vm_map/traps.rs"]
