@@ -1,3 +1,4 @@
+// run: MACHVM_MEMORY=64M
 /* vm_statistics, host_statistics, host_statistics64 and vm_cache_statistics: rows U26 and U27. */
 #include "check.h"
 
