@@ -13,6 +13,7 @@ mod pages {
     pub(crate) mod grab;
     pub(crate) mod make;
     pub(crate) mod moves;
+    pub(crate) mod random;
     pub(crate) mod runs;
 }
 
