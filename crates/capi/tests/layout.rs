@@ -83,25 +83,74 @@ fn compile(name: &str, assertions: &str) {
 #[test]
 fn structures() {
     let c = &mut String::new();
-    layout!(c, info::vm_region_basic_info_64, "struct vm_region_basic_info_64", { protection, max_protection, inheritance, shared, reserved, offset, behavior, user_wired_count });
-    layout!(c, info::vm_region_basic_info, "struct vm_region_basic_info", { protection, max_protection, inheritance, shared, reserved, offset, behavior, user_wired_count });
-    layout!(c, info::vm_region_extended_info, "struct vm_region_extended_info", { protection, user_tag, pages_resident, pages_shared_now_private, pages_swapped_out, pages_dirtied, ref_count, shadow_depth, external_pager, share_mode, pages_reusable });
-    layout!(c, info::vm_region_top_info, "struct vm_region_top_info", { obj_id, ref_count, private_pages_resident, shared_pages_resident, share_mode });
-    layout!(c, info::vm_region_submap_info, "struct vm_region_submap_info", { protection, max_protection, inheritance, offset, user_tag, pages_resident, pages_shared_now_private, pages_swapped_out, pages_dirtied, ref_count, shadow_depth, external_pager, share_mode, is_submap, behavior, object_id, user_wired_count });
-    layout!(c, info::vm_region_submap_info_64, "struct vm_region_submap_info_64", { protection, max_protection, inheritance, offset, user_tag, pages_resident, pages_shared_now_private, pages_swapped_out, pages_dirtied, ref_count, shadow_depth, external_pager, share_mode, is_submap, behavior, object_id, user_wired_count, pages_reusable, object_id_full });
-    layout!(c, info::vm_region_submap_short_info_64, "struct vm_region_submap_short_info_64", { protection, max_protection, inheritance, offset, user_tag, ref_count, shadow_depth, external_pager, share_mode, is_submap, behavior, object_id, user_wired_count });
-    layout!(c, info::vm_page_info_basic, "struct vm_page_info_basic", { disposition, ref_count, object_id, offset, depth, __pad });
+    layout!(c, info::vm_region_basic_info_64, "struct vm_region_basic_info_64", {
+        protection, max_protection, inheritance, shared, reserved, offset, behavior, user_wired_count
+    });
+    layout!(c, info::vm_region_basic_info, "struct vm_region_basic_info", {
+        protection, max_protection, inheritance, shared, reserved, offset, behavior, user_wired_count
+    });
+    layout!(c, info::vm_region_extended_info, "struct vm_region_extended_info", {
+        protection, user_tag, pages_resident, pages_shared_now_private, pages_swapped_out,
+        pages_dirtied, ref_count, shadow_depth, external_pager, share_mode, pages_reusable
+    });
+    layout!(c, info::vm_region_top_info, "struct vm_region_top_info", {
+        obj_id, ref_count, private_pages_resident, shared_pages_resident, share_mode
+    });
+    layout!(c, info::vm_region_submap_info, "struct vm_region_submap_info", {
+        protection, max_protection, inheritance, offset, user_tag, pages_resident,
+        pages_shared_now_private, pages_swapped_out, pages_dirtied, ref_count, shadow_depth,
+        external_pager, share_mode, is_submap, behavior, object_id, user_wired_count
+    });
+    layout!(c, info::vm_region_submap_info_64, "struct vm_region_submap_info_64", {
+        protection, max_protection, inheritance, offset, user_tag, pages_resident,
+        pages_shared_now_private, pages_swapped_out, pages_dirtied, ref_count, shadow_depth,
+        external_pager, share_mode, is_submap, behavior, object_id, user_wired_count, pages_reusable,
+        object_id_full
+    });
+    layout!(c, info::vm_region_submap_short_info_64, "struct vm_region_submap_short_info_64", {
+        protection, max_protection, inheritance, offset, user_tag, ref_count, shadow_depth,
+        external_pager, share_mode, is_submap, behavior, object_id, user_wired_count
+    });
+    layout!(c, info::vm_page_info_basic, "struct vm_page_info_basic", {
+        disposition, ref_count, object_id, offset, depth, __pad
+    });
     layout!(c, calls::read::mach_vm_read_entry, "struct mach_vm_read_entry", { address, size });
     layout!(c, calls::task_info::time_value, "struct time_value", { seconds, microseconds });
-    layout!(c, calls::task_info::task_basic_info_32, "struct task_basic_info_32", { suspend_count, virtual_size, resident_size, user_time, system_time, policy });
-    layout!(c, calls::task_info::task_basic_info_64, "struct task_basic_info_64", { suspend_count, virtual_size, resident_size, user_time, system_time, policy });
-    layout!(c, calls::task_info::mach_task_basic_info, "struct mach_task_basic_info", { virtual_size, resident_size, resident_size_max, user_time, system_time, policy, suspend_count });
-    layout!(c, calls::task_info::task_vm_info, "struct task_vm_info", { virtual_size, region_count, page_size, resident_size, resident_size_peak, device, device_peak, internal, internal_peak, external, external_peak, reusable, reusable_peak, purgeable_volatile_pmap, purgeable_volatile_resident, purgeable_volatile_virtual, compressed, compressed_peak, compressed_lifetime, phys_footprint, min_address, max_address, ledger_phys_footprint_peak, ledgers, limit_bytes_remaining, decompressions, ledger_swapins });
+    layout!(c, calls::task_info::task_basic_info_32, "struct task_basic_info_32", {
+        suspend_count, virtual_size, resident_size, user_time, system_time, policy
+    });
+    layout!(c, calls::task_info::task_basic_info_64, "struct task_basic_info_64", {
+        suspend_count, virtual_size, resident_size, user_time, system_time, policy
+    });
+    layout!(c, calls::task_info::mach_task_basic_info, "struct mach_task_basic_info", {
+        virtual_size, resident_size, resident_size_max, user_time, system_time, policy, suspend_count
+    });
+    layout!(c, calls::task_info::task_vm_info, "struct task_vm_info", {
+        virtual_size, region_count, page_size, resident_size, resident_size_peak, device, device_peak,
+        internal, internal_peak, external, external_peak, reusable, reusable_peak,
+        purgeable_volatile_pmap, purgeable_volatile_resident, purgeable_volatile_virtual, compressed,
+        compressed_peak, compressed_lifetime, phys_footprint, min_address, max_address,
+        ledger_phys_footprint_peak, ledgers, limit_bytes_remaining, decompressions, ledger_swapins
+    });
     layout!(c, calls::time::TimebaseInfo, "struct mach_timebase_info", { numer, denom });
-    layout!(c, totals::vm_statistics, "struct vm_statistics", { free_count, active_count, inactive_count, wire_count, zero_fill_count, reactivations, pageins, pageouts, faults, cow_faults, lookups, hits, purgeable_count, purges, speculative_count });
-    layout!(c, totals::vm_statistics64, "struct vm_statistics64", { free_count, active_count, inactive_count, wire_count, zero_fill_count, reactivations, pageins, pageouts, faults, cow_faults, lookups, hits, purges, purgeable_count, speculative_count, decompressions, compressions, swapins, swapouts, compressor_page_count, throttled_count, external_page_count, internal_page_count, total_uncompressed_pages_in_compressor });
-    layout!(c, totals::vm_cache_statistics, "struct vm_cache_statistics", { cache_object_count, cache_count, active_tmp_count, inactive_tmp_count, active_perm_count, inactive_perm_count, dirty_count, laundry_count, writeback_count, slab_count, slab_reclaim_count });
-    layout!(c, totals::host_basic_info, "struct host_basic_info", { max_cpus, avail_cpus, memory_size, cpu_type, cpu_subtype, cpu_threadtype, physical_cpu, physical_cpu_max, logical_cpu, logical_cpu_max, max_mem });
+    layout!(c, totals::vm_statistics, "struct vm_statistics", {
+        free_count, active_count, inactive_count, wire_count, zero_fill_count, reactivations, pageins,
+        pageouts, faults, cow_faults, lookups, hits, purgeable_count, purges, speculative_count
+    });
+    layout!(c, totals::vm_statistics64, "struct vm_statistics64", {
+        free_count, active_count, inactive_count, wire_count, zero_fill_count, reactivations, pageins,
+        pageouts, faults, cow_faults, lookups, hits, purges, purgeable_count, speculative_count,
+        decompressions, compressions, swapins, swapouts, compressor_page_count, throttled_count,
+        external_page_count, internal_page_count, total_uncompressed_pages_in_compressor
+    });
+    layout!(c, totals::vm_cache_statistics, "struct vm_cache_statistics", {
+        cache_object_count, cache_count, active_tmp_count, inactive_tmp_count, active_perm_count,
+        inactive_perm_count, dirty_count, laundry_count, writeback_count, slab_count, slab_reclaim_count
+    });
+    layout!(c, totals::host_basic_info, "struct host_basic_info", {
+        max_cpus, avail_cpus, memory_size, cpu_type, cpu_subtype, cpu_threadtype, physical_cpu,
+        physical_cpu_max, logical_cpu, logical_cpu_max, max_mem
+    });
     compile("structures", c);
 }
 
