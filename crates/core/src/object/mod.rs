@@ -1,10 +1,10 @@
 //! Objects: what map entries map.
 //!
-//! An object owns a copy-on-write tree of anons ([`radix`]), a run of frame numbers
+//! An object owns a copy-on-write tree of anons (`radix.rs`), a run of frame numbers
 //! in the sparse placement (its *extent*), and its claim on a pager, if it has one.
 //! It does not own: protections, who maps it, the file behind the pager.
 //!
-//! There are no shadow chains. *Shadowing* is [`Vm::object_copy`]: the copy shares
+//! There are no shadow chains. *Shadowing* is [`Vm::vm_object_shadow`]: the copy shares
 //! the root of the tree, and the first write of either side copies one path. Depth
 //! is one, whatever lives: an absent slot comes from the pager or is zero.
 

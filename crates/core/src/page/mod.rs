@@ -8,6 +8,10 @@
 //!
 //! A page may also be *held*, by wirings and for I/O: then it stays where it is. If its
 //! owner ends meanwhile it belongs to nobody, mapped nowhere, until the last hold goes.
+//!
+//! For embedders (vm_page(9)): a page that somebody holds is a value, [`XBusy`], [`SBusy`],
+//! [`Wired`] or, without an object, [`Loose`]; the calls that make them are methods of
+//! [`Vm`](crate::Vm). `docs/vm_page.md` leads from the manual's names to these.
 
 mod alloc;
 mod batch;
