@@ -14,7 +14,7 @@ use super::edit::Edit;
 use super::entry::{Entry, EntryFlags, Kind};
 use super::extract::piece;
 use super::{CopyError, CopyWhy, Map, MapInner, Side};
-use crate::object::Object;
+use crate::object::{Much, Object};
 use crate::platform::Platform;
 use crate::vm::Vm;
 
@@ -345,7 +345,7 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
                 }
                 None => {
                     let first = part.first.0;
-                    vm.object_copy(o, first..first + part.range.pages(), &mut g, may).map(|c| {
+                    vm.object_copy(o, (Much::Kept, first..first + part.range.pages()), &mut g, may).map(|c| {
                         last = Some((o, c.object)).filter(|_| c.whole);
                         c.object
                     })

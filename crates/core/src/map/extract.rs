@@ -9,7 +9,7 @@ use super::copy::MapCopy;
 use super::edit::Edit;
 use super::entry::{Attributes, Entry, Kind};
 use super::{CopyError, CopyWhy, Map, MapInner, Side};
-use crate::object::Object;
+use crate::object::{Much, Object};
 use crate::platform::Platform;
 use crate::vm::Vm;
 
@@ -208,7 +208,7 @@ impl<'vm, P: Platform> MapCopy<'vm, P> {
                 }
                 (Take::Copy, _) => {
                     let at = e.pindex(Va::from_page(lo)).0;
-                    vm.object_copy(o, at..at + (hi - lo), &mut Gather::new(), may).map(|c| {
+                    vm.object_copy(o, (Much::Kept, at..at + (hi - lo)), &mut Gather::new(), may).map(|c| {
                         last = Some((o, c.object)).filter(|_| c.whole);
                         c.object
                     })

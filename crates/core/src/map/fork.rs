@@ -9,7 +9,7 @@ use super::stack::DETACHED;
 use super::submap::NEVER;
 use super::tree::Tree;
 use super::{ForkError, Map};
-use crate::object::Object;
+use crate::object::{Much, Object};
 use crate::platform::Platform;
 
 /// How many entries below a copied one are looked at for further pieces of the same
@@ -150,7 +150,7 @@ impl<P: Platform> Edit<'_, '_, P> {
                         twin
                     }
                     None => {
-                        let copy = vm.object_copy(o, at.0..at.0 + e.pages(), g, may)?;
+                        let copy = vm.object_copy(o, (Much::All, at.0..at.0 + e.pages()), g, may)?;
                         if copy.whole {
                             self.mark_pieces(h, o, copy.object);
                         }

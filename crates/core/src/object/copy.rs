@@ -20,12 +20,23 @@ pub(crate) struct Copied {
     pub(crate) whole: bool,
 }
 
+/// How much of an object a copy is to have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Much {
+    /// All, for more than one user: it costs nothing.
+    All,
+    /// What is kept. Nobody would look at the rest, which had to be kept for nobody when the
+    /// original changes.
+    Kept,
+}
+
 /// Rounds of making room for one copy with held pages: each finds less to page out.
 const COPY_TRIES: u32 = 50;
 
 impl<P: Platform> Vm<P> {
     /// A copy-on-write snapshot with the same indices, of which the caller uses `keep`;
-    /// held pages are copied at once, and then there is nothing outside `keep`. The caller
+    /// held pages are copied at once, and then there is nothing outside `keep`, nor if no
+    /// more is wanted. The caller
     /// then takes write access from every mapping of the source that it knows, but from
     /// those of pages that are not shared afterwards; mappings through other entries are
     /// handled here.
@@ -38,7 +49,7 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn object_copy(
         &self,
         h: Handle<Object>,
-        keep: Range<u64>,
+        (much, keep): (Much, Range<u64>),
         g: &mut Gather,
         may: &mut MaySleep,
     ) -> Result<Copied, NoMemory> {
@@ -50,7 +61,7 @@ impl<P: Platform> Vm<P> {
         let to = self.objects.get(copy);
         let mut tries = 0;
         let (tree, source, whole) = loop {
-            match self.share_tree(h, copy, keep.clone(), may) {
+            match self.share_tree(h, copy, (much, keep.clone()), may) {
                 Ok(shared) => break shared,
                 Err((Short::Frames, need)) if tries < COPY_TRIES => {
                     tries += 1;
@@ -92,15 +103,20 @@ impl<P: Platform> Vm<P> {
         &self,
         h: Handle<Object>,
         copy: Handle<Object>,
-        keep: Range<u64>,
+        (much, keep): (Much, Range<u64>),
         may: &mut MaySleep,
     ) -> Result<(Tree, Option<Source>, bool), (Short, u64)> {
         let (object, to) = (self.objects.get(h), self.objects.get(copy));
         let inner = object.lock.write(self.plat.host(), may);
         let mut mine = inner.tree;
-        let whole = !self.tree_settle_held(&inner.tree);
-        self.tree_reference(&mine);
-        if !whole && let Err(short) = self.copy_held(&inner.tree, &mut mine, copy, keep.clone()) {
+        let held = self.tree_settle_held(&inner.tree);
+        let sliced = !held && much == Much::Kept && !self.tree_within(&mine, &keep);
+        if sliced {
+            mine = self.tree_slice(&mine, &keep).map_err(|NoMemory| (Short::Structures, 0))?;
+        } else {
+            self.tree_reference(&mine);
+        }
+        if held && let Err(short) = self.copy_held(&inner.tree, &mut mine, copy, keep.clone()) {
             self.tree_release(mine, &mut FreeBatch::new(self));
             return Err((short, self.tree_count_held(&inner.tree, keep)));
         }
@@ -108,7 +124,7 @@ impl<P: Platform> Vm<P> {
         for o in [object, to] {
             o.flags.atomic().fetch_or(ObjectFlags::COPIED.bits(), Relaxed);
         }
-        Ok((mine, inner.source, whole))
+        Ok((mine, inner.source, !held && !sliced))
     }
 
     /// Takes write access from every mapping of every resident page of the tree.

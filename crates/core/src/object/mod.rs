@@ -24,6 +24,7 @@ use machvm_sync::{Field32, Field64, Rank, RwSleep};
 
 pub use anon::Anon;
 pub use census::Census;
+pub(crate) use copy::Much;
 pub(crate) use purge::Volatile;
 pub use purge::{PurgeError, Purgeable};
 pub(crate) use radix::{LEAF, Leaf, Nodes, Spare, Tree};

@@ -12,6 +12,7 @@
 //! write for changes. Only who has a tree containing a node can add a reference to
 //! it, so "one reference" seen under the write lock is final.
 
+use core::ops::Range;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use machvm_arena::{Handle, HandleField, NoMemory, Reserved, Slab};
 use machvm_sync::Field32;
@@ -336,6 +337,64 @@ impl<P: Platform> Vm<P> {
             }
         }
         Ok(new)
+    }
+
+    /// A tree of its own with what lies in `keep` and nothing else: nodes that lie whole
+    /// inside are shared, of the others (at most two a level) there are copies.
+    ///
+    /// => the object is locked.
+    pub(crate) fn tree_slice(&self, t: &Tree, keep: &Range<u64>) -> Result<Tree, NoMemory> {
+        let mut spare = Spare::<P> {
+            leaves: self.nodes.leaves.reserve(2)?,
+            inners: self.nodes.inners.reserve(2 * MAX_HEIGHT as u32)?,
+        };
+        let root = self.slice_node(t.root, t.height, t.base, keep, &mut spare)?;
+        Ok(if root == 0 { Tree::default() } else { Tree { root, ..*t } })
+    }
+
+    /// Is there nothing in the tree but what lies in `keep`, by the spans of its nodes?
+    pub(crate) fn tree_within(&self, t: &Tree, keep: &Range<u64>) -> bool {
+        t.root == 0 || (keep.start <= t.base && t.base.saturating_add(1 << span_bits(t.height)) <= keep.end)
+    }
+
+    fn slice_node(
+        &self,
+        raw: u32,
+        height: u8,
+        base: u64,
+        keep: &Range<u64>,
+        spare: &mut Spare<'_, P>,
+    ) -> Result<u32, NoMemory> {
+        let node = Tree { root: raw, height, base };
+        let end = base.saturating_add(1 << span_bits(height));
+        if raw == 0 || end <= keep.start || keep.end <= base {
+            return Ok(0);
+        }
+        if self.tree_within(&node, keep) {
+            self.tree_reference(&node);
+            return Ok(raw);
+        }
+        if height == 0 {
+            let Some(from) = leaf_handle(raw) else { return Ok(0) };
+            let new = spare.leaves.take().ok_or(NoMemory)?;
+            let leaf = self.nodes.leaves.get(new);
+            leaf.refs.set(1);
+            for (i, (to, from)) in (base..).zip(leaf.slots.iter().zip(&self.nodes.leaves.get(from).slots)) {
+                let anon = from.get().filter(|_| keep.contains(&i));
+                anon.inspect(|a| self.anons.get(*a).reference());
+                to.set(anon);
+            }
+            return Ok(new.get());
+        }
+        let Some(from) = inner_handle(raw) else { return Ok(0) };
+        let new = spare.inners.take().ok_or(NoMemory)?;
+        let inner = self.nodes.inners.get(new);
+        inner.refs.set(1);
+        let step = 1u64 << span_bits(height - 1);
+        for (i, (to, from)) in (0..).zip(inner.child.iter().zip(&self.nodes.inners.get(from).child)) {
+            to.set(self.slice_node(from.get(), height - 1, base + i * step, keep, spare)?);
+        }
+        Ok(new.get())
     }
 
     /// Empties the slots `[first, first + pages)`.

@@ -330,7 +330,7 @@ impl<P: Platform> Vm<P> {
     ) -> Result<Handle<Object>, NoMemory> {
         let mut g = Gather::new();
         let all = 0..self.objects.get(object).capacity();
-        let copy = self.object_copy(object, all, &mut g, may);
+        let copy = self.object_copy(object, (super::copy::Much::All, all), &mut g, may);
         self.finish(g, may);
         let new = copy?.object;
         self.vm_object_pmap_protect(object, Pindex(0), TO_THE_END, Prot::R | Prot::X, may);
