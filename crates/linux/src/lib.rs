@@ -6,6 +6,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod chunk;
+mod follow;
 pub mod host;
 pub mod library;
 pub mod phys;

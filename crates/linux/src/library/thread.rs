@@ -2,7 +2,7 @@
 //!
 //! The thread that faulted waits in the kernel, in user mode or inside a system call, so
 //! that system calls can be given absent memory. One thread reads: every blocked reader
-//! would be woken for every fault.
+//! would be woken for every fault. It follows those that fault from CPU to CPU.
 //!
 //! A waiting thread cannot be sent a signal, nor can its system call be made to fail. What
 //! the protection forbids, Linux's mapping forbids too, and it does not come here at all.
@@ -24,6 +24,7 @@ use machvm_hal::{Prot, VaRange};
 
 use super::platform::Hosted;
 use super::{gate, quiet, table};
+use crate::follow::Follower;
 use crate::uffd::{self, Uffd};
 use crate::{sys, uffd::page_of};
 
@@ -57,8 +58,10 @@ impl FaultThread {
         let bell = Arc::new(unsafe { OwnedFd::from_raw_fd(bell) });
         let (vm, ours) = (Arc::clone(vm), Arc::clone(&bell));
         let thread = std::thread::Builder::new().name("machvm-faults".into());
-        let thread = thread
-            .spawn(move || Server { uffd: vm.platform().uffd(), denied: Denied::new() }.serve(&ours))?;
+        let thread = thread.spawn(move || {
+            Server { uffd: vm.platform().uffd(), denied: Denied::new(), follower: Follower::new() }
+                .serve(&ours)
+        })?;
         Ok(FaultThread { thread: Some(thread), bell })
     }
 
@@ -88,6 +91,7 @@ impl Drop for FaultThread {
 struct Server<'a> {
     uffd: &'a Uffd,
     denied: Denied,
+    follower: Follower,
 }
 
 impl Server<'_> {
@@ -107,7 +111,10 @@ impl Server<'_> {
                 // Nobody could go on: whoever faults would wait for ever.
                 Err(_) => std::process::abort(),
             };
-            messages[..n].iter().for_each(|m| self.serve_one(m));
+            for m in &messages[..n] {
+                self.serve_one(m);
+                self.follower.served(m.tid);
+            }
             self.denied.forgive(sys::monotonic_ns());
         }
     }

@@ -3,12 +3,8 @@
 //! A thread of the program that touches an absent or write-protected page waits in
 //! the kernel, in user mode or inside a system call; the message comes out of the
 //! userfaultfd. One thread reads them: every blocked reader would be woken for every
-//! fault. It follows the program from CPU to CPU, because a wake-up across CPUs of a
-//! virtual machine costs more than a page-in: every so many faults it asks where the
-//! thread that faulted runs, and pins itself there.
+//! fault. It follows the program from CPU to CPU.
 
-use std::fs;
-use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Instant;
@@ -20,11 +16,8 @@ use machvm_hal::{MaySleep, Prot, RawAddr, Va, VaRange};
 
 use super::files::{give_up, tell_user};
 use super::vmspace::VmSpace;
+use crate::follow::Follower;
 use crate::uffd;
-
-/// Faults between two looks at where the program runs. The look costs about three
-/// faults' worth of time (a read of /proc), so 32 make it a tenth.
-const FOLLOW_EVERY: u32 = 32;
 
 /// What serving faults cost.
 #[derive(Default)]
@@ -47,7 +40,7 @@ pub(super) fn serve(space: &VmSpace) {
     let mut may = MaySleep::claim();
     let none = uffd::Fault { address: 0, write: false, protected: false, minor: false, tid: 0 };
     let mut messages = [none; 16];
-    let (mut since, mut cpu) = (FOLLOW_EVERY, None);
+    let mut follower = Follower::new();
     loop {
         let n = match space.platform().pv().uffd().read_faults(&mut messages) {
             Ok(n) => n,
@@ -64,15 +57,7 @@ pub(super) fn serve(space: &VmSpace) {
                 (false, false) => &c.reads,
             };
             kind.fetch_add(1, Relaxed);
-            since += 1;
-            if since >= FOLLOW_EVERY {
-                since = 0;
-                if let Some(now) = cpu_of(m.tid).filter(|now| Some(*now) != cpu) {
-                    cpu = Some(now);
-                    pin(now);
-                    c.moves.fetch_add(1, Relaxed);
-                }
-            }
+            c.moves.fetch_add(follower.served(m.tid).into(), Relaxed);
         }
     }
 }
@@ -123,30 +108,6 @@ fn end_of_stack(space: &VmSpace, va: Va, may: &mut MaySleep) {
     if gap && space.map.delete(VaRange::page(va), may).is_err() {
         tell_user("machvm: no memory to end a stack that grew too far: the program is ended\n");
         space.kill();
-    }
-}
-
-/// The CPU on which a thread of this process last ran.
-fn cpu_of(tid: u32) -> Option<usize> {
-    if tid == 0 {
-        return None;
-    }
-    let text = fs::read_to_string(format!("/proc/thread-self/../{tid}/stat")).ok()?;
-    // Field 39; the name in field 2 may hold anything, so count from its end.
-    text.rsplit_once(')')?.1.split_ascii_whitespace().nth(36)?.parse().ok()
-}
-
-fn pin(cpu: usize) {
-    // SAFETY: an all-zero cpu_set_t is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-    if cpu >= libc::CPU_SETSIZE as usize {
-        return;
-    }
-    // SAFETY: the index is inside the set; the set outlives the call. Failure (the CPU
-    // went away) leaves the thread where it was, which is only slower.
-    unsafe {
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
     }
 }
 
