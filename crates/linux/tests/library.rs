@@ -4,6 +4,7 @@ mod library {
     mod basic;
     mod cow;
     mod memory;
+    mod posix;
     mod signals;
     mod waits;
 }

@@ -67,7 +67,9 @@ impl Task {
     /// ENOMEM: a hole, memory without rights, or none to be had.
     pub fn mlock(&self, addr: usize, len: usize) -> Done {
         let addr_down = addr & !(PAGE_MASK as usize);
-        let Some(range) = pages(addr_down, len + (addr - addr_down))? else { return Ok(()) };
+        let Some(range) = pages(addr_down, len.checked_add(addr - addr_down).ok_or(libc::ENOMEM)?)? else {
+            return Ok(());
+        };
         let (_quiet, mut may) = self.go_in()?;
         self.map().wire(range, Wiring::User, Holes::Refuse, &mut may).map_err(|e| match e {
             WireError::Submap(_) => libc::EINVAL,
@@ -81,7 +83,9 @@ impl Task {
     /// ENOMEM: a hole.
     pub fn munlock(&self, addr: usize, len: usize) -> Done {
         let addr_down = addr & !(PAGE_MASK as usize);
-        let Some(range) = pages(addr_down, len + (addr - addr_down))? else { return Ok(()) };
+        let Some(range) = pages(addr_down, len.checked_add(addr - addr_down).ok_or(libc::ENOMEM)?)? else {
+            return Ok(());
+        };
         let (_quiet, mut may) = self.go_in()?;
         self.solid(range, &mut may)?;
         self.map().unwire(range, Wiring::User, Holes::Skip, &mut may).map_err(|_| libc::ENOMEM)
