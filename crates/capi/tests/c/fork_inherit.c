@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=signal
+// run: MACHVM_FAULTS=thread
 /* The contract, "fork(2) of a process that uses the library gives the child a task of its own":
  * U04 vm_inherit, M61. */
 #include "fork.h"

@@ -1,3 +1,5 @@
+// run: MACHVM_FAULTS=signal
+// run: MACHVM_FAULTS=thread
 /* Names of the parent in the child of fork(2): its own task and the host stay, other tasks and
  * memory entries are not inherited. */
 #include "fork.h"

@@ -1,4 +1,5 @@
-// run: MACHVM_MEMORY=1M
+// run: MACHVM_MEMORY=1M MACHVM_FAULTS=signal
+// run: MACHVM_MEMORY=1M MACHVM_FAULTS=thread
 // timeout: 120
 /* Other threads fault and call while one forks fifty times: they wait, and go on; the child sees
  * each page as it was at some moment, and goes on too. */
