@@ -227,3 +227,48 @@ fn m20_random_changes() {
         });
     }
 }
+
+/// F04 through a view: what is held is the submap's memory, and outlives its place there.
+#[test]
+fn f04_holds_go_through_views() {
+    use machvm::fault::{Absent, HeldPage};
+    let c = Config { frames: 200, ..Config::default() };
+    each(c, |vm| {
+        let (a, b, s) = (Task::new(vm), Task::new(vm), sub(vm));
+        show(&a, 100, 8, &s, THERE);
+        show(&b, 300, 8, &s, THERE);
+        put(&s.map, THERE, 6);
+        b.store_word(at(302), 7).expect("store");
+        let mut list: [HeldPage; 4] = Default::default();
+        let two = RawSize(2 * PAGE_SIZE);
+        let hold = a.map.fault_quick_hold_pages(
+            RawAddr(at(102)),
+            two,
+            Prot::W,
+            Absent::Fault,
+            &mut list,
+            &mut may(),
+        );
+        let held = hold.expect("writable");
+        let mut word = [0; 8];
+        assert_eq!((held.read(0, &mut word), word[0]), (Some(()), 7));
+        assert_eq!(held.write(PAGE_SIZE as usize, &[9]), Some(()));
+        assert_eq!((b.load_word(at(303)), s.load_word(at(THERE + 3))), (Ok(9), Ok(9)));
+        s.map.delete(pages(THERE + 2, 2), &mut may()).expect("memory");
+        assert_eq!(b.load_word(at(302)), Err(FaultError::NoMapping(va(302))));
+        assert_eq!((held.read(0, &mut word), word[0]), (Some(()), 7), "held pages stay");
+        drop(held);
+        let mut list: [HeldPage; 4] = Default::default();
+        let hole = a.map.fault_quick_hold_pages(
+            RawAddr(at(101)),
+            two,
+            Prot::R,
+            Absent::Fault,
+            &mut list,
+            &mut may(),
+        );
+        assert!(hole.is_err(), "a hole of the submap");
+        drop(hole);
+        check_quiet(vm, [&a, &b, &s]);
+    });
+}
