@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod commit;
 mod error;
 pub mod fault;
 pub mod map;
@@ -26,6 +27,7 @@ pub mod vmspace;
 
 #[doc(hidden)]
 pub use check::Seen;
+pub use commit::CommitPolicy;
 pub use error::FaultError;
 pub use machvm_hal as hal;
 pub use platform::{PagerId, Platform};

@@ -30,6 +30,8 @@ pub struct Vm<P: Platform> {
     pub(crate) volatile: Volatile,
     /// Page-outs refused since the last that was not. \[a\]
     pub(crate) refusals: Field64,
+    /// What was promised.
+    pub(crate) commit: crate::commit::Commit,
     pub(crate) stats: Counters,
 }
 
@@ -59,6 +61,7 @@ impl<P: Platform> Vm<P> {
             strays: Spin::new(Rank::PagerTable, 0),
             volatile: Volatile::default(),
             refusals: Field64::new(0),
+            commit: crate::commit::Commit::default(),
             stats: Counters::default(),
             plat,
         })

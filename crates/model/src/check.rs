@@ -76,6 +76,9 @@ pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
             assert_eq!(found, says, "{what} {id}: named (left) and references (right)");
         }
     }
+    if let Err((charged, reserved)) = vm.check_commit() {
+        panic!("invariant 8: entries and objects are charged {charged} pages, {reserved} are reserved");
+    }
     assert!(c.pages.values().all(|n| *n == 1), "two anons have one page");
     assert!(c.swapped.values().all(|n| *n == 1), "two anons have one swap slot");
     let (owned, abandoned) = vm.check_pages().unwrap_or_else(|what| panic!("{what}"));

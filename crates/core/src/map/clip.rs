@@ -77,7 +77,9 @@ impl<P: Platform> Edit<'_, '_, P> {
                 continue;
             }
             e.wirer.set(0);
-            if let (Err(_), Some(low)) = (done, Tree::prev(slab, h)) {
+            // Charged on one side of the cut only: it stays (Z61).
+            let same = |low: &_| self.entry(*low).charged.get() == e.charged.get();
+            if let (Err(_), Some(low)) = (done, Tree::prev(slab, h).filter(same)) {
                 self.join(low, h, low);
             }
         }

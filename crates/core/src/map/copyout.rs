@@ -1,7 +1,7 @@
 //! Placing the pieces of a chain in a map (M65 `vm_map_copyout`, M67 `copy_insert`).
 
 use machvm_arena::NoMemory;
-use machvm_hal::{Gather, MaySleep, PAGE_SHIFT, Pindex, Pmap, Region, Va, VaRange};
+use machvm_hal::{Gather, MaySleep, PAGE_SHIFT, Pindex, Pmap, Prot, Region, Va, VaRange};
 
 use super::copy::MapCopy;
 use super::edit::Edit;
@@ -111,8 +111,11 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
                 self.check_limits(range, Backing::Private(o, Pindex(0)), &a, freed)?;
             }
         }
+        let charge = self.charge_pieces(range, pieces, as_new)?;
         self.remove_regions(range, may);
         if let Err(at) = self.regions_of_pieces(range, pieces, as_new) {
+            map.vm.commit_release(charge);
+            pieces.iter().for_each(|h| map.entry(h).charged.set(0));
             self.undo_regions(range, pieces, at, may);
             return Err(InsertError::Machine(at));
         }
@@ -122,17 +125,46 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
             let e = self.entry(h);
             pieces.head = e.links.next.get();
             let a = as_new(e.attributes());
+            let charged = e.charged.get();
             let (o, offset) = (e.object.get(), e.offset.get());
             if let Some(r) = VaRange::of_pages(Va::from_page(base + e.start().page()), e.pages()) {
                 e.reset(r, super::Kind::Object, &a);
             }
             e.object.set(o);
             e.offset.set(offset);
+            e.charged.set(charged);
             e.remove_flags(EntryFlags::GROWS_DOWN);
             self.link(h);
         }
         (pieces.tail, pieces.pieces, pieces.pages) = (None, 0, 0);
         Ok(())
+    }
+
+    /// Reserves what the pieces are charged as entries, and charges them; gives the sum.
+    /// What is shared and has a charge of its own needs no other.
+    ///
+    /// => `range`, which they replace, is clipped.
+    fn charge_pieces(
+        &self,
+        range: VaRange,
+        pieces: &MapCopy<'vm, P>,
+        as_new: &impl Fn(Attributes) -> Attributes,
+    ) -> Result<u64, InsertError> {
+        let vm = self.map.vm;
+        let mut charge = 0;
+        for e in pieces.iter().map(|h| self.entry(h)) {
+            let a = as_new(e.attributes());
+            let may_be = a.prot.contains(Prot::W) && !a.flags.contains(EntryFlags::NO_CHARGE);
+            if e.object.get().is_some_and(|o| may_be && vm.object_needs_charge(o)) {
+                e.charged.set(1);
+                charge += e.pages();
+            }
+        }
+        vm.commit_take(charge, self.charged_in(range)).map_err(|e| {
+            pieces.iter().for_each(|h| self.entry(h).charged.set(0));
+            InsertError::no_memory(range.start())(e)
+        })?;
+        Ok(charge)
     }
 
     /// Tells the machine of every piece; on failure, of the first that it refused.

@@ -270,6 +270,7 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         while let Some(h) = at {
             let e = map.entry(h);
             at = e.links.next.get();
+            map.vm.entry_uncharge(e);
             if let Some(o) = e.object.get() {
                 e.object.set(None);
                 map.vm.object_deallocate(o, may);

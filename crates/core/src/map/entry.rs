@@ -83,8 +83,10 @@ bitflags::bitflags! {
         const REVERSED = 0x2000;
         /// `VM_BEHAVIOR_ZERO_WIRED_PAGES`: wired contents are zeroed when they are let go.
         const ZERO_WIRED = 0x4000;
+        /// `NO_CHARGE`: nothing is reserved for it (MAP_NORESERVE).
+        const NO_CHARGE = 0x8000;
         /// What a caller may ask for when it inserts.
-        const CALLER = 0x7f43;
+        const CALLER = 0xff43;
     }
 }
 
@@ -179,6 +181,8 @@ pub struct Entry {
     pub(crate) next_fault: Field64,
     /// Size of the last fault cluster, in pages. Hint.
     pub(crate) cluster: Field32,
+    /// 1: its pages are reserved ([`crate::commit`]). \[m\]
+    pub(crate) charged: Field32,
     /// Which wiring put the entry in transition. \[m\]
     pub(super) wirer: Field32,
     /// During a fork: the child's copy of the object. \[m\]
@@ -296,6 +300,7 @@ impl Entry {
         self.wired.set(0);
         self.next_fault.set(0);
         self.cluster.set(0);
+        self.charged.set(0);
         self.wirer.set(0);
         self.twin.set(None);
     }
@@ -328,6 +333,7 @@ impl Entry {
         self.tag.set(e.tag.get());
         self.next_fault.set(e.next_fault.get());
         self.cluster.set(e.cluster.get());
+        self.charged.set(e.charged.get());
         self.wirer.set(e.wirer.get());
         self.twin.set(e.twin.get());
     }
@@ -339,6 +345,7 @@ impl Entry {
             && self.flags.get() == e.flags.get()
             && !self.flags().intersects(never)
             && self.wired.get() == e.wired.get()
+            && self.charged.get() == e.charged.get()
             && self.tag.get() == e.tag.get()
     }
     /// May this entry and `above` be one (N09)?

@@ -19,7 +19,8 @@ pub enum InsertError {
     WriteExecute(Va),
     /// The map would be larger than its limit (`KERN_NO_SPACE`; RLIMIT_AS).
     Limit(Va),
-    /// No memory for an entry or an object (`KERN_RESOURCE_SHORTAGE`).
+    /// No memory for an entry or an object, or more than may be promised
+    /// ([`crate::CommitPolicy`]; `KERN_RESOURCE_SHORTAGE`).
     NoMemory(Va),
     /// The machine has no structure for another region (Linux: `vm.max_map_count`).
     Machine(Va),
@@ -59,7 +60,8 @@ pub enum ProtectError {
     WriteExecute(Va),
     /// A submap: its entries have the protections (`KERN_INVALID_ARGUMENT`).
     Submap(Va),
-    /// No memory for an entry.
+    /// No memory for an entry, or more would be writable than may be promised. Entries
+    /// below the address keep what was reserved for them (Z61).
     NoMemory(Va),
     /// The machine has no structure for another region.
     Machine(Va),
@@ -128,14 +130,15 @@ pub enum GrowError {
     Detached(Va),
     /// Inside the guard below the stack (`KERN_NO_SPACE`, Z34).
     Guard(Va),
-    /// The stack, or the map, would be larger than its limit (`KERN_NO_SPACE`).
+    /// The stack, or the map, would be larger than its limit (`KERN_NO_SPACE`), or more would
+    /// be promised than may be.
     Limit(Va),
 }
 
 /// Why there is no child (M61).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ForkError {
-    /// No memory to copy the entry at this address.
+    /// No memory to copy the entry at this address, or more than may be promised.
     NoMemory(Va),
     /// The machine has no structure for the child's region at this address.
     Machine(Va),

@@ -122,6 +122,9 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
                 return ControlFlow::Break((at, CopyWhy::NoMemory));
             };
             // From now on several entries cover these indices (Z54, Z57).
+            if !part.through {
+                vm.entry_charge_to_object(e);
+            }
             vm.object_mark_shared(o);
             vm.object_reference(o);
             let from = at.page() - range.start().page();

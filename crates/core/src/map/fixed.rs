@@ -66,7 +66,8 @@ impl<P: Platform> Edit<'_, '_, P> {
             .map(|e| e.pages() << machvm_hal::PAGE_SHIFT)
             .sum();
         self.check_limits(range, backing, a, freed)?;
-        let joint = self.joint(range, backing, a, may)?;
+        let charge = self.reserve(range, backing, a, self.charged_in(range))?;
+        let joint = self.joint(range, backing, a, may).inspect_err(|_| map.vm.commit_release(charge))?;
         self.remove_regions(range, may);
         if let Err(e) = self.enter_region(range, joint, backing, a) {
             // The machine had these regions a moment ago.
@@ -74,12 +75,13 @@ impl<P: Platform> Edit<'_, '_, P> {
                 let back = map.region_enter(h);
                 debug_assert!(back.is_ok(), "the machine does not take a region back");
             }
+            map.vm.commit_release(charge);
             self.discard(backing, joint);
             return Err(e);
         }
         self.unlink_range(range, may);
         self.drop_contents(may);
-        self.commit(range, joint, backing, a);
+        self.commit(range, joint, backing, a, charge);
         Ok(())
     }
 }

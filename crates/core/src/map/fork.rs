@@ -5,6 +5,7 @@ use machvm_hal::{Gather, MaySleep, Pindex};
 
 use super::edit::{Dead, Edit};
 use super::entry::{Entry, EntryFlags, Inherit, Kind};
+use super::insert::Backing;
 use super::stack::DETACHED;
 use super::submap::NEVER;
 use super::tree::Tree;
@@ -104,6 +105,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         n.twin.set(None);
         n.remove_flags(EntryFlags::USER_WIRED | EntryFlags::NEEDS_WAKEUP);
         n.object.set(object.map(|(o, _)| o));
+        n.charged.set(0);
         if let Some(body) = n.submap.get() {
             self.map.vm.body_reference(body);
             n.set_made_at(NEVER);
@@ -114,6 +116,20 @@ impl<P: Platform> Edit<'_, '_, P> {
         child.link(new);
         if n.kind() == Kind::StackGap && child.map.region_of(new).is_none() {
             n.tag.set(DETACHED);
+        }
+        // The child has memory of its own (M60): what is reserved for it goes with it.
+        let charge = match e.inherit() {
+            Inherit::Copy => e.charged.get() != 0,
+            Inherit::Zero => child.needs_charge(Backing::Anonymous, &n.attributes()),
+            Inherit::Share | Inherit::None => false,
+        };
+        if charge && n.kind() == Kind::Object {
+            if self.map.vm.commit_take(n.pages(), 0).is_err() {
+                child.unlink(new);
+                child.bury(new);
+                return Err(ForkError::NoMemory(va));
+            }
+            n.charged.set(1);
         }
         if child.map.region_enter(new).is_err() {
             child.unlink(new);
@@ -138,6 +154,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             Inherit::None => Ok(None),
             Inherit::Zero => vm.object_allocate(e.pages()).map(Some),
             Inherit::Share => {
+                vm.entry_charge_to_object(e);
                 vm.object_mark_shared(o);
                 vm.object_reference(o);
                 Ok(Some((o, at)))

@@ -112,12 +112,14 @@ impl<P: Platform> Edit<'_, '_, P> {
             return Err(InsertError::Occupied(self.entry(h).start().max(range.start())));
         }
         self.check_limits(range, backing, a, 0)?;
-        let joint = self.joint(range, backing, a, may)?;
+        let charge = self.reserve(range, backing, a, 0)?;
+        let joint = self.joint(range, backing, a, may).inspect_err(|_| self.map.vm.commit_release(charge))?;
         if let Err(e) = self.enter_region(range, joint, backing, a) {
+            self.map.vm.commit_release(charge);
             self.discard(backing, joint);
             return Err(e);
         }
-        self.commit(range, joint, backing, a);
+        self.commit(range, joint, backing, a, charge);
         Ok(())
     }
 
@@ -137,6 +139,39 @@ impl<P: Platform> Edit<'_, '_, P> {
         }
         let size = (self.inner.size - freed).saturating_add(range.bytes());
         if size > self.inner.limits.size { Err(InsertError::Limit(range.start())) } else { Ok(()) }
+    }
+
+    /// Must new memory be charged (M11)?
+    pub(super) fn needs_charge(&self, backing: Backing, a: &Attributes) -> bool {
+        a.prot.contains(Prot::W)
+            && !a.flags.contains(EntryFlags::NO_CHARGE)
+            && match backing {
+                Backing::Anonymous => true,
+                Backing::Private(o, _) => !self.map.vm.object_is_write_back(o),
+                Backing::Shared(o, _) => self.map.vm.object_needs_charge(o),
+                Backing::Guard | Backing::Foreign(_) => false,
+            }
+    }
+
+    /// Reserves what a new range is charged, where `freed` charged pages go away; gives it.
+    /// The caller releases it if the range is not linked.
+    pub(super) fn reserve(
+        &self,
+        range: VaRange,
+        backing: Backing,
+        a: &Attributes,
+        freed: u64,
+    ) -> Result<u64, InsertError> {
+        let pages = if self.needs_charge(backing, a) { range.pages() } else { 0 };
+        let taken = self.map.vm.commit_take(pages, freed);
+        taken.map_err(InsertError::no_memory(range.start()))?;
+        Ok(pages)
+    }
+
+    /// Charged pages in `range`, which is clipped.
+    pub(super) fn charged_in(&self, range: VaRange) -> u64 {
+        let all = self.map.overlapping(&self.inner, range).map(|h| self.entry(h));
+        all.filter(|e| e.charged.get() != 0).map(Entry::pages).sum()
     }
 
     /// Finds or makes the place of the contents.
@@ -193,7 +228,8 @@ impl<P: Platform> Edit<'_, '_, P> {
         let like = e.kind() == Kind::Object
             && e.attributes() == Attributes { flags: a.flags & EntryFlags::CALLER, ..*a }
             && !e.flags().intersects(never | EntryFlags::USER_WIRED | EntryFlags::IN_TRANSITION)
-            && e.wired.get() == 0;
+            && e.wired.get() == 0
+            && (e.charged.get() != 0) == self.needs_charge(Backing::Anonymous, a);
         (like && self.map.vm.object_is_private_sole(o)).then_some(o)
     }
 
@@ -231,8 +267,16 @@ impl<P: Platform> Edit<'_, '_, P> {
         }
     }
 
-    /// Links the range. One entry was reserved, so this cannot fail.
-    pub(super) fn commit(&mut self, range: VaRange, joint: Joint, backing: Backing, a: &Attributes) {
+    /// Links the range, with the charge that was reserved for it. One entry was reserved,
+    /// so this cannot fail.
+    pub(super) fn commit(
+        &mut self,
+        range: VaRange,
+        joint: Joint,
+        backing: Backing,
+        a: &Attributes,
+        charge: u64,
+    ) {
         match joint {
             Joint::Below(h) => self.resize(h, self.entry(h).start(), range.end()),
             Joint::Above(h) => self.resize(h, range.start(), self.entry(h).end()),
@@ -252,6 +296,7 @@ impl<P: Platform> Edit<'_, '_, P> {
                 }
                 e.object.set(object);
                 e.offset.set(at.0);
+                e.charged.set(u32::from(charge != 0));
                 if let (Backing::Shared(..), Some(o)) = (backing, object) {
                     self.map.vm.object_mark_shared(o);
                 }

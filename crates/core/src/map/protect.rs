@@ -45,6 +45,9 @@ impl SetProt {
     }
 }
 
+/// In `charged` of an entry: since this operation began.
+const NEW: u32 = 2;
+
 /// What becomes of a new maximum that is not part of the old one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ceiling {
@@ -174,6 +177,40 @@ impl<P: Platform> Edit<'_, '_, P> {
         .filter_map(move |e| Some((e, e.range()?.intersect(range)?)))
     }
 
+    /// Charges what `set` makes writable. What comes before the first that is refused keeps
+    /// its charge until it is unmapped, and no protection changes (Z61).
+    ///
+    /// => `range` is clipped.
+    fn charge_writable(&self, range: VaRange, set: &SetProt) -> Result<(), ProtectError> {
+        let vm = self.map.vm;
+        let mut done = Ok(());
+        for (e, _) in self.newly_writable(range, set) {
+            let needs = e.object.get().is_some_and(|o| vm.object_needs_charge(o))
+                && !e.flags().contains(EntryFlags::NO_CHARGE)
+                && e.charged.get() == 0;
+            if needs {
+                done = vm.commit_take(e.pages(), 0).map_err(ProtectError::no_memory(e.start()));
+                if done.is_err() {
+                    self.settle_charges(range, Ok(()));
+                    break;
+                }
+                e.charged.set(NEW);
+            }
+        }
+        done
+    }
+
+    /// What was charged anew stays so, or is released if the machine refused the change.
+    fn settle_charges(&self, range: VaRange, done: Result<(), ProtectError>) {
+        let all = self.map.overlapping(&self.inner, range).map(|h| self.map.entry(h));
+        for e in all.filter(|e| e.charged.get() == NEW) {
+            match done {
+                Ok(()) => e.charged.set(1),
+                Err(_) => self.map.vm.entry_uncharge(e),
+            }
+        }
+    }
+
     /// Marks the wired pages that `set` makes writable as their objects' alone. Gives what
     /// begins with the first that is shared: it must get a page of its own first.
     fn shared_wired(&self, range: VaRange, set: &SetProt, may: &mut MaySleep) -> Option<VaRange> {
@@ -216,6 +253,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         set: &SetProt,
         may: &mut MaySleep,
     ) -> Result<(), ProtectError> {
+        self.charge_writable(range, set)?;
         let mut g = Gather::new();
         let mut refused = None;
         for h in self.map.overlapping(&self.inner, range) {
@@ -244,10 +282,12 @@ impl<P: Platform> Edit<'_, '_, P> {
             }
         }
         self.map.vm.finish(g, may);
-        match refused {
+        let done = match refused {
             None => Ok(()),
             Some(at) => Err(ProtectError::Machine(at)),
-        }
+        };
+        self.settle_charges(range, done);
+        done
     }
 
     /// Tells the machine that the protection of `h` changes; the gap below a stack goes

@@ -250,6 +250,13 @@ impl<P: Platform> Edit<'_, '_, P> {
                 Ok((o, Pindex(at))) => {
                     n.object.set(Some(o));
                     n.offset.set(at);
+                    if self.needs_charge(Backing::Anonymous, &n.attributes()) {
+                        if vm.commit_take(n.pages(), 0).is_err() {
+                            failed = Some(e.start());
+                            break;
+                        }
+                        n.charged.set(1);
+                    }
                 }
                 Err(NoMemory) => {
                     failed = Some(e.start());

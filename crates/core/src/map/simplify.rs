@@ -48,6 +48,8 @@ impl<P: Platform> Edit<'_, '_, P> {
         let (l, h) = (self.entry(low), self.entry(high));
         let (start, end) = (l.start(), h.end());
         let gone = if keep == low { high } else { low };
+        // The charge of both is the other's.
+        self.entry(gone).charged.set(0);
         self.unlink(gone);
         self.resize(keep, start, end);
         self.bury(gone);

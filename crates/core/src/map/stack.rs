@@ -125,6 +125,14 @@ impl<P: Platform> Edit<'_, '_, P> {
         let (Some(upper), Some(lower)) = (self.spare.take(), self.spare.take()) else {
             return Err(InsertError::NoMemory(range.start()));
         };
+        let charge = match self.reserve(top, Backing::Anonymous, a, 0) {
+            Ok(charge) => charge,
+            Err(e) => {
+                vm.entries.free(upper);
+                vm.entries.free(lower);
+                return Err(e);
+            }
+        };
         let made = vm.object_for(range).map_err(InsertError::no_memory(range.start()));
         let entered = made.and_then(|(o, at)| {
             let region = Region { first: vm.object_natural(o, at), prot: a.prot };
@@ -139,6 +147,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         let (o, Pindex(at)) = match entered {
             Ok(pair) => pair,
             Err(e) => {
+                vm.commit_release(charge);
                 vm.entries.free(upper);
                 vm.entries.free(lower);
                 return Err(e);
@@ -149,6 +158,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         stack.insert_flags(EntryFlags::GROWS_DOWN);
         stack.object.set(Some(o));
         stack.offset.set(at + gap);
+        stack.charged.set(u32::from(charge != 0));
         self.link(upper);
         match VaRange::of_pages(range.start(), gap) {
             Some(below) => {
@@ -220,6 +230,10 @@ impl<P: Platform> Edit<'_, '_, P> {
         let step = limits.stack_step & !machvm_hal::PAGE_MASK;
         let new = stack.start().sub(need.max(step).min(room) >> PAGE_SHIFT);
         let old = stack.start();
+        if stack.charged.get() != 0 {
+            let more = old.page() - new.page();
+            self.map.vm.commit_take(more, 0).map_err(|_| GrowError::Limit(va))?;
+        }
         if new == gap.start() {
             self.unlink(h);
             self.bury(h);

@@ -258,6 +258,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             self.unused = e.object.get();
         }
         let tag = e.tag.get();
+        vm.entry_uncharge(e);
         become_view(e, range, &Attributes { inherit, tag, ..Attributes::guard() }, first);
         vm.body_reference(body);
         e.submap.set(Some(body));
@@ -323,6 +324,7 @@ impl<P: Platform> Vm<P> {
                 e.object.set(None);
                 self.object_deallocate(o, may);
             }
+            self.entry_uncharge(e);
             self.entries.free(eh);
         }
         self.bodies.free(h);

@@ -92,6 +92,8 @@ pub struct Object {
     /// While volatile: the order in which contents go, smallest first; 0: they are not
     /// volatile. \[O\] to write
     purge_order: Field64,
+    /// Pages that are reserved for its contents, beside what entries are charged. \[a\]
+    pub(crate) charge: Field64,
     /// The first of its reservations. \[F\], the free-frames lock
     pub(crate) reservs: HandleField<Reserv>,
     /// \[O\]
@@ -108,6 +110,7 @@ impl Default for Object {
             color: Field32::new(0),
             purge: Field32::new(0),
             purge_order: Field64::new(0),
+            charge: Field64::new(0),
             reservs: HandleField::new(None),
             lock: RwSleep::new(Rank::Object, ObjectInner::default()),
         }
@@ -283,6 +286,7 @@ impl<P: Platform> Vm<P> {
             return;
         }
         self.volatile_end(object);
+        self.object_uncharge(object);
         let inner = core::mem::take(&mut *object.lock.write(self.plat.host(), may));
         let orphaned = {
             let mut batch = FreeBatch::new(self);
