@@ -1,0 +1,202 @@
+//! Dropping private contents never uncovers an older copy (decision 17): anonymous memory
+//! reads zero, private file mappings read the file. Tests are named after rows.
+
+use machvm::Vm;
+use machvm::map::{Advise, Attributes, Backing, Inherit, Leave};
+use machvm_hal::{MaySleep, PAGE_SIZE, Prot, Va, VaRange};
+use machvm_model::{Config, Machine, Point, Task, check_quiet};
+
+const BASE: u64 = 0x2000;
+const RW: Attributes = Attributes::new(Prot::RW);
+
+fn may() -> MaySleep {
+    MaySleep::claim()
+}
+fn va(page: u64) -> Va {
+    Va::from_page(BASE + page)
+}
+fn at(page: u64) -> u64 {
+    va(page).get()
+}
+fn pages(first: u64, n: u64) -> VaRange {
+    VaRange::of_pages(va(first), n).expect("fits")
+}
+fn with(test: impl Fn(&Vm<Machine>)) {
+    for c in (Config { frames: 200, ..Config::default() }).every_kind().map(Config::calm) {
+        let vm = Vm::new(Machine::new(c)).expect("memory");
+        test(&vm);
+        check_quiet(&vm, []);
+        assert_eq!(vm.live(), [0; 6], "left over, {c:?}");
+    }
+}
+fn fork<'vm>(t: &Task<'vm>) -> Task<'vm> {
+    Task { map: t.map.fork(t.map.vm().platform().pmap(), &mut may()).expect("fork") }
+}
+fn insert(t: &Task<'_>, first: u64, n: u64) {
+    t.map.insert(pages(first, n), Backing::Anonymous, &RW, &mut may()).expect("insert");
+}
+fn fill(t: &Task<'_>, first: u64, n: u64, more: u64) {
+    (first..first + n).for_each(|p| t.store_word(at(p), p + more).expect("store"));
+}
+fn expect(t: &Task<'_>, first: u64, n: u64, want: impl Fn(u64) -> u64) {
+    (first..first + n).for_each(|p| assert_eq!(t.load_word(at(p)), Ok(want(p)), "page {p} of {t:?}"));
+}
+/// Generations of contents, the older ones in memory, on swap and with other tasks.
+fn layered<'vm>(vm: &'vm Vm<Machine>, n: u64) -> (Task<'vm>, Vec<Task<'vm>>) {
+    let t = Task::new(vm);
+    insert(&t, 0, n);
+    fill(&t, 0, n, 100);
+    let first = fork(&t);
+    fill(&t, 0, n, 200);
+    while vm.pageout(1000, &mut may()) != 0 {}
+    let second = fork(&t);
+    fill(&t, 0, n / 2, 300);
+    (t, vec![first, second])
+}
+
+#[test]
+fn z58_dropped_memory_is_zero_whatever_it_was_copied_from() {
+    with(|vm| {
+        for advise in [Advise::DontNeed, Advise::Free] {
+            let (t, others) = layered(vm, 20);
+            let child = fork(&others[0]);
+            assert_eq!(t.map.madvise(pages(2, 16), advise, &mut may()), Ok(None));
+            expect(&t, 2, 16, |_| 0);
+            assert_eq!(child.map.madvise(pages(0, 20), advise, &mut may()), Ok(None));
+            expect(&child, 0, 20, |_| 0);
+            // Again, after it was written again.
+            fill(&t, 2, 16, 400);
+            assert_eq!(t.map.madvise(pages(2, 16), advise, &mut may()), Ok(None));
+            while vm.pageout(1000, &mut may()) != 0 {}
+            expect(&t, 2, 16, |_| 0);
+            expect(&t, 0, 2, |p| p + 300);
+            expect(&others[0], 0, 20, |p| p + 100);
+            expect(&others[1], 0, 20, |p| p + 200);
+            check_quiet(vm, others.iter().chain([&t, &child]));
+        }
+    });
+}
+
+#[test]
+fn z58_a_private_mapping_of_a_file_reads_the_file_again() {
+    with(|vm| {
+        let byte = |page: u64| u64::from_le_bytes([page as u8 + 1; 8]);
+        let data = (0..12 * PAGE_SIZE).map(|i| (i / PAGE_SIZE) as u8 + 1).collect();
+        let (id, _) = vm.platform().add_pager(data);
+        let (o, first) = vm.object_from_pager(12, id, 0, false, &mut may()).expect("object");
+        let t = Task::new(vm);
+        t.map.insert(pages(0, 12), Backing::Private(o, first), &RW, &mut may()).expect("insert");
+        fill(&t, 0, 10, 100);
+        let child = fork(&t);
+        fill(&t, 0, 10, 200);
+        // The child has nothing of its own to drop: what it shares is not the file's either.
+        assert_eq!(child.map.madvise(pages(0, 5), Advise::DontNeed, &mut may()), Ok(None));
+        assert_eq!(t.map.madvise(pages(3, 5), Advise::DontNeed, &mut may()), Ok(None));
+        expect(&child, 0, 5, byte);
+        expect(&child, 5, 5, |p| p + 100);
+        expect(&t, 3, 5, byte);
+        expect(&t, 8, 2, |p| p + 200);
+        // FREE leaves what is not anonymous alone.
+        assert_eq!(t.map.madvise(pages(0, 12), Advise::Free, &mut may()), Ok(None));
+        expect(&t, 0, 3, |p| p + 200);
+        check_quiet(vm, [&t, &child]);
+    });
+}
+
+#[test]
+fn z56_memory_that_joins_a_neighbour_finds_nothing_old() {
+    with(|vm| {
+        for copied in [false, true] {
+            let t = Task::new(vm);
+            insert(&t, 0, 30);
+            fill(&t, 0, 30, 100);
+            let child = copied.then(|| fork(&t));
+            while vm.pageout(1000, &mut may()) != 0 {}
+            for (first, n) in [(20, 10), (0, 5), (8, 4)] {
+                t.map.delete(pages(first, n), &mut may()).expect("delete");
+                insert(&t, first, n);
+                expect(&t, first, n, |_| 0);
+                fill(&t, first, n, 100);
+            }
+            t.map.delete(pages(25, 5), &mut may()).expect("delete");
+            t.map.extend(va(25), 5, &mut may()).expect("extend");
+            expect(&t, 25, 5, |_| 0);
+            expect(&t, 0, 25, |p| p + 100);
+            child.iter().for_each(|c| expect(c, 0, 30, |p| p + 100));
+            check_quiet(vm, child.iter().chain([&t]));
+        }
+    });
+}
+
+/// The end of a mapping of a file goes while memory is short, so that its contents may stay
+/// behind; the mapping grows again.
+#[test]
+fn z56_a_file_mapping_that_grows_again_reads_the_file() {
+    with(|vm| {
+        for k in 0..40 {
+            let byte = |page: u64| u64::from_le_bytes([page as u8 + 1; 8]);
+            let data = (0..12 * PAGE_SIZE).map(|i| (i / PAGE_SIZE) as u8 + 1).collect();
+            let (id, _) = vm.platform().add_pager(data);
+            let (o, first) = vm.object_from_pager(12, id, 0, false, &mut may()).expect("object");
+            let t = Task::new(vm);
+            t.map.insert(pages(0, 12), Backing::Private(o, first), &RW, &mut may()).expect("insert");
+            fill(&t, 0, 12, 100);
+            let child = fork(&t);
+            vm.platform().inject().arm(Point::Object as u32, k, false);
+            let done = t.map.delete(pages(6, 6), &mut may());
+            vm.platform().inject().disarm();
+            if done.is_ok() {
+                t.map.extend(va(6), 6, &mut may()).expect("extend");
+                expect(&t, 6, 6, byte);
+            }
+            expect(&t, 0, 6, |p| p + 100);
+            expect(&child, 0, 12, |p| p + 100);
+            check_quiet(vm, [&t, &child]);
+        }
+    });
+}
+
+#[test]
+fn d17_wipe_on_fork_and_what_a_move_leaves_are_zero() {
+    with(|vm| {
+        let (t, others) = layered(vm, 20);
+        t.map.inherit(pages(3, 10), Inherit::Zero, &mut may()).expect("inherit");
+        let child = fork(&t);
+        expect(&child, 3, 10, |_| 0);
+        expect(&child, 0, 3, |p| p + 300);
+        let grandchild = fork(&child);
+        fill(&child, 3, 10, 500);
+        expect(&grandchild, 3, 10, |_| 0);
+        expect(&fork(&child), 3, 10, |_| 0);
+        t.map.move_range(pages(3, 10), va(100), Leave::Zeroes, &mut may()).expect("move");
+        expect(&t, 3, 10, |_| 0);
+        expect(&t, 100, 7, |p| p - 97 + 300);
+        t.map.fixed(pages(0, 3), Backing::Anonymous, &RW, &mut may()).expect("fixed");
+        expect(&t, 0, 3, |_| 0);
+        check_quiet(vm, others.iter().chain([&t, &child, &grandchild]));
+    });
+}
+
+/// Memory that is shared in part, copied in part: what one task unmaps the others keep.
+#[test]
+fn z57_splitting_and_unmapping_frees_nothing_that_others_map() {
+    with(|vm| {
+        let t = Task::new(vm);
+        insert(&t, 0, 24);
+        fill(&t, 0, 24, 100);
+        t.map.inherit(pages(8, 8), Inherit::Share, &mut may()).expect("inherit");
+        let child = fork(&t);
+        t.map.delete(pages(6, 6), &mut may()).expect("delete");
+        assert_eq!(t.map.madvise(pages(12, 4), Advise::DontNeed, &mut may()), Ok(None));
+        expect(&child, 0, 24, |p| p + 100);
+        expect(&t, 12, 12, |p| p + 100); // shared: only unmapped
+        child.store_word(at(13), 1).expect("store");
+        assert_eq!(t.load_word(at(13)), Ok(1));
+        insert(&t, 6, 6);
+        expect(&t, 6, 6, |_| 0);
+        child.map.delete(pages(0, 20), &mut may()).expect("delete");
+        assert_eq!(t.load_word(at(13)), Ok(1));
+        expect(&t, 14, 2, |p| p + 100);
+        check_quiet(vm, [&t, &child]);
+    });
+}
