@@ -29,8 +29,8 @@ pub enum Error {
     Memory(usize),
     /// Every frame is in use and nothing could be paged out.
     NoMemory(usize),
-    /// This process is a child of the one that made the VM: memory of tasks does not
-    /// survive `fork(2)`.
+    /// This process is a child of the one that made the VM, by `fork(2)`, and the VM did not
+    /// follow it ([`super::Fork`]); or the task is not the process's own and stayed behind.
     Forked,
     /// Linux refused something that the VM is built on.
     Setup(SetupError),
