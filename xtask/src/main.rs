@@ -4,6 +4,7 @@
 
 mod coverage;
 mod cross;
+mod fuzz;
 mod install;
 mod no_alloc;
 
@@ -14,6 +15,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test      everything that must pass: format, lints, all tests, the model checks, no-alloc, cross
   long      the long forms of the randomised tests (tens of minutes; MACHVM_SEED replays one), and
             the instructions of the pmap against bench/pmap.baseline
+  fuzz [N]  libFuzzer on the C library against a flat model, N minutes (10)
   bench     the benchmark tables (against Linux itself, in the same run)
   no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
   cross     builds the core for bare x86-64, AArch64 and RISC-V machines
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         Some("test") => test(),
         Some("long") => long(),
         Some("bench") => bench(&args[1..]),
+        Some("fuzz") => fuzz::fuzz(&args[1..]),
         Some("no-alloc") => no_alloc::check(),
         Some("install") => install::run_with(&args[1..]),
         Some("cross") => cross::check(),
