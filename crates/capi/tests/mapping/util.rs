@@ -35,9 +35,10 @@ pub(crate) fn allocate(task: u32, pages: u64) -> u64 {
     at
 }
 
-/// Frees what [`allocate`] gave.
+/// Frees pages, from the one on that `at` is in: no page more, which may be another
+/// test's.
 pub(crate) fn free(task: u32, at: u64, pages: u64) {
-    assert_eq!(mach_vm_deallocate(task, at, pages * P), KERN_SUCCESS);
+    assert_eq!(mach_vm_deallocate(task, at - at % P, pages * P), KERN_SUCCESS);
 }
 
 /// A task with nothing in it.
