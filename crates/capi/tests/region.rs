@@ -1,6 +1,8 @@
 //! `vm_region` and `vm_region_recurse` of the C library: what is in the window and around
 //! it, in one order; sizes of structures by their counts (U22 to U24).
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use machvm_capi::calls::allocate::{mach_vm_allocate, mach_vm_deallocate};
 use machvm_capi::calls::inherit::mach_vm_inherit;
 use machvm_capi::calls::region::{mach_vm_region, vm_region, vm_region_64};
@@ -13,6 +15,12 @@ use machvm_capi::ports::TASK_SELF as ME;
 const PAGE: u64 = 4096;
 const LOW: u64 = 1 << 32;
 const HIGH: u64 = LOW + (256 << 30);
+
+/// One test at a time: what one maps, and how much, is in the answers that others get.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn allocate(size: u64) -> u64 {
     let mut at = 0;
@@ -44,6 +52,7 @@ fn basic(addr: u64) -> Result<(u64, u64, vm_region_basic_info_64), i32> {
 /// u22: everything of the process is there, ascending; of the window only what is mapped.
 #[test]
 fn u22_the_whole_process_in_order() {
+    let _alone = alone();
     let mine = allocate(5 * PAGE);
     let on_stack = 1u8;
     let on_heap = vec![1u8; 1 << 20];
@@ -76,6 +85,7 @@ fn u22_the_whole_process_in_order() {
 /// u23: below the count of a flavour nothing is told, above it only what there is.
 #[test]
 fn u23_counts() {
+    let _alone = alone();
     let at = allocate(2 * PAGE);
     let outside = vec![3u8; 100_000];
     // SAFETY: touches the memory of the test.
@@ -121,6 +131,7 @@ fn u23_counts() {
 /// wide one.
 #[test]
 fn u22_the_narrow_structure() {
+    let _alone = alone();
     let at = allocate(PAGE);
     let (mut a, mut size, mut name, mut count) = (at as usize, 0, 5, 8);
     let mut info = vm_region_basic_info::default();
@@ -137,6 +148,7 @@ fn u22_the_narrow_structure() {
 /// u24: which form is told follows from the count.
 #[test]
 fn u24_versions() {
+    let _alone = alone();
     let at = allocate(3 * PAGE);
     // SAFETY: memory of the test.
     unsafe { (at as *mut u8).write(1) };
@@ -178,6 +190,7 @@ fn u24_versions() {
 /// u23: share modes and pages of memory outside.
 #[test]
 fn u23_share_modes_outside() {
+    let _alone = alone();
     let top = |addr: u64| {
         let (mut a, mut size, mut name, mut count) = (addr, 0, 5, 5);
         let mut info = vm_region_top_info::default();
@@ -215,6 +228,7 @@ fn u23_share_modes_outside() {
 /// u22: the windows of other tasks, and what is reserved around them, are not this one's.
 #[test]
 fn u22_other_tasks_are_not_shown() {
+    let _alone = alone();
     let reserved = || {
         let (mut at, mut sum) = (0, 0);
         while let Ok((start, size, info)) = basic(at) {
@@ -236,6 +250,7 @@ fn u22_other_tasks_are_not_shown() {
 /// u22: a walk of 100,000 regions finds each of them, with its attributes.
 #[test]
 fn u22_a_walk_of_100_000_regions() {
+    let _alone = alone();
     const N: u64 = 100_000;
     let at = allocate(N * PAGE);
     for i in (0..N).step_by(2) {
@@ -258,6 +273,7 @@ fn u22_a_walk_of_100_000_regions() {
 /// u22: what changes outside the window is seen at once.
 #[test]
 fn u22_changes_are_seen() {
+    let _alone = alone();
     let at = 0x2a00_0000u64;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
     let (rw, len) = (libc::PROT_READ | libc::PROT_WRITE, 4 * PAGE);
