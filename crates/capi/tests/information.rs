@@ -2,6 +2,8 @@
 //! memory without moving it: sizes by count, invariants, memory outside the window (U19,
 //! U25 to U30, U35).
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use machvm_capi::calls::allocate::{mach_vm_allocate, mach_vm_deallocate};
 use machvm_capi::calls::attribute::mach_vm_machine_attribute;
 use machvm_capi::calls::behavior::mach_vm_behavior_set;
@@ -17,6 +19,12 @@ use machvm_capi::totals;
 
 const PAGE: u64 = 4096;
 const LOW: u64 = 1 << 32;
+
+/// One test at a time: objects, counters and regions of the process are in the answers.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn allocate(size: u64) -> u64 {
     let mut at = 0;
@@ -55,6 +63,7 @@ fn host64() -> totals::vm_statistics64 {
 /// u26: frames add up to no more than there are, and events only grow.
 #[test]
 fn u26_invariants() {
+    let _alone = alone();
     let mut basic = totals::host_basic_info::default();
     let mut n = ints::<totals::host_basic_info>();
     // SAFETY: good addresses.
@@ -121,6 +130,7 @@ fn largest(of: &[u32], none: i32) -> impl Fn(u32) -> Result<u32, i32> {
 /// u26, u35: revisions are told by count.
 #[test]
 fn u26_u35_revisions() {
+    let _alone = alone();
     let statistics: &[u32] = &[12, 14, 15];
     rooms(host_statistics, (HOST, 2), 20, largest(statistics, KERN_FAILURE));
     rooms(host_statistics64, (HOST, 4), 48, largest(&[24, 38], KERN_FAILURE));
@@ -158,6 +168,7 @@ fn vm_info() -> task_vm_info {
 /// u35: sizes grow with what is allocated and touched, and shrink again.
 #[test]
 fn u35_sizes() {
+    let _alone = alone();
     let before = vm_info();
     let at = allocate(1 << 30);
     for i in 0..5000 {
@@ -185,6 +196,7 @@ fn query(at: u64) -> (i32, i32) {
 /// u25: pages inside and outside, one by one and by range, across the edge of the window.
 #[test]
 fn u25_pages() {
+    let _alone = alone();
     let at = allocate(4 * PAGE);
     touch(at + PAGE);
     assert_eq!(query(at).0, 0);
@@ -240,6 +252,7 @@ fn u25_pages() {
 /// u19: the frames of pages; what has no room is in fresh memory.
 #[test]
 fn u19_pages_phys() {
+    let _alone = alone();
     let at = allocate(3 * PAGE);
     // RANDOM: one page at a time, whatever a neighbour's test has touched in order.
     assert_eq!(mach_vm_behavior_set(ME, at, 3 * PAGE, 1), KERN_SUCCESS);
@@ -275,6 +288,7 @@ fn u19_pages_phys() {
 /// u29, z86: flags, holes and contents, inside and outside.
 #[test]
 fn u29_msync() {
+    let _alone = alone();
     let at = allocate(4 * PAGE);
     outside(0x3300_0000, 4);
     for base in [at, 0x3300_0000] {
@@ -299,6 +313,7 @@ fn u29_msync() {
 /// u29: a modified file is written where its mapping is shared.
 #[test]
 fn u29_a_file_is_written() {
+    let _alone = alone();
     use std::os::fd::AsRawFd;
     let path = std::env::temp_dir().join(format!("machvm-msync-{}", std::process::id()));
     let file =
@@ -332,6 +347,7 @@ fn u29_a_file_is_written() {
 /// u30: every behaviour, inside and outside; a zeroed range is zero.
 #[test]
 fn u30_behaviors() {
+    let _alone = alone();
     let at = allocate(4 * PAGE);
     outside(0x3500_0000, 4);
     for base in [at, 0x3500_0000] {
@@ -360,6 +376,7 @@ fn u30_behaviors() {
 /// u28: caches are on everywhere; a flush needs memory to flush.
 #[test]
 fn u28_attributes() {
+    let _alone = alone();
     let at = allocate(PAGE);
     let text = u28_attributes as *const () as usize as u64;
     let on_stack = 0u8;
