@@ -53,9 +53,25 @@ pub struct Linux {
 /// A place for a pager; type-stable, so that a name never dangles.
 #[derive(Default)]
 struct PagerSlot {
-    file: RwLock<Option<Arc<FilePager>>>,
+    pager: RwLock<Option<Installed>>,
     /// Objects that use it, and one of whoever made it.
     users: AtomicU32,
+}
+
+/// What is behind a name. Files are known as such: a fork copies what they hold.
+#[derive(Clone)]
+enum Installed {
+    File(Arc<FilePager>),
+    Other(Arc<dyn Pager + Send + Sync>),
+}
+
+impl Installed {
+    fn pager(&self) -> &(dyn Pager + Send + Sync) {
+        match self {
+            Installed::File(pager) => &**pager,
+            Installed::Other(pager) => &**pager,
+        }
+    }
 }
 
 /// Every change of ours in Linux's page tables is complete, on every CPU, when the
@@ -99,9 +115,22 @@ impl Linux {
     /// # Errors
     /// No memory for the slot.
     pub fn add_file_pager(&self, file: FilePager) -> Result<PagerId, SetupError> {
+        self.install(Installed::File(Arc::new(file)))
+    }
+
+    /// As [`Linux::add_file_pager`], for a pager of any other kind. It is dropped when the
+    /// last use ends, on the thread that ends it, with no lock of the VM held.
+    ///
+    /// # Errors
+    /// No memory for the slot.
+    pub fn add_pager(&self, pager: Arc<dyn Pager + Send + Sync>) -> Result<PagerId, SetupError> {
+        self.install(Installed::Other(pager))
+    }
+
+    fn install(&self, pager: Installed) -> Result<PagerId, SetupError> {
         let h = self.pagers.alloc().map_err(|_| SetupError::NoMemory)?;
         let slot = self.pagers.get(h);
-        *slot.file.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(file));
+        *slot.pager.write().unwrap_or_else(PoisonError::into_inner) = Some(pager);
         slot.users.store(1, Ordering::Relaxed);
         Ok(PagerId(h.raw()))
     }
@@ -109,16 +138,22 @@ impl Linux {
     /// Whether the pager's data are a file of which `f` may have a look.
     pub(crate) fn with_file_pager<R>(&self, id: PagerId, f: impl FnOnce(&FilePager) -> R) -> Option<R> {
         let slot = self.pagers.lookup(NonZeroU32::get(id.0))?;
-        slot.current().map(|pager| f(&pager))
+        match slot.current() {
+            Some(Installed::File(pager)) => Some(f(&pager)),
+            Some(Installed::Other(_)) | None => None,
+        }
     }
 
-    /// Ends one use of a pager; the last one closes its file.
+    /// Ends one use of a pager; the last one tells it so, and drops it.
     pub fn pager_release(&self, id: PagerId) {
         let h = Handle::from_raw(id.0);
         let slot: &PagerSlot = self.pagers.get(h);
         if slot.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *slot.file.write().unwrap_or_else(PoisonError::into_inner) = None;
+            let last = slot.pager.write().unwrap_or_else(PoisonError::into_inner).take();
             self.pagers.free(h);
+            if let Some(last) = last {
+                last.pager().terminate();
+            }
         }
     }
 
@@ -135,20 +170,20 @@ impl Linux {
 }
 
 impl PagerSlot {
-    fn current(&self) -> Option<Arc<FilePager>> {
-        self.file.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn current(&self) -> Option<Installed> {
+        self.pager.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Pager for PagerSlot {
     fn page_in(&self, req: PageIn<'_>) {
         match self.current() {
-            Some(p) => p.page_in(req),
+            Some(p) => p.pager().page_in(req),
             None => req.failed(0, PagerError::Gone),
         }
     }
     fn page_out(&self, offset: u64, data: &[u8; PAGE_SIZE as usize]) -> Result<(), PagerError> {
-        self.current().ok_or(PagerError::Gone)?.page_out(offset, data)
+        self.current().ok_or(PagerError::Gone)?.pager().page_out(offset, data)
     }
 }
 
