@@ -2,12 +2,17 @@
 //!
 //! Requests to a [`Pager`] are tokens: each is completed exactly once, and
 //! dropping one completes it with an error, so a faulty pager cannot leave a page
-//! busy for ever.
+//! busy for ever. A pager that answers later, or from another process, detaches the
+//! request ([`PageIn::detach`]) and answers by offset, with the calls of
+//! [`ObjectControl`](crate::ObjectControl).
 
 use core::num::NonZeroU64;
 
 use crate::addr::PAGE_SIZE;
+use crate::control::{Attributes, ControlId};
+use crate::page_out::PageOut;
 use crate::pmap::PageNo;
+use crate::prot::Prot;
 
 /// Largest number of pages in one request.
 pub const MAX_CLUSTER: usize = 16;
@@ -39,6 +44,17 @@ pub trait PageInSink: Sync {
     /// The first `got` pages have their contents (the rest are given up); an error
     /// concerns page `got`.
     fn complete(&self, pages: &[PageNo], got: usize, how: Result<Supply, PagerError>);
+    /// As [`PageInSink::complete`]; the accesses `lock` are not allowed to the pages that
+    /// have their contents, until the pager says otherwise.
+    fn complete_locked(&self, pages: &[PageNo], got: usize, how: Result<Supply, PagerError>, lock: Prot) {
+        debug_assert!(lock.is_empty(), "this sink has no page locks");
+        self.complete(pages, got, how);
+    }
+    /// The pages wait in the core from here on, until they are answered by offset. `false`:
+    /// nobody could answer for them, since they are no memory object's.
+    fn detach(&self, _object: ControlId, _pages: &[PageNo]) -> bool {
+        false
+    }
 }
 
 /// A run of busy, absent pages that wait for data.
@@ -48,6 +64,8 @@ pub struct PageIn<'a> {
     pages: [Option<PageNo>; MAX_CLUSTER],
     len: usize,
     offset: u64,
+    object: Option<ControlId>,
+    access: Prot,
     done: bool,
 }
 
@@ -64,9 +82,24 @@ impl<'a> PageIn<'a> {
         for (to, from) in list.iter_mut().zip(pages) {
             *to = Some(*from);
         }
-        PageIn { sink, pages: list, len: pages.len().min(MAX_CLUSTER), offset, done: false }
+        let len = pages.len().min(MAX_CLUSTER);
+        PageIn { sink, pages: list, len, offset, object: None, access: Prot::R, done: false }
     }
-    /// Number of pages wanted; the first is the one that faulted.
+    /// For a memory object, and what at least is wanted of the page that faulted.
+    pub fn of_object(mut self, object: Option<ControlId>, access: Prot) -> Self {
+        (self.object, self.access) = (object, access);
+        self
+    }
+    /// The memory object whose pages these are, or a copy's of it. `None`: the object is one
+    /// without control calls.
+    pub fn object(&self) -> Option<ControlId> {
+        self.object
+    }
+    /// The access that waits for the page that faulted.
+    pub fn access(&self) -> Prot {
+        self.access
+    }
+    /// Number of pages wanted; the one that faulted is among them.
     pub fn pages(&self) -> usize {
         self.len
     }
@@ -88,42 +121,139 @@ impl<'a> PageIn<'a> {
     }
     /// The first `got` pages are filled; the rest stay absent.
     pub fn supplied(mut self, got: usize, how: Supply) {
-        self.finish(got.min(self.len), Ok(how));
+        self.finish(got.min(self.len), Ok(how), Prot::NONE);
+    }
+    /// As [`PageIn::supplied`]; the accesses `lock` are not allowed yet (E06). Only for a
+    /// memory object ([`PageIn::object`]): the lock of another is ignored.
+    pub fn supplied_locked(mut self, got: usize, how: Supply, lock: Prot) {
+        let lock = if self.object.is_some() { lock } else { Prot::NONE };
+        self.finish(got.min(self.len), Ok(how), lock);
+    }
+    /// There is no data for any of the pages: what was not written is zero (E09).
+    pub fn unavailable(mut self) {
+        self.finish(self.len, Ok(Supply::Clean), Prot::NONE);
+    }
+    /// The answer comes later, by offset ([`ObjectControl`](crate::ObjectControl)), for the
+    /// pages one by one. What was written so far is lost.
+    ///
+    /// # Errors
+    /// The request: it is of no memory object, and is to be answered now.
+    pub fn detach(mut self) -> Result<(), Self> {
+        let mut list = [PageNo(core::num::NonZeroU32::MIN); MAX_CLUSTER];
+        let list = self.list(&mut list);
+        match self.object {
+            Some(object) if self.sink.detach(object, list) => {
+                self.done = true;
+                Ok(())
+            }
+            _ => Err(self),
+        }
     }
     /// The first `got` pages are filled, the next failed.
     pub fn failed(mut self, got: usize, why: PagerError) {
-        self.finish(got.min(self.len), Err(why));
+        self.finish(got.min(self.len), Err(why), Prot::NONE);
     }
-    fn finish(&mut self, got: usize, how: Result<Supply, PagerError>) {
+    fn list<'b>(&self, list: &'b mut [PageNo; MAX_CLUSTER]) -> &'b [PageNo] {
+        for (to, from) in list.iter_mut().zip(self.pages.iter().flatten()) {
+            *to = *from;
+        }
+        &list[..self.len]
+    }
+    fn finish(&mut self, got: usize, how: Result<Supply, PagerError>, lock: Prot) {
         if core::mem::replace(&mut self.done, true) {
             return;
         }
         let mut list = [PageNo(core::num::NonZeroU32::MIN); MAX_CLUSTER];
-        for (to, from) in list.iter_mut().zip(self.pages.iter().flatten()) {
-            *to = *from;
+        let list = self.list(&mut list);
+        if lock.is_empty() {
+            self.sink.complete(list, got, how);
+        } else {
+            self.sink.complete_locked(list, got, how, lock);
         }
-        self.sink.complete(&list[..self.len], got, how);
     }
 }
 
 impl Drop for PageIn<'_> {
     fn drop(&mut self) {
-        self.finish(0, Err(PagerError::Io));
+        self.finish(0, Err(PagerError::Io), Prot::NONE);
     }
+}
+
+/// Does a pager have data at an offset?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HasPage {
+    /// It does not know before it is asked for it.
+    Unknown,
+    /// No: an absent page is zero.
+    No,
+    /// Yes, and in one request with it so many pages before and after it.
+    Yes {
+        /// Pages before.
+        before: u32,
+        /// Pages after.
+        after: u32,
+    },
 }
 
 /// A source of data for objects (a file, a device, a server).
 ///
-/// Called with no VM lock held; the pages of a request are busy.
+/// Called with no VM lock held; the pages of a request are busy. Only the first two are
+/// needed; the others tell a pager of memory objects what the core does with them. A call
+/// about a memory object may be made when the object has just ended: a pager that does not
+/// know the control any more ignores it.
 pub trait Pager: Sync {
-    /// Completes `req` now or later, from any thread.
+    /// Completes `req` now or later, from any thread (E05 `memory_object_data_request`, G05,
+    /// G06).
     fn page_in(&self, req: PageIn<'_>);
     /// Writes one page back at byte `offset`.
     ///
     /// # Errors
     /// [`PagerError`]; the page stays modified.
     fn page_out(&self, offset: u64, data: &[u8; PAGE_SIZE as usize]) -> Result<(), PagerError>;
-    /// Nobody maps the object any more.
+    /// Writes a run of pages back (E11 `memory_object_data_return`, G07). Each page gets its
+    /// own result ([`PageOut::done`]); without one it stays modified.
+    fn page_out_run(&self, run: &mut PageOut<'_>) {
+        let mut page = [0; PAGE_SIZE as usize];
+        for i in 0..run.pages() {
+            run.read(i, 0, &mut page);
+            let result = self.page_out(run.offset_of(i), &page);
+            run.done(i, result);
+        }
+    }
+    /// Is there data at byte `offset` (G08)?
+    fn has_page(&self, _offset: u64) -> HasPage {
+        HasPage::Unknown
+    }
+    /// The first use of a memory object (E01): `bytes` may be mapped. What is given makes it
+    /// ready; with `None` faults wait until
+    /// [`ObjectControl::ready`](crate::ObjectControl::ready).
+    fn init(&self, _object: ControlId, _bytes: u64) -> Option<Attributes> {
+        Some(Attributes::default())
+    }
+    /// A page in memory is locked against an access that a fault wants (E14
+    /// `memory_object_data_unlock`): answered by a lock request with a smaller lock. Told once
+    /// for an access, and again after the lock was changed.
+    fn data_unlock(&self, _object: ControlId, _offset: u64, _bytes: u64, _access: Prot) {}
+    /// A range was written back on behalf of `msync` (E23 `memory_object_synchronize`); returns
+    /// when the pager has it where it shall be.
+    ///
+    /// # Errors
+    /// What msync reports.
+    fn synchronize(&self, _object: ControlId, _offset: u64, _bytes: u64) -> Result<(), PagerError> {
+        Ok(())
+    }
+    /// The memory object has users again (E24 `memory_object_map`).
+    fn map(&self, _object: ControlId) {}
+    /// It has none any more (E24 `memory_object_last_unmap`).
+    fn last_unmap(&self, _object: ControlId) {}
+    /// A copy was made of the range, with [`CopyStrategy::Call`](crate::CopyStrategy::Call)
+    /// (E21 `memory_object_copy`): before the data there changes by other means than this
+    /// object, the pager gets the pages into memory or locks them.
+    fn copied(&self, _object: ControlId, _offset: u64, _bytes: u64) {}
+    /// The core is done with the memory object (E03 `memory_object_terminate`): no more calls
+    /// for this control.
+    fn terminated(&self, _object: ControlId) {}
+    /// Nothing uses the pager any more.
     fn terminate(&self) {}
 }
 

@@ -7,7 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use machvm::{PagerId, Platform};
 use machvm_arena::{Handle, Slab};
-use machvm_hal::{Event, Flush, Host, Invalidations, MaySleep, PAGE_SIZE, PageIn, Pager, PagerError, Swap};
+use machvm_hal::{
+    Attributes, ControlId, Event, Flush, HasPage, Host, Invalidations, MaySleep, PAGE_SIZE, PageIn, PageOut,
+    Pager, PagerError, Prot, Swap,
+};
 use machvm_pagers::{FilePager, Pool};
 
 use crate::chunk::LinuxChunks;
@@ -184,6 +187,47 @@ impl Pager for PagerSlot {
     }
     fn page_out(&self, offset: u64, data: &[u8; PAGE_SIZE as usize]) -> Result<(), PagerError> {
         self.current().ok_or(PagerError::Gone)?.pager().page_out(offset, data)
+    }
+    fn page_out_run(&self, run: &mut PageOut<'_>) {
+        match self.current() {
+            Some(p) => p.pager().page_out_run(run),
+            None => (0..run.pages()).for_each(|i| run.done(i, Err(PagerError::Gone))),
+        }
+    }
+    fn has_page(&self, offset: u64) -> HasPage {
+        self.current().map_or(HasPage::Unknown, |p| p.pager().has_page(offset))
+    }
+    fn init(&self, object: ControlId, bytes: u64) -> Option<Attributes> {
+        // Without a pager faults go on, and find that it is gone.
+        self.current().map_or(Some(Attributes::default()), |p| p.pager().init(object, bytes))
+    }
+    fn data_unlock(&self, object: ControlId, offset: u64, bytes: u64, access: Prot) {
+        if let Some(p) = self.current() {
+            p.pager().data_unlock(object, offset, bytes, access);
+        }
+    }
+    fn synchronize(&self, object: ControlId, offset: u64, bytes: u64) -> Result<(), PagerError> {
+        self.current().ok_or(PagerError::Gone)?.pager().synchronize(object, offset, bytes)
+    }
+    fn map(&self, object: ControlId) {
+        if let Some(p) = self.current() {
+            p.pager().map(object);
+        }
+    }
+    fn last_unmap(&self, object: ControlId) {
+        if let Some(p) = self.current() {
+            p.pager().last_unmap(object);
+        }
+    }
+    fn copied(&self, object: ControlId, offset: u64, bytes: u64) {
+        if let Some(p) = self.current() {
+            p.pager().copied(object, offset, bytes);
+        }
+    }
+    fn terminated(&self, object: ControlId) {
+        if let Some(p) = self.current() {
+            p.pager().terminated(object);
+        }
     }
 }
 
