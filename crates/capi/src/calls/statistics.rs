@@ -3,7 +3,6 @@
 //! Swap is a compressed pool in memory, so compressions are page-outs to it, and what the
 //! pool takes is the compressor's.
 
-use machvm::task::VmStatistics;
 use machvm_hal::PAGE_SIZE;
 
 use super::host::host_of;
@@ -24,12 +23,12 @@ fn system<T>(
 
 fn narrow_statistics() -> Result<totals::vm_statistics, kern_return_t> {
     let s = system(|t| t.vm_statistics64())?;
-    Ok(VmStatistics::from_64(&bounded(s)).into())
+    Ok(totals::vm_statistics::from_64(&bounded(s)))
 }
 
 fn wide_statistics() -> Result<totals::vm_statistics64, kern_return_t> {
     let s = system(|t| t.vm_statistics64())?;
-    let mut wide = totals::vm_statistics64::from(bounded(s));
+    let mut wide = bounded(s);
     let all = here().0.vm().statistics().map_err(|_| kr::KERN_FAILURE)?;
     if let Some(pool) = all.pool {
         wide.compressor_page_count = narrow(pool.pool_bytes.div_ceil(PAGE_SIZE));

@@ -1,34 +1,32 @@
 //! `vm_statistics`, `vm_cache_statistics` (U26, U27; part 1.4).
 
-use machvm_hal::PAGE_SIZE;
-
 use super::Task;
 use crate::platform::Platform;
 use crate::vm::Vm;
 
-/// `vm_statistics64`: frames by state, then counters that never fall.
+/// `vm_statistics64`, with XNU's layout: frames by state, then counters that never fall. The
+/// highest number stands for more.
 ///
 /// `free + active + inactive + wire + throttled` are all frames, but for those that are
 /// between two states on some thread.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VmStatistics64 {
-    /// Bytes in a page.
-    pub pagesize: u64,
-    /// Not in use.
-    pub free_count: u64,
+    /// Frames not in use.
+    pub free_count: u32,
     /// In use.
-    pub active_count: u64,
+    pub active_count: u32,
     /// Set aside, clean or waiting to be written.
-    pub inactive_count: u64,
+    pub inactive_count: u32,
     /// Wired, and the embedder's own.
-    pub wire_count: u64,
-    /// Zero-filled on demand.
+    pub wire_count: u32,
+    /// Pages zero-filled on demand.
     pub zero_fill_count: u64,
     /// Set aside, and used again in time.
     pub reactivations: u64,
-    /// Pages read from pagers.
+    /// Read from pagers.
     pub pageins: u64,
-    /// Pages written to pagers.
+    /// Written to pagers.
     pub pageouts: u64,
     /// Faults.
     pub faults: u64,
@@ -41,28 +39,38 @@ pub struct VmStatistics64 {
     /// Thrown away because nobody needed them.
     pub purges: u64,
     /// Pages whose contents are volatile.
-    pub purgeable_count: u64,
+    pub purgeable_count: u32,
     /// Read ahead and not used yet: not told apart.
-    pub speculative_count: u64,
+    pub speculative_count: u32,
+    /// As `swapins`: what compresses is behind swap.
+    pub decompressions: u64,
+    /// As `swapouts`.
+    pub compressions: u64,
     /// Read back from swap.
     pub swapins: u64,
     /// Written to swap.
     pub swapouts: u64,
+    /// Frames that compressed pages take. The embedder's swap knows: 0 here.
+    pub compressor_page_count: u32,
     /// Modified pages for which there is no room on swap.
-    pub throttled_count: u64,
+    pub throttled_count: u32,
     /// Resident, with a pager behind them.
-    pub external_page_count: u64,
+    pub external_page_count: u32,
     /// Resident, anonymous.
-    pub internal_page_count: u64,
+    pub internal_page_count: u32,
+    /// Pages that are compressed. As `compressor_page_count`.
+    pub total_uncompressed_pages_in_compressor: u64,
 }
 
-/// `vm_statistics`: the same in 32 bits, the highest number standing for more.
+/// `vm_statistics`, with XNU's layout: the same in 32 bits. (Mach 3 has the size of a page
+/// before it.)
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[expect(missing_docs, reason = "see VmStatistics64")]
 pub struct VmStatistics {
-    pub pagesize: u32,
     pub free_count: u32,
     pub active_count: u32,
+    /// Throttled ones are counted here.
     pub inactive_count: u32,
     pub wire_count: u32,
     pub zero_fill_count: u32,
@@ -99,16 +107,19 @@ pub struct CacheStatistics {
     pub own_bytes: u64,
 }
 
+/// The number, or the highest that fits.
+fn peg(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
 impl VmStatistics {
     /// Cut to 32 bits.
     pub fn from_64(s: &VmStatistics64) -> Self {
-        let peg = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         VmStatistics {
-            pagesize: peg(s.pagesize),
-            free_count: peg(s.free_count),
-            active_count: peg(s.active_count),
-            inactive_count: peg(s.inactive_count + s.throttled_count),
-            wire_count: peg(s.wire_count),
+            free_count: s.free_count,
+            active_count: s.active_count,
+            inactive_count: s.inactive_count.saturating_add(s.throttled_count),
+            wire_count: s.wire_count,
             zero_fill_count: peg(s.zero_fill_count),
             reactivations: peg(s.reactivations),
             pageins: peg(s.pageins.saturating_add(s.swapins)),
@@ -117,7 +128,7 @@ impl VmStatistics {
             cow_faults: peg(s.cow_faults),
             lookups: 0,
             hits: 0,
-            purgeable_count: peg(s.purgeable_count),
+            purgeable_count: s.purgeable_count,
             purges: peg(s.purges),
             speculative_count: 0,
         }
@@ -132,12 +143,12 @@ impl<P: Platform> Vm<P> {
         let s = self.statistics();
         let wired = self.count_wired();
         let resident = self.residents();
+        let anonymous = s.frames_resident.saturating_sub(s.frames_taken).saturating_sub(resident.external);
         VmStatistics64 {
-            pagesize: PAGE_SIZE,
-            free_count: s.frame_limit.saturating_sub(s.frames_resident),
-            active_count: s.active.saturating_sub(wired.active),
-            inactive_count: (s.inactive + s.laundry).saturating_sub(wired.aside),
-            wire_count: wired.all + s.frames_taken,
+            free_count: peg(s.frame_limit.saturating_sub(s.frames_resident)),
+            active_count: peg(s.active.saturating_sub(wired.active)),
+            inactive_count: peg((s.inactive + s.laundry).saturating_sub(wired.aside)),
+            wire_count: peg(wired.all + s.frames_taken),
             zero_fill_count: s.zero_fill,
             reactivations: s.reactivated,
             pageins: s.pageins,
@@ -147,16 +158,17 @@ impl<P: Platform> Vm<P> {
             lookups: 0,
             hits: 0,
             purges: s.purges,
-            purgeable_count: resident.volatile,
+            purgeable_count: peg(resident.volatile),
             speculative_count: 0,
+            decompressions: s.swapins,
+            compressions: s.swapouts,
             swapins: s.swapins,
             swapouts: s.swapouts,
-            throttled_count: s.unswappable.saturating_sub(wired.unswappable),
-            external_page_count: resident.external,
-            internal_page_count: s
-                .frames_resident
-                .saturating_sub(s.frames_taken)
-                .saturating_sub(resident.external),
+            compressor_page_count: 0,
+            throttled_count: peg(s.unswappable.saturating_sub(wired.unswappable)),
+            external_page_count: peg(resident.external),
+            internal_page_count: peg(anonymous),
+            total_uncompressed_pages_in_compressor: 0,
         }
     }
 }
