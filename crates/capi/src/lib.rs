@@ -21,6 +21,8 @@
 
 pub mod calls;
 mod fork;
+#[doc(hidden)]
+pub mod hooks;
 pub mod info;
 pub mod kr;
 mod outside;

@@ -355,6 +355,16 @@ impl Vm {
         Task::new(&self.0)
     }
 
+    /// As [`Vm::task`]; what is in it can be shown by other tasks of the system (M20
+    /// `vm_map_submap`, [`machvm::map::Map::submap`]). Not for processes that fork.
+    ///
+    /// # Errors
+    /// As [`Vm::task`].
+    #[doc(hidden)]
+    pub fn showable_task(&self) -> Result<Task, Error> {
+        Task::showable(&self.0)
+    }
+
     /// Who serves faults: [`Faults::Signal`] or [`Faults::Thread`].
     #[must_use]
     pub fn faults(&self) -> Faults {

@@ -507,6 +507,7 @@ const OF_PAGES: &[&str] = &[
     "free",
     "is_shared",
     "is_valid",
+    "is_wanted",
     "number",
     "pagedaemon_wakeup",
     "pfn",

@@ -98,6 +98,12 @@ impl Busy {
         self.0.load(Ordering::Acquire) & EXCL != 0
     }
 
+    /// Does somebody sleep until it is free? A hint unless the caller holds it: then a `true`
+    /// stays true.
+    pub fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & WAITERS != 0
+    }
+
     /// Shares it with others who only read, when nobody holds it alone and nobody waits
     /// to (who waits goes first, or sharers that follow one another would starve it).
     ///
@@ -261,9 +267,11 @@ mod tests {
         let b = Busy::new();
         assert!(!b.mark_waiting(), "nothing to wait for");
         assert!(b.try_lock());
+        assert!(!b.is_wanted());
         assert!(b.mark_waiting() && b.mark_waiting());
+        assert!(b.is_wanted());
         assert_eq!(b.unlock(), Released { wake: true, orphan: false });
-        assert!(b.try_lock());
+        assert!(b.try_lock() && !b.is_wanted());
         assert_eq!(b.unlock(), QUIET);
     }
 

@@ -124,6 +124,11 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
         self.vm.page_is_shared(self.object, self.index, self.page, may)
     }
 
+    /// Does somebody sleep until the caller lets it go (`PG_WANTED`)? A `true` stays true.
+    pub fn is_wanted(&self) -> bool {
+        self.structure().busy.is_wanted()
+    }
+
     /// Is it wired, or held for I/O?
     pub fn is_wired(&self) -> bool {
         self.is_kept()

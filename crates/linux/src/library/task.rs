@@ -11,7 +11,7 @@ use machvm::{FaultError, Vm};
 use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SIZE, Pmap, Prot, RawAddr, RawSize, Va, VaRange};
 
 use super::error::Error;
-use super::platform::Hosted;
+use super::platform::{Hosted, TaskPmap};
 use super::quiet::Quiet;
 use super::{Denied, Shared, copy, table};
 
@@ -169,6 +169,20 @@ fn attributes(prot: Prot) -> Attributes {
 
 impl Task {
     pub(super) fn new(shared: &Arc<Shared>) -> Result<Task, Error> {
+        Self::made_by(shared, |vm, pmap, bounds| Ok(Map::new(vm, pmap, bounds)))
+    }
+
+    /// A task that other tasks can show.
+    pub(super) fn showable(shared: &Arc<Shared>) -> Result<Task, Error> {
+        Self::made_by(shared, |vm, pmap, bounds| {
+            Map::new_submap(vm, pmap, bounds).map_err(|_| Error::ResourceShortage)
+        })
+    }
+
+    fn made_by(
+        shared: &Arc<Shared>,
+        map: impl FnOnce(&'static Vm<Hosted>, TaskPmap, VaRange) -> Result<Map<'static, Hosted>, Error>,
+    ) -> Result<Task, Error> {
         let _quiet = shared.enter()?;
         let (origin, pages) = (shared.origin / PAGE_SIZE, shared.window / PAGE_SIZE);
         let platform = shared.vm.platform();
@@ -182,7 +196,7 @@ impl Task {
         // SAFETY: `Core` keeps `shared` for longer than the map, and `shared` the VM,
         // which never moves.
         let vm: &'static Vm<Hosted> = unsafe { &*Arc::as_ptr(&shared.vm) };
-        Ok(Self::with(Map::new(vm, pmap, bounds), start, shared))
+        Ok(Self::with(map(vm, pmap, bounds)?, start, shared))
     }
 
     fn with(map: Map<'static, Hosted>, start: u64, shared: &Arc<Shared>) -> Task {
