@@ -271,6 +271,20 @@ pub enum SwapError {
     Lost,
 }
 
+/// Pages that go out together, read one at a time: no buffer for all of them is needed.
+pub trait PageRun {
+    /// Number of pages, at least 1 and at most [`MAX_RUN`].
+    fn pages(&self) -> usize;
+    /// Copies page `i`. It may be asked for more than once, and stays the same.
+    fn read(&self, i: usize, to: &mut [u8; PAGE_SIZE as usize]);
+}
+
+/// Largest number of pages in a [`PageRun`].
+pub const MAX_RUN: usize = 32;
+
+/// Told of each page of a run that was read: its index, and its contents.
+pub type EachPage<'a> = dyn FnMut(usize, Result<&[u8; PAGE_SIZE as usize], SwapError>) + 'a;
+
 /// Where anonymous pages go (the default pager).
 ///
 /// Called with no VM lock held.
@@ -280,11 +294,42 @@ pub trait Swap: Sync {
     /// # Errors
     /// [`SwapError::Full`].
     fn put(&self, data: &[u8; PAGE_SIZE as usize]) -> Result<SwapSlot, SwapError>;
+    /// Keeps copies of pages that are likely to be wanted together again (S07). `slots[i]`
+    /// becomes the slot of page `i`, or nothing if there was no room for it. Returns how
+    /// many were kept.
+    ///
+    /// => `slots` has a place for every page.
+    fn put_run(&self, run: &dyn PageRun, slots: &mut [Option<SwapSlot>]) -> usize {
+        let mut page = [0; PAGE_SIZE as usize];
+        let mut kept = 0;
+        for (i, slot) in slots.iter_mut().enumerate().take(run.pages()) {
+            run.read(i, &mut page);
+            *slot = self.put(&page).ok();
+            kept += usize::from(slot.is_some());
+        }
+        kept
+    }
     /// Reads a copy back; the slot stays.
     ///
     /// # Errors
     /// [`SwapError::Lost`].
     fn get(&self, slot: SwapSlot, data: &mut [u8; PAGE_SIZE as usize]) -> Result<(), SwapError>;
+    /// Reads several copies back (S06): `each` is called once for every index into `slots`,
+    /// in any order. The first slot is the one that somebody waits for.
+    fn get_run(&self, slots: &[SwapSlot], each: &mut EachPage<'_>) {
+        let mut page = [0; PAGE_SIZE as usize];
+        for (i, slot) in slots.iter().enumerate() {
+            match self.get(*slot, &mut page) {
+                Ok(()) => each(i, Ok(&page)),
+                Err(e) => each(i, Err(e)),
+            }
+        }
+    }
+    /// Whether reading the slot may mean waiting for a device or another machine: who must
+    /// not wait gives it to somebody who may.
+    fn is_slow(&self, _slot: SwapSlot) -> bool {
+        false
+    }
     /// The contents are no longer wanted.
     fn free(&self, slot: SwapSlot);
 }

@@ -423,6 +423,7 @@ const CANNOT_FAIL: &[&str] = &[
     "next_populated",
     "unwire_page",
     "swap_in",
+    "swap_in_is_slow",
     // of the fault: fault() is these in a loop
     "fault_wait",
     "fault_step",

@@ -2,7 +2,7 @@
 
 use core::num::NonZeroU32;
 use machvm_arena::{Handle, NoMemory};
-use machvm_hal::{PageIn, PageInSink, PageNo, PagerError, Pfn, PhysMem, Supply, SwapError};
+use machvm_hal::{PageIn, PageInSink, PageNo, PagerError, Pfn, PhysMem, Supply, SwapError, SwapSlot};
 use machvm_sync::WriteGuard;
 
 use super::{CLUSTER, MapGuard, Place, Step, WaitFor};
@@ -344,30 +344,74 @@ impl<P: Platform> Vm<P> {
 
     /// Reads a run back from swap and lets it go.
     pub(crate) fn swap_in_run(&self, s: SwapIn) -> Result<(), SwapError> {
+        let Some(swap) = self.plat.swap() else {
+            s.pages[..s.len].iter().flatten().for_each(|(_, h)| self.page_abandon(*h, None));
+            return Err(SwapError::Lost);
+        };
+        // The contents of a busy page's anon stay on swap.
+        let mut slots = [SwapSlot(core::num::NonZeroU64::MIN); CLUSTER];
+        let mut pages = [None; CLUSTER];
+        let mut n = 0;
         let mut result = Ok(());
-        let mut buf = [0u8; machvm_hal::PAGE_SIZE as usize];
         for (i, (a, h)) in s.pages[..s.len].iter().flatten().copied().enumerate() {
-            let page = self.pages.get(h);
-            let read = match (self.plat.swap(), self.anons.get(a).swap()) {
-                (Some(swap), Some(slot)) => swap.get(slot, &mut buf),
-                _ => Err(SwapError::Lost),
-            };
-            let ok = read.and_then(|()| self.plat.mem().prepare(page.pfn(), 1).map_err(|_| SwapError::Full));
-            match ok {
-                Ok(()) => {
-                    self.plat.mem().write(page.pfn(), 0, &buf);
-                    bump(&self.stats.swapins, 1);
-                    self.page_filled(h);
-                }
-                Err(e) => {
-                    self.page_abandon(h, None);
-                    if i == 0 {
-                        result = Err(e); // the rest was read ahead: nobody asked
-                    }
+            if let Some(slot) = self.anons.get(a).swap() {
+                (slots[n], pages[n]) = (slot, Some((i, h)));
+                n += 1;
+            } else {
+                self.page_abandon(h, None);
+                if i == 0 {
+                    result = Err(SwapError::Lost);
                 }
             }
         }
+        swap.get_run(&slots[..n], &mut |k, read| {
+            let Some((i, h)) = pages.get_mut(k).and_then(Option::take) else { return };
+            // The rest was read ahead: nobody asked.
+            if let Err(e) = self.swapped_in(h, read)
+                && i == 0
+            {
+                result = Err(e);
+            }
+        });
+        // What a faulty swap forgot.
+        for (i, h) in pages.iter().flatten().copied() {
+            self.page_abandon(h, None);
+            if i == 0 {
+                result = Err(SwapError::Lost);
+            }
+        }
         result
+    }
+
+    /// Fills a busy page with what swap gave, and lets it go.
+    fn swapped_in(
+        &self,
+        h: Handle<Page>,
+        read: Result<&[u8; machvm_hal::PAGE_SIZE as usize], SwapError>,
+    ) -> Result<(), SwapError> {
+        let mem = self.plat.mem();
+        let pfn = self.pages.get(h).pfn();
+        match read.and_then(|data| mem.prepare(pfn, 1).map(|()| data).map_err(|_| SwapError::Full)) {
+            Ok(data) => {
+                mem.write(pfn, 0, data);
+                bump(&self.stats.swapins, 1);
+                self.page_filled(h);
+                Ok(())
+            }
+            Err(e) => {
+                self.page_abandon(h, None);
+                Err(e)
+            }
+        }
+    }
+
+    /// Whether carrying it out may mean waiting for a device ([`Swap::is_slow`]).
+    ///
+    /// [`Swap::is_slow`]: machvm_hal::Swap::is_slow
+    pub fn swap_in_is_slow(&self, s: &SwapIn) -> bool {
+        let Some(swap) = self.plat.swap() else { return false };
+        let slots = s.pages[..s.len].iter().flatten().filter_map(|(a, _)| self.anons.get(*a).swap());
+        slots.into_iter().any(|slot| swap.is_slow(slot))
     }
 }
 
