@@ -1,7 +1,7 @@
 //! What the threads that serve a program share.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,6 +40,10 @@ pub struct Ctx {
     slow: Mutex<VecDeque<Notif>>,
     slow_came: Condvar,
 }
+
+/// To a thread that is asked to stop this means: make the call again. The kernel's own
+/// number; no program ever sees it.
+const ERESTARTNOINTR: Errno = Errno(513);
 
 thread_local! {
     /// The notification this thread is answering, until it is answered.
@@ -110,13 +114,20 @@ impl Ctx {
         }
     }
 
-    /// Answers EINTR to every slow call that nobody has begun: an execve waits for the
-    /// threads that made them to stop.
-    pub fn drop_queued(&self) {
-        for notif in std::mem::take(&mut *self.slow_calls()) {
-            // A caller that is gone already is what the execve is waiting for.
-            let _ = notify::send(self.listener.as_fd(), notif.id, Reply::Error(Errno(libc::EINTR)));
-        }
+    /// Lets go of the slow calls of `threads` that nobody has begun: an execve waits for
+    /// those threads to stop. Should they go on after all, they make their calls again.
+    ///
+    /// => each of `threads` has been asked to stop and has not stopped yet; a thread that
+    /// was not asked would see the kernel's own number
+    pub fn drop_queued(&self, threads: &BTreeSet<i32>) {
+        self.slow_calls().retain(|notif| {
+            let stops = threads.contains(&notif.call.tid);
+            if stops {
+                // A caller that is gone already is what the execve is waiting for.
+                let _ = notify::send(self.listener.as_fd(), notif.id, Reply::Error(ERESTARTNOINTR));
+            }
+            !stops
+        });
     }
 
     /// Runs `body` on a thread that shares the program's descriptors, working

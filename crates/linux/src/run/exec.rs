@@ -21,6 +21,7 @@ use super::files::{close_if, copy_in, copy_in_string, program_fd, tell_user};
 use super::keeper::Tracer;
 use super::load::{Image, Prepared, Source, prepare, stack_limit};
 use super::ptrace::{Stop, last_errno};
+use super::signals;
 use super::space::{Call, Errno, Reply};
 use super::start::reset_dispositions;
 use super::threads::{exec_begins, exec_ends};
@@ -310,7 +311,7 @@ impl Stopped<'_> {
                 return Ok(());
             }
             // A thread that waits for us to fork it does not stop before it is answered.
-            self.ctx.drop_queued();
+            self.ctx.drop_queued(&running);
             std::thread::sleep(POLL);
         }
     }
@@ -372,6 +373,7 @@ fn strip(tracer: &Tracer<'_>, main: i32) -> Result<(), Errno> {
 /// What execve resets in the whole process.
 fn reset_process(ctx: &Ctx) {
     reset_dispositions();
+    signals::forget();
     // Timers of timer_create go, those of setitimer and alarm stay.
     let timers = std::fs::read_to_string("/proc/thread-self/../../timers").unwrap_or_default();
     for id in timers.lines().filter_map(|line| line.strip_prefix("ID: ")?.parse::<i32>().ok()) {

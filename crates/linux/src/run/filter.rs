@@ -41,7 +41,7 @@ pub const SYS_MSEAL: i64 = 462;
 pub const SYS_MAP_SHADOW_STACK: i64 = 453;
 
 /// Calls the supervisor looks at whatever their arguments are.
-const OTHER_CALLS: &[i64] = &[
+pub(super) const OTHER_CALLS: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_clone,
@@ -51,13 +51,14 @@ const OTHER_CALLS: &[i64] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_openat2,
+    libc::SYS_rt_sigaction,
     libc::SYS_io_uring_setup,
     libc::SYS_io_setup,
     SYS_MAP_SHADOW_STACK,
 ];
 
 /// Reported only where `/proc/self/exe` cannot be made to name the program.
-const LINK_CALLS: &[i64] = &[libc::SYS_readlink, libc::SYS_readlinkat];
+pub(super) const LINK_CALLS: &[i64] = &[libc::SYS_readlink, libc::SYS_readlinkat];
 
 /// Bit 30 of the number: the x32 ABI.
 pub const X32_BIT: u32 = 0x4000_0000;

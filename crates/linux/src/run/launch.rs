@@ -21,6 +21,7 @@ use super::load::{Image, Source, prepare, stack_limit};
 use super::native::NativeSpace;
 use super::notify::wake_on_this_cpu;
 use super::options::Options;
+use super::signals::remember_processor;
 use super::start::{StartArgs, block_signals, die_by, enter, restore_dispositions, was_closed};
 use super::supervisor::Supervisor;
 use super::vmthread::{Forker, gettid, remember_tasks, spawn_vm_thread};
@@ -83,6 +84,7 @@ pub fn run(options: Options, program: &OsStr, args: &[OsString]) -> Result<Infal
     let filter = Filter::new(!exe_named || native);
     close_if(|fd| !inherited.contains(&fd));
     restore_dispositions();
+    remember_processor();
 
     // From here on a memory call of this thread would wait for itself: no allocation.
     let listener = match filter.install() {

@@ -26,6 +26,7 @@ pub mod native;
 pub mod notify;
 pub mod options;
 pub mod ptrace;
+pub mod signals;
 pub mod space;
 pub mod stack;
 pub mod start;

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::load::Image;
+use super::signals::{Action, sigaction};
 
 /// Where [`fresh_exec_stub`] goes and what it undoes first.
 #[repr(C)]
@@ -175,22 +176,10 @@ pub unsafe extern "C" fn fresh_exec_stub(args: *mut StartArgs) -> ! {
     )
 }
 
-/// The kernel's `struct sigaction`.
-#[repr(C)]
-#[derive(Default)]
-struct RawAction {
-    handler: usize,
-    flags: u64,
-    restorer: usize,
-    mask: u64,
-}
-
-fn action(signal: i32, new: Option<&RawAction>) -> RawAction {
-    let mut old = RawAction::default();
-    let new = new.map_or(std::ptr::null(), |new| &raw const *new);
-    // SAFETY: both are valid or null; handlers are only ever set to SIG_DFL and SIG_IGN.
-    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, &raw mut old, 8) };
-    old
+/// Sets and gets a disposition; `new` catches nothing.
+fn action(signal: i32, new: Option<&Action>) -> Action {
+    // SAFETY: handlers are only ever set to SIG_DFL and SIG_IGN.
+    unsafe { sigaction(signal, new) }.unwrap_or_default()
 }
 
 /// Does to the dispositions what `execve` does: what was caught gets its default
@@ -200,7 +189,7 @@ pub fn reset_dispositions() {
     for signal in 1..=64 {
         let ignored = action(signal, None).handler == libc::SIG_IGN;
         let handler = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
-        action(signal, Some(&RawAction { handler, ..RawAction::default() }));
+        action(signal, Some(&Action { handler, ..Action::default() }));
     }
 }
 
@@ -248,7 +237,7 @@ pub fn restore_dispositions() {
             }
             false => libc::SIG_DFL,
         };
-        action(signal, Some(&RawAction { handler, ..RawAction::default() }));
+        action(signal, Some(&Action { handler, ..Action::default() }));
     }
 }
 
@@ -273,7 +262,7 @@ pub fn block_signals() -> u64 {
 ///
 /// => on a thread of the VM; no thread of the program is left
 pub fn die_by(signal: i32) -> ! {
-    action(signal, Some(&RawAction::default()));
+    action(signal, Some(&Action::default()));
     let mask = 1_u64 << (signal - 1);
     // SAFETY: the mask has the 8 bytes the call is told; the rest are numbers.
     unsafe {

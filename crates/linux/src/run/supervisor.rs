@@ -12,7 +12,7 @@ use super::notify::{self, ARCH_X86_64, Notif};
 use super::space::{Call, Errno, Reply};
 use super::threads::{self, Kin};
 use super::vmthread::spawn_vm_thread;
-use super::{exec, fork};
+use super::{exec, fork, signals};
 
 /// How often the keeper gets the report that it prints should the program be killed.
 const NOTE_INTERVAL: Duration = Duration::from_millis(200);
@@ -106,6 +106,7 @@ impl Supervisor {
                 Some(Reply::Continue)
             }
             libc::SYS_exit => Some(threads::on_exit(&self.ctx, call)),
+            libc::SYS_rt_sigaction => Some(signals::on_sigaction(call)),
             libc::SYS_exit_group => {
                 self.ctx.report();
                 Some(Reply::Continue)

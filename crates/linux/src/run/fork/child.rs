@@ -5,6 +5,7 @@
 
 use super::super::layout::ChildHeap;
 use super::super::ptrace::last_errno;
+use super::super::signals;
 use super::super::space::{Errno, Piece, PieceKind};
 use super::buffer::Buffer;
 use super::frame::Frame;
@@ -65,6 +66,7 @@ fn become_like(plan: &Plan<'_>, parent: i32) -> Result<(), Errno> {
         // The kernel's heap would be the VM's, and a grown one would not be there.
         return Err(last_errno());
     }
+    signals::restore_in_child();
     plan.likeness.apply()?;
     set_tids(plan);
     for piece in plan.pieces {
