@@ -4,17 +4,20 @@
 //!   word cost nothing; never more memory than it was allowed.
 //! * [`NoSwap`]: swap that keeps nothing.
 //! * [`FilePager`]: an object whose data is a file.
+//! * [`external`]: objects, and swap, whose pager is another process.
 //!
 //! None of them takes a lock of the virtual memory system, and all are called with
 //! none held. Neither [`Pool`] nor [`FilePager`] allocates on the way of a request:
 //! buffers are on the stack (at most 40 KiB) and the pool's memory comes from its
 //! [`RegionSource`].
 //!
-//! Not here: a swap file, remote pagers, and the external-pager protocol.
+//! Not here: a swap file and remote pagers.
 #![forbid(unsafe_code)]
 
 mod chain;
 mod class;
+#[cfg(target_os = "linux")]
+pub mod external;
 mod file;
 mod frames;
 mod handle;
