@@ -13,12 +13,14 @@ mod null;
 mod pmap_table;
 mod programs;
 mod reference;
+mod stores;
 mod table;
 mod trace;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: machvm-bench [faults] [copy] [instructions] [programs] [mach] [pmap] (none: all)
+const USAGE: &str =
+    "usage: machvm-bench [faults] [copy] [stores] [instructions] [programs] [mach] [pmap] (none: all)
   pmap --check: fails when an operation costs more than bench/pmap.baseline says; --save: writes that";
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
     let sections = [
         ("faults", done(faults::run)),
         ("copy", done(copy::run)),
+        ("stores", done(stores::run)),
         ("instructions", done(instructions::run)),
         ("programs", done(programs::run)),
         ("mach", done(mach::run)),

@@ -69,6 +69,11 @@ pub trait PhysMem: Sync {
 
     /// Copies a whole frame. `to` is resident.
     fn copy(&self, from: Pfn, to: Pfn);
+    /// Copies `n` frames, each to the one as far behind `to`. The two runs do not overlap,
+    /// and the frames of `to` are resident.
+    fn copy_run(&self, from: Pfn, to: Pfn, n: u32) {
+        (0..u64::from(n)).for_each(|i| self.copy(from.add(i), to.add(i)));
+    }
     /// Reads `buf.len()` bytes at `off`; the range lies inside the frame.
     fn read(&self, f: Pfn, off: usize, buf: &mut [u8]);
     /// Writes `buf` at `off`; the range lies inside the frame.

@@ -58,11 +58,11 @@ pub(crate) fn seek(fd: RawFd, from: u64, hole: bool) -> io::Result<Option<u64>> 
     }
 }
 
-/// `copy_file_range(2)` to the same place in the other file; how many bytes went.
-pub(crate) fn copy_range(from: RawFd, to: RawFd, at: u64, len: u64) -> io::Result<u64> {
-    let (mut read, mut write) = (at.cast_signed(), at.cast_signed());
+/// `copy_file_range(2)` from a byte of one file to a byte of another; how many went.
+pub(crate) fn copy_range(from: (RawFd, u64), to: (RawFd, u64), len: u64) -> io::Result<u64> {
+    let (mut read, mut write) = (from.1.cast_signed(), to.1.cast_signed());
     // SAFETY: the two offsets are ours.
-    let n = unsafe { libc::copy_file_range(from, &raw mut read, to, &raw mut write, len as usize, 0) };
+    let n = unsafe { libc::copy_file_range(from.0, &raw mut read, to.0, &raw mut write, len as usize, 0) };
     u64::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 

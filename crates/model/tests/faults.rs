@@ -71,6 +71,54 @@ fn fork_copies_on_write_both_ways() {
     });
 }
 
+/// Stores, and loads of what lies at others' frames, that follow one another break the
+/// sharing of up to 16 pages in a fault, upward and downward; others of one, so that nothing
+/// is copied that is not asked for.
+#[test]
+fn f01_copies_come_in_clusters_where_faults_follow_one_another() {
+    const N: u64 = 200;
+    for c in (Config { frames: 2000, ..Config::default() }).every_kind() {
+        let vm = &Vm::new(Machine::new(c.calm())).expect("memory");
+        for order in ["up", "down", "scattered"] {
+            for written in ["parent", "child"] {
+                let t = Task::new(vm);
+                map(&t, pages(0, N), Prot::RW);
+                (0..N).for_each(|i| t.store_word(at(i), 100 + i).expect("store"));
+                let child = Task { map: t.map.fork(vm.platform().pmap(), &mut may()).expect("fork") };
+                let (task, other) = if written == "parent" { (&t, &child) } else { (&child, &t) };
+                let before = vm.statistics();
+                for i in 0..N {
+                    let page = match order {
+                        "up" => i,
+                        "down" => N - 1 - i,
+                        _ => (i * 77) % N,
+                    };
+                    task.store_word(at(page) + 8, i).expect("store");
+                    if i == 0 || order == "scattered" {
+                        let copies = vm.statistics().cow_copies - before.cow_copies;
+                        assert_eq!(copies, i + 1, "{written} {order}");
+                    }
+                }
+                let (faults, copies) = {
+                    let now = vm.statistics();
+                    (now.faults - before.faults, now.cow_copies - before.cow_copies)
+                };
+                assert_eq!(copies, N, "each page once, {written} {order}");
+                if order != "scattered" {
+                    assert!(faults < N / 4, "{faults} faults, {written} {order}, {c:?}");
+                }
+                check_quiet(vm, [&t, &child]);
+                for i in 0..N {
+                    let word = |t: &Task<'_>, offset| t.load_word(at(i) + offset).expect("load");
+                    assert_eq!((word(task, 0), word(other, 0), word(other, 8)), (100 + i, 100 + i, 0));
+                }
+                check_quiet(vm, [&t, &child]);
+            }
+        }
+        assert_eq!(vm.live(), [0; 6], "left over, {c:?}");
+    }
+}
+
 #[test]
 fn f01_errors_name_the_page() {
     both(64, |vm| {

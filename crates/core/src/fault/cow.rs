@@ -13,19 +13,66 @@
 //! In the dense placement the copy goes to its place in the object's reservation,
 //! unless the old page sits there.
 //!
+//! Neighbours for which the same is to be done go along while faults follow one another,
+//! up to 16 as when pages are filled (decision 10): most of what a fault costs is not the
+//! copy. A copy of the map begins the count anew.
+//!
 //! Who turns out to be the last sharer keeps the page (Z52).
 
+use core::num::NonZeroU32;
 use machvm_arena::Handle;
-use machvm_hal::{Gather, MaySleep, PhysMem, PmapPage, RemoveWhy};
+use machvm_hal::{Gather, MaySleep, PageNo, PhysMem, PmapPage, PopulateError, RemoveWhy};
 
-use super::fill::ObjectGuard;
-use super::{MapGuard, Place, Step, WaitFor};
+use super::fill::{ObjectGuard, Run, clip, cluster};
+use super::{CLUSTER, MapGuard, Place, Purpose, Step, WaitFor};
 use crate::map::Map;
-use crate::object::{Anon, LEAF, ObjectInner};
-use crate::page::{FreeBatch, Page, PageFlags, QueueId, number};
+use crate::object::{Anon, LEAF, Leaf, ObjectInner};
+use crate::page::{FreeBatch, Page, PageFlags, QueueId, handle, number};
 use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
+
+/// Pages of which the sharing is broken in one step: neighbours, all busy, each with the
+/// anon that its slot names.
+struct Cluster {
+    list: [(Handle<Anon>, Handle<Page>); CLUSTER],
+    len: usize,
+    /// How many of them come before the page that faulted.
+    before: usize,
+}
+
+impl Cluster {
+    fn of_one(a: Handle<Anon>, p: Handle<Page>) -> Self {
+        Cluster { list: [(a, p); CLUSTER], len: 1, before: 0 }
+    }
+    fn all(&self) -> &[(Handle<Anon>, Handle<Page>)] {
+        &self.list[..self.len]
+    }
+    /// Adds what `take` gives for the neighbours on both sides, up to the bounds of `run`
+    /// and the first that it has nothing for.
+    fn grow(&mut self, run: Run, mut take: impl FnMut(i64) -> Option<(Handle<Anon>, Handle<Page>)>) {
+        for up in 1..(run.pages - run.before) as i64 {
+            let Some(got) = take(up) else { break };
+            self.list[self.len] = got;
+            self.len += 1;
+        }
+        for down in 1..=run.before as i64 {
+            let Some(got) = take(-down) else { break };
+            self.list.copy_within(0..self.len, 1);
+            self.list[0] = got;
+            self.len += 1;
+            self.before += 1;
+        }
+    }
+    /// Lets all go but the page that faulted.
+    fn shrink<P: Platform>(&mut self, vm: &Vm<P>) {
+        let faulted = self.list[self.before];
+        for (_, p) in self.all().iter().filter(|(_, p)| *p != faulted.1) {
+            vm.page_unbusy(*p);
+        }
+        *self = Cluster::of_one(faulted.0, faulted.1);
+    }
+}
 
 impl<'vm, P: Platform> Map<'vm, P> {
     /// => `p` is busy and belongs to `a`; on return it is not busy.
@@ -47,88 +94,155 @@ impl<'vm, P: Platform> Map<'vm, P> {
             return starved(Step::Wait(WaitFor::Limbo));
         }
         let mut batch = FreeBatch::new(vm);
-        let (Ok(mut spare), Ok(leaf)) = (vm.anons.reserve(1), {
+        let leaf = {
             let inner: &mut ObjectInner = &mut object;
             vm.tree_leaf_mut(&mut inner.tree, at.index, &mut batch)
-        }) else {
+        };
+        let Ok(leaf) = leaf.map(|h| vm.nodes.leaves.get(h)) else {
             return starved(Step::Wait(WaitFor::Memory));
         };
         // The path is this tree's alone now: the anon's own count tells.
-        let shared = vm.anons.get(a).is_shared();
-        if natural && !shared {
+        if natural && !vm.anons.get(a).is_shared() {
             return starved(Step::Again);
         }
+        let mut old = self.gather(at, (a, p), natural, leaf);
         let push = natural && vm.frames.is_sparse();
-        let taken = if push {
-            vm.stray_take()
-        } else {
-            vm.page_take(vm.frame_for(at, at.index), |_| vm.is_fresh_copy(at))
-        };
-        let Some(q) = taken else {
-            return starved(Step::Wait(WaitFor::Memory));
-        };
-        if vm.plat.mem().prepare(vm.pages.get(q).pfn(), 1).is_err() {
-            vm.page_untake(q);
+        let mut new = [PageNo(NonZeroU32::MIN); CLUSTER];
+        if !self.take_frames(at, push, &mut old, &mut new) {
             return starved(Step::Wait(WaitFor::Memory));
         }
+        let Ok(mut spare) = vm.anons.reserve(old.len as u32) else {
+            new[..old.len].iter().for_each(|q| vm.page_untake(handle(*q)));
+            old.shrink(vm);
+            return starved(Step::Wait(WaitFor::Memory));
+        };
+        let new = &new[..old.len];
         // From here on nothing fails.
+        let mut freed = [None; CLUSTER];
+        let first = at.index - old.before as u64;
+        for (i, (&(a, p), q)) in old.all().iter().zip(new).enumerate() {
+            let (slot, q) = (&leaf.slots[(first as usize + i) % LEAF], handle(*q));
+            // What was shared and natural is divided even if the others let go meanwhile:
+            // it must stay where it is.
+            let shared = natural || vm.anons.get(a).is_shared();
+            let anon = if shared { spare.take() } else { None };
+            self.move_wirings(at, (p, q), anon.is_some(), push);
+            match anon {
+                Some(b) => {
+                    vm.divide(at, (a, b), (p, q), push, first + i as u64);
+                    slot.set(Some(b));
+                    vm.anon_release(a, &mut batch);
+                }
+                None => {
+                    vm.pages.get(q).owner.set(Some(a));
+                    vm.anons.get(a).change_page(Some(p), Some(q));
+                    vm.pages.get(p).owner.set(None);
+                    freed[i] = Some(p);
+                }
+            }
+        }
+        drop((object, map));
+        vm.copy_pages(old.all(), new);
+        if !vm.frames.is_sparse() {
+            // Other maps of this object still see the old pages (Z51). In the sparse
+            // placement they see nothing but what is at its natural frame.
+            vm.remove_mappings(old.all());
+        }
+        for ((&(_, p), q), freed) in old.all().iter().zip(new).zip(freed) {
+            vm.queues.enqueue(&vm.pages, handle(*q), QueueId::Active);
+            vm.page_unbusy(handle(*q));
+            if freed.is_some() {
+                vm.queues.dequeue(&vm.pages, p);
+                batch.push(p);
+            } else {
+                vm.page_unbusy(p);
+            }
+        }
+        Step::Again
+    }
+
+    /// The page that faulted, and the neighbours that go along, all busy.
+    ///
+    /// => `leaf` is that of `at`, and this tree's alone.
+    fn gather(
+        &self,
+        at: &Place<'_>,
+        (a, p): (Handle<Anon>, Handle<Page>),
+        natural: bool,
+        leaf: &Leaf,
+    ) -> Cluster {
+        let vm = self.vm();
+        let mut all = Cluster::of_one(a, p);
+        // Wirings are counted page by page, and a page is made its object's alone for a
+        // reason of its own.
+        if at.purpose == Purpose::Own || at.entry.wired.get() != 0 {
+            return all;
+        }
+        let run = clip(cluster(at.entry, at.va.page()), at);
+        if vm.frames.free() >= run.pages + vm.frames.low() {
+            all.grow(run, |n| {
+                let index = at.index.wrapping_add_signed(n);
+                let a = leaf.slots[index as usize % LEAF].get()?;
+                let p = vm.anons.get(a).page()?;
+                vm.anon_busy_page(a, p).ok()?;
+                let alike = vm.is_natural(at, p, index) == natural
+                    && (!natural || vm.anons.get(a).is_shared())
+                    && !vm.pages.get(p).is_kept();
+                if !alike {
+                    vm.page_unbusy(p);
+                }
+                alike.then_some((a, p))
+            });
+        }
+        at.entry.next_fault.set(at.va.page() - all.before as u64 + all.len as u64);
+        at.entry.cluster.set(all.len as u32);
+        all
+    }
+
+    /// Pages for the copies, of all of `old` or of the one that faulted alone. `false`:
+    /// not even that; `old` is that one then.
+    fn take_frames(
+        &self,
+        at: &Place<'_>,
+        push: bool,
+        old: &mut Cluster,
+        new: &mut [PageNo; CLUSTER],
+    ) -> bool {
+        let vm = self.vm();
+        loop {
+            let (n, first) = (old.len, at.index - old.before as u64);
+            let new = &mut new[..n];
+            let got = if push {
+                vm.stray_take_run(new)
+            } else {
+                vm.page_take_run(vm.frame_for(at, first), new, |_| vm.is_fresh_copy(at))
+            };
+            if got == n && vm.prepare_run(new).is_ok() {
+                return true;
+            }
+            new[..got].iter().for_each(|q| vm.page_untake(handle(*q)));
+            if n == 1 {
+                return false;
+            }
+            old.shrink(vm);
+        }
+    }
+
+    /// The wiring of this entry stays with what this entry maps, the others' with the old
+    /// contents (Z50): `p` has them, and `q` is to.
+    fn move_wirings(&self, at: &Place<'_>, (p, q): (Handle<Page>, Handle<Page>), shared: bool, push: bool) {
+        let vm = self.vm();
         vm.page_inherit(p, q);
-        let slot = &vm.nodes.leaves.get(leaf).slots[at.index as usize % LEAF];
-        let new = if shared { spare.take() } else { None };
-        // The wiring of this entry stays with what this entry maps, the others' with
-        // the old contents (Z50).
         let all = vm.pages.get(p).wired.get();
         let own = all.min(u32::from(at.entry.wired.get() != 0));
-        let moves = match new {
-            Some(_) if push => all - own,
-            Some(_) => own,
-            None => all,
+        let moves = match (shared, push) {
+            (true, true) => all - own,
+            (true, false) => own,
+            (false, _) => all,
         };
         vm.wirings_move(p, q, moves);
         // What is held for I/O is never shared, and where its object has it.
         debug_assert!(!vm.pages.get(p).is_held_for_io(), "a held page is moved");
-        match new {
-            Some(b) if push => {
-                vm.pages.get(q).owner.set(Some(a));
-                vm.anons.get(a).change_page(Some(p), Some(q));
-                vm.anons.get(b).reset(Some(p));
-                vm.pages.get(p).owner.set(Some(b));
-                vm.pages.get(p).insert_flags(PageFlags::DIRTY);
-                slot.set(Some(b));
-                vm.anon_release(a, &mut batch);
-            }
-            Some(b) => {
-                let page = vm.pages.get(q);
-                page.owner.set(Some(b));
-                page.insert_flags(PageFlags::DIRTY);
-                page.home.set(Some(at.object));
-                page.pindex.set(at.index);
-                vm.anons.get(b).reset(Some(q));
-                slot.set(Some(b));
-                vm.anon_release(a, &mut batch);
-            }
-            None => {
-                vm.pages.get(q).owner.set(Some(a));
-                vm.anons.get(a).change_page(Some(p), Some(q));
-                vm.pages.get(p).owner.set(None);
-            }
-        }
-        drop((object, map));
-        vm.plat.mem().copy(vm.pages.get(p).pfn(), vm.pages.get(q).pfn());
-        bump(&vm.stats.cow_copies, 1);
-        if !push {
-            // Other maps of this object still see the old page (Z51).
-            vm.remove_mappings(p);
-        }
-        vm.queues.enqueue(&vm.pages, q, QueueId::Active);
-        vm.page_unbusy(q);
-        if new.is_none() {
-            vm.queues.dequeue(&vm.pages, p);
-            batch.push(p);
-        } else {
-            vm.page_unbusy(p);
-        }
-        Step::Again
     }
 }
 
@@ -143,11 +257,70 @@ impl<P: Platform> Vm<P> {
         }
     }
 
-    /// => `p` is busy.
-    fn remove_mappings(&self, p: Handle<Page>) {
-        if self.pages.get(p).is_mapped() {
+    /// The contents of `a`, which are in `p`, are to be `a`'s and, for the slot at `index`,
+    /// those of the new `b`: one of them gets `q`.
+    ///
+    /// => the pages are busy, and `q` is nobody's.
+    fn divide(
+        &self,
+        at: &Place<'_>,
+        (a, b): (Handle<Anon>, Handle<Anon>),
+        (p, q): (Handle<Page>, Handle<Page>),
+        push: bool,
+        index: u64,
+    ) {
+        let (old, copy) = (self.pages.get(p), self.pages.get(q));
+        if push {
+            copy.owner.set(Some(a));
+            self.anons.get(a).change_page(Some(p), Some(q));
+            self.anons.get(b).reset(Some(p));
+            old.owner.set(Some(b));
+            old.insert_flags(PageFlags::DIRTY);
+        } else {
+            copy.owner.set(Some(b));
+            copy.insert_flags(PageFlags::DIRTY);
+            copy.home.set(Some(at.object));
+            copy.pindex.set(index);
+            self.anons.get(b).reset(Some(q));
+        }
+    }
+
+    /// The platform gets ready for the contents of busy pages.
+    fn prepare_run(&self, list: &[PageNo]) -> Result<(), PopulateError> {
+        let mut rest = list;
+        while !rest.is_empty() {
+            let (first, n) = self.frame_run(rest);
+            self.plat.mem().prepare(first, n as u32)?;
+            rest = &rest[n..];
+        }
+        Ok(())
+    }
+
+    /// Copies page by page, runs of frames in one call.
+    fn copy_pages(&self, from: &[(Handle<Anon>, Handle<Page>)], to: &[PageNo]) {
+        let frames = |i: usize| (self.pages.get(from[i].1).pfn(), self.pages.get(handle(to[i])).pfn());
+        let mut i = 0;
+        while i < to.len() {
+            let (a, b) = frames(i);
+            let next = |n: &usize| frames(i + n) == (a.add(*n as u64), b.add(*n as u64));
+            let n = (1..to.len() - i).take_while(next).count() + 1;
+            self.plat.mem().copy_run(a, b, n as u32);
+            i += n;
+        }
+        bump(&self.stats.cow_copies, to.len() as u64);
+    }
+
+    /// => the pages are busy.
+    fn remove_mappings(&self, list: &[(Handle<Anon>, Handle<Page>)]) {
+        let mut mapped = [PageNo(NonZeroU32::MIN); CLUSTER];
+        let mut n = 0;
+        for (_, p) in list.iter().filter(|(_, p)| self.pages.get(*p).is_mapped()) {
+            mapped[n] = number(*p);
+            n += 1;
+        }
+        if n != 0 {
             let mut g = Gather::new();
-            self.plat.pmap_page().page_remove(&self.pages, &[number(p)], RemoveWhy::Sample, &mut g);
+            self.plat.pmap_page().page_remove(&self.pages, &mapped[..n], RemoveWhy::Sample, &mut g);
             self.finish(g, &mut MaySleep::claim());
         }
     }

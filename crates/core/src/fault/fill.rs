@@ -25,16 +25,16 @@ pub struct SwapIn {
     len: usize,
 }
 
-/// How many pages to fill, and how many of them lie before the one that faulted.
+/// How many pages to fill or copy, and how many of them lie before the one that faulted.
 #[derive(Clone, Copy, Debug)]
-struct Run {
-    before: u64,
-    pages: u64,
+pub(super) struct Run {
+    pub(super) before: u64,
+    pub(super) pages: u64,
 }
 
 /// Grows from one page to [`CLUSTER`] while faults follow one another, up or down
 /// (decision 10: a fixed cluster loses sparse use).
-fn cluster(entry: &Entry, page: u64) -> Run {
+pub(super) fn cluster(entry: &Entry, page: u64) -> Run {
     let (next, last) = (entry.next_fault.get(), u64::from(entry.cluster.get()));
     let up = page == next;
     let down = last != 0 && page.wrapping_add(1) == next.wrapping_sub(last);
@@ -48,7 +48,7 @@ fn cluster(entry: &Entry, page: u64) -> Run {
 }
 
 /// The part of `run` around `at` that lies in the entry and in one leaf.
-fn clip(run: Run, at: &Place<'_>) -> Run {
+pub(super) fn clip(run: Run, at: &Place<'_>) -> Run {
     let in_leaf = at.index % LEAF as u64;
     let in_entry = at.va.page() - at.start.page();
     let before = run.before.min(in_leaf).min(in_entry);
@@ -336,7 +336,7 @@ impl<P: Platform> Vm<P> {
     }
 
     /// The frame of the first page, and how many pages have the frames that follow.
-    fn frame_run(&self, list: &[PageNo]) -> (Pfn, usize) {
+    pub(super) fn frame_run(&self, list: &[PageNo]) -> (Pfn, usize) {
         let frame = |p: &PageNo| self.pages.get(handle(*p)).pfn();
         let first = list.first().map_or(Pfn(0), frame);
         (first, list.iter().enumerate().take_while(|(i, p)| frame(p) == first.add(*i as u64)).count())

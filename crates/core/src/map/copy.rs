@@ -237,6 +237,7 @@ impl<P: Platform> Map<'_, P> {
         g: &mut Gather,
         may: &mut MaySleep,
     ) {
+        e.forget_faults();
         let protect = |r, g: &mut Gather| self.pmap.protect_copy(self.vm.page_array(), r, whole, g);
         let (Some(o), true) = (e.object.get(), e.wired.get() != 0) else {
             return protect(part, g);

@@ -287,6 +287,13 @@ impl Entry {
     pub(super) fn set_made_at(&self, version: u64) {
         self.next_fault.set(version);
     }
+    /// What comes next begins anew: faults before a copy do not foretell those after it.
+    ///
+    /// => the map is write locked, and the entry is memory's.
+    pub(super) fn forget_faults(&self) {
+        self.next_fault.set(0);
+        self.cluster.set(0);
+    }
     /// An entry as new, for `range`.
     pub(super) fn reset(&self, range: VaRange, kind: Kind, a: &Attributes) {
         self.start.set(range.start().get());

@@ -431,6 +431,18 @@ impl<P: Platform> Vm<P> {
         Some(h)
     }
 
+    /// Pages at consecutive frames of no object (sparse), as [`Vm::page_take_run`].
+    pub(crate) fn stray_take_run(&self, out: &mut [PageNo]) -> usize {
+        let mut next = self.strays.lock();
+        if *next == 0 {
+            let Ok(base) = self.plat.mem().extent_reserve(STRAYS) else { return 0 };
+            *next = base.0;
+        }
+        let got = self.page_take_run(At::Frame(Pfn(*next)), out, |_| false);
+        *next += got as u64;
+        got
+    }
+
     /// Says that the caller is about to wait for [`FREE_EVENT`]. `false`: a frame is
     /// free, do not wait.
     ///

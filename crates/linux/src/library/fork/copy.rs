@@ -78,7 +78,7 @@ pub(super) fn each_data(
 fn copy_inside(from: RawFd, to: RawFd, start: u64, end: u64) -> io::Result<u64> {
     let mut at = start;
     while at < end {
-        match sys::copy_range(from, to, at, end - at) {
+        match sys::copy_range((from, at), (to, at), end - at) {
             Ok(0) => break,
             Ok(n) => at += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
