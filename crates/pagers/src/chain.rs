@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Raw = 2,
     /// The word that the page repeats.
     Word = 3,
+    /// A zstd frame.
+    Zstd = 4,
 }
 
 /// The header of a block.
@@ -40,7 +42,7 @@ impl Header {
     }
     /// `None`: the header is damaged.
     pub(crate) fn kind(&self) -> Option<Kind> {
-        [Kind::Lz4, Kind::Raw, Kind::Word].into_iter().find(|k| *k as u16 == self.kind)
+        [Kind::Lz4, Kind::Raw, Kind::Word, Kind::Zstd].into_iter().find(|k| *k as u16 == self.kind)
     }
     /// Reads the header of the block at `at`.
     pub(crate) fn read<R: AsRef<[u8]> + AsMut<[u8]>>(frames: &Frames<R>, at: Place) -> Self {

@@ -2,6 +2,8 @@
 //!
 //! * [`Pool`]: swap in memory. Pages are compressed with LZ4, pages that repeat one
 //!   word cost nothing; never more memory than it was allowed.
+//! * [`Tiers`]: swap in several places by priority, in memory and on files and devices;
+//!   contents move between them. A [`Tier`] is such a place.
 //! * [`NoSwap`]: swap that keeps nothing.
 //! * [`FilePager`]: an object whose data is a file.
 //! * [`external`]: objects, and swap, whose pager is another process.
@@ -11,11 +13,12 @@
 //! buffers are on the stack (at most 40 KiB) and the pool's memory comes from its
 //! [`RegionSource`].
 //!
-//! Not here: a swap file and remote pagers.
+//! Not here: remote pagers.
 #![forbid(unsafe_code)]
 
 mod chain;
 mod class;
+mod codec;
 #[cfg(target_os = "linux")]
 pub mod external;
 mod file;
@@ -30,10 +33,18 @@ mod stats;
 mod sum;
 #[cfg(test)]
 mod tests;
+#[cfg(target_os = "linux")]
+mod tier;
 
+pub use codec::Codec;
 pub use file::FilePager;
 pub use none::NoSwap;
 pub use pool::Pool;
 pub use region::{Heap, RegionSource};
 pub use slot::SLOT_BITS;
 pub use stats::PoolStats;
+#[cfg(target_os = "linux")]
+pub use tier::{
+    Block, Buffer, Disk, DiskError, Done, EachRead, FileBlock, Memory, OffError, OnError, Opened, PageBytes,
+    PageId, Place, Source, Speed, Tier, TierError, TierInfo, TierStats, Tiers, TiersStats,
+};

@@ -1,8 +1,8 @@
 //! Swap in memory: the compressed pool.
 //!
 //! A page that repeats one 8-byte word becomes a slot that contains the word. Any
-//! other is compressed with LZ4 on the caller's stack, without a lock, and then copied
-//! into a shard; a page that hardly shrinks is kept as it is.
+//! other is compressed (LZ4, or zstd for pages that are wanted rarely) on the caller's
+//! stack, and then copied into a shard; a page that hardly shrinks is kept as it is.
 //!
 //! Shards are not chosen by a hash: a put takes the first one whose lock is free, so a
 //! single thread fills one shard densely and threads that collide spread out. The
@@ -13,11 +13,12 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use lz4_flex::block::{compress_into, decompress_into, get_maximum_output_size};
+use lz4_flex::block::get_maximum_output_size;
 use machvm_hal::{PAGE_SIZE, Swap, SwapError, SwapSlot};
 use machvm_sync::{Rank, Spin};
 
 use crate::chain::Kind;
+use crate::codec::{Codec, Packer};
 use crate::frames::{PER_REGION, REGION};
 use crate::region::{Heap, RegionSource};
 use crate::shard::{InsertError, Shard};
@@ -38,6 +39,7 @@ const SMALLEST_SHARD: u64 = 16 << 20;
 pub struct Pool<S: RegionSource = Heap> {
     shards: Box<[Spin<Shard<S::Region>>]>,
     source: S,
+    packer: Packer,
     max: u64,
     #[cfg(test)]
     base: u64,
@@ -80,6 +82,12 @@ impl<S: RegionSource> Pool<S> {
     /// Tables are reserved here, in address space: later calls ask nobody but `source`
     /// for memory.
     pub fn with_source(source: S, max: Option<u64>, threads: usize) -> Self {
+        Pool::with_codec(Codec::Lz4, source, max, threads)
+    }
+
+    /// As [`Pool::with_source`], with a choice of how pages are compressed. Contexts of
+    /// zstd, about 1 MiB for each thread, are made here and do not count.
+    pub fn with_codec(codec: Codec, source: S, max: Option<u64>, threads: usize) -> Self {
         let max = max.unwrap_or(Self::LARGEST).min(Self::LARGEST);
         let regions = (max / REGION as u64) as usize;
         let sensible = (max / SMALLEST_SHARD).max(1).min(slot::MAX_SHARDS as u64) as usize;
@@ -89,6 +97,7 @@ impl<S: RegionSource> Pool<S> {
         Pool {
             shards,
             source,
+            packer: Packer::new(codec, threads),
             max,
             #[cfg(test)]
             base,
@@ -102,6 +111,11 @@ impl<S: RegionSource> Pool<S> {
             bad_slots: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
         }
+    }
+
+    /// How pages are compressed.
+    pub fn codec(&self) -> Codec {
+        self.packer.codec()
     }
 
     /// The figures of the moment. Takes the shards' locks in turn.
@@ -234,7 +248,7 @@ impl<S: RegionSource> Pool<S> {
         };
         let right = copied.is_some_and(|(kind, sum, len)| {
             let bytes: &[u8] = if kind == Kind::Raw { &page[..len] } else { &packed[..len] };
-            checksum(bytes, kind as u64) == sum && unpack(kind, len, &packed, page)
+            checksum(bytes, kind as u64) == sum && self.unpack(kind, len, &packed, page)
         });
         if right {
             return Ok(());
@@ -242,17 +256,17 @@ impl<S: RegionSource> Pool<S> {
         self.damaged.fetch_add(1, Relaxed);
         Err(SwapError::Lost)
     }
-}
 
-/// Makes the page from what was stored. `false`: it does not make a page.
-fn unpack(kind: Kind, len: usize, packed: &[u8; WORTH_IT], page: &mut [u8; PAGE]) -> bool {
-    match kind {
-        Kind::Lz4 => decompress_into(&packed[..len], page).is_ok_and(|n| n == PAGE),
-        Kind::Raw => len == PAGE,
-        Kind::Word => {
-            let (words, _) = packed.as_chunks::<8>();
-            fill(page, words[0]);
-            len == 8
+    /// Makes the page from what was stored. `false`: it does not make a page.
+    fn unpack(&self, kind: Kind, len: usize, packed: &[u8; WORTH_IT], page: &mut [u8; PAGE]) -> bool {
+        match kind {
+            Kind::Lz4 | Kind::Zstd => self.packer.unpack(kind, &packed[..len], page),
+            Kind::Raw => len == PAGE,
+            Kind::Word => {
+                let (words, _) = packed.as_chunks::<8>();
+                fill(page, words[0]);
+                len == 8
+            }
         }
     }
 }
@@ -273,8 +287,8 @@ impl<S: RegionSource> Swap for Pool<S> {
             return Ok(slot);
         }
         let mut packed = [0; get_maximum_output_size(PAGE)];
-        match compress_into(data, &mut packed) {
-            Ok(len) if len <= WORTH_IT => self.store(Kind::Lz4, &packed[..len]),
+        match self.packer.pack(data, &mut packed) {
+            Some((kind, len)) if len <= WORTH_IT => self.store(kind, &packed[..len]),
             _ => self.store(Kind::Raw, data),
         }
     }

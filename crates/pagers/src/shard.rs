@@ -147,7 +147,7 @@ impl<R: AsRef<[u8]> + AsMut<[u8]>> Shard<R> {
         t.pages = t.pages.wrapping_add_signed(by);
         t.bytes = t.bytes.wrapping_add_signed(by * len as i64);
         match kind {
-            Kind::Lz4 => {}
+            Kind::Lz4 | Kind::Zstd => {}
             Kind::Raw => t.raw = t.raw.wrapping_add_signed(by),
             Kind::Word => t.words = t.words.wrapping_add_signed(by),
         }
