@@ -1,0 +1,6 @@
+//! The machine. Everything above is the same for every architecture.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::*;

@@ -1,0 +1,175 @@
+//! Registers, interrupts on and off, and what each CPU has of its own.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
+
+use crate::sched::Thread;
+
+/// What a CPU has of its own; GS leads to it in the kernel. The first fields are known to `trap.rs` by their offsets.
+#[repr(C)]
+pub(crate) struct CpuLocal {
+    /// Its address. Offset 0.
+    this: *const CpuLocal,
+    /// Top of the running thread's kernel stack. Offset 8.
+    pub(crate) kernel_stack: u64,
+    /// The program's stack pointer, for the first instructions of a system call. Offset 16.
+    scratch: u64,
+    /// Its number.
+    pub(crate) number: u16,
+    /// The thread that runs.
+    pub(crate) current: AtomicPtr<Thread>,
+    /// Another thread should run.
+    pub(crate) resched: AtomicBool,
+    /// Spin locks held with interrupts off, and so on: the thread stays here while it is not zero.
+    pub(crate) pins: AtomicU32,
+}
+
+impl CpuLocal {
+    /// Of CPU `number`.
+    pub(crate) const fn new(number: u16) -> Self {
+        CpuLocal {
+            this: core::ptr::null(),
+            kernel_stack: 0,
+            scratch: 0,
+            number,
+            current: AtomicPtr::new(core::ptr::null_mut()),
+            resched: AtomicBool::new(false),
+            pins: AtomicU32::new(0),
+        }
+    }
+}
+
+/// Makes `local` what [`here`] gives on this CPU.
+///
+/// # Safety
+/// 1. `local` lives for ever and is this CPU's alone.
+pub(super) unsafe fn set_local(local: *mut CpuLocal) {
+    // SAFETY: ours alone by 1.
+    unsafe { (*local).this = local };
+    // SAFETY: GS and the value it is swapped with; programs begin with zero.
+    unsafe {
+        wrmsr(0xc000_0101, local as u64);
+        wrmsr(0xc000_0102, 0);
+    }
+}
+
+/// This CPU's structure. The thread may be on another CPU by the time it is used, unless interrupts are off.
+#[inline]
+pub(crate) fn here() -> &'static CpuLocal {
+    let p: *const CpuLocal;
+    // SAFETY: in the kernel GS leads to a structure that lives for ever, whose first word is its address.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) p, options(nostack, readonly, preserves_flags));
+        &*p
+    }
+}
+
+/// Sets the top of the stack that traps from programs use on this CPU.
+///
+/// => interrupts are off.
+pub(crate) fn set_kernel_stack(top: u64) {
+    // SAFETY: the word at offset 8 is this CPU's alone, and interrupts are off.
+    unsafe { asm!("mov gs:[8], {}", in(reg) top, options(nostack, preserves_flags)) }
+    super::desc::set_trap_stack(top);
+}
+
+/// Switches interrupts off; gives whether they were on.
+#[inline]
+pub(crate) fn interrupts_off() -> bool {
+    let flags: u64;
+    // SAFETY: reads the flags and clears IF.
+    unsafe { asm!("pushfq", "pop {}", "cli", out(reg) flags) }
+    flags & 0x200 != 0
+}
+/// Switches them on if they were.
+#[inline]
+pub(crate) fn interrupts_restore(on: bool) {
+    if on {
+        // SAFETY: who switched them off is ready for them.
+        unsafe { asm!("sti", options(nomem, nostack)) }
+    }
+}
+
+/// Sleeps until an interrupt has come. => interrupts are off, and are so again on return.
+pub(crate) fn wait_for_interrupt() {
+    // SAFETY: STI takes effect after HLT began, so no interrupt is missed.
+    unsafe { asm!("sti", "hlt", "cli", options(nomem, nostack)) }
+}
+
+/// One turn of a loop that waits for another CPU.
+pub(crate) fn relax() {
+    core::hint::spin_loop();
+}
+
+/// Stops this CPU for good.
+pub(crate) fn halt() -> ! {
+    loop {
+        // SAFETY: nothing follows.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
+    }
+}
+
+/// Ends QEMU: its status is `code << 1 | 1`.
+pub(crate) fn exit(code: u32) -> ! {
+    // SAFETY: QEMU's isa-debug-exit; without it nothing happens.
+    unsafe { asm!("out dx, eax", in("dx") 0xf4u16, in("eax") code, options(nomem, nostack)) }
+    halt()
+}
+
+/// # Safety
+/// 1. The register exists and the value is one that the kernel works with.
+pub(super) unsafe fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: by 1.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// A port's byte.
+pub(super) fn inb(port: u16) -> u8 {
+    let v;
+    // SAFETY: the ports of this file's users are QEMU's, and reading them changes no memory.
+    unsafe { asm!("in al, dx", in("dx") port, out("al") v, options(nomem, nostack, preserves_flags)) }
+    v
+}
+/// Writes a port's byte.
+pub(super) fn outb(port: u16, v: u8) {
+    // SAFETY: as above.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") v, options(nomem, nostack, preserves_flags)) }
+}
+
+/// CPUID.
+pub(super) fn cpuid(leaf: u32, sub: u32) -> core::arch::x86_64::CpuidResult {
+    core::arch::x86_64::__cpuid_count(leaf, sub)
+}
+
+/// Sets the base of FS, which is a program's.
+pub(crate) fn set_fs(base: u64) {
+    // SAFETY: the kernel uses no FS; programs' addresses are canonical (checked by who sets them).
+    unsafe { wrmsr(0xc000_0100, base) }
+}
+
+/// Asks CPUs to look at their mailboxes.
+pub(crate) fn send_shootdown(_cpus: u64) {
+    // One CPU so far: there is nobody to ask.
+}
+
+/// Prints the return addresses on the stack, as far as frame pointers lead.
+pub(crate) fn back_trace() {
+    let mut frame: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags)) }
+    for _ in 0..32 {
+        if frame < super::DIRECT || !frame.is_multiple_of(8) {
+            break;
+        }
+        // SAFETY: a kernel address that was a frame pointer; kernel stacks are mapped.
+        let (next, at) = unsafe { ((frame as *const u64).read(), (frame as *const u64).add(1).read()) };
+        crate::say!("  at {at:#x}");
+        if next <= frame {
+            break;
+        }
+        frame = next;
+    }
+}

@@ -1,0 +1,42 @@
+//! x86-64 under QEMU's q35: PVH, one serial line, local APIC.
+
+mod boot;
+mod cpu;
+mod desc;
+mod fpu;
+mod paging;
+mod serial;
+mod switch;
+mod timer;
+mod trap;
+mod usercopy;
+
+pub(crate) use boot::{BootInfo, Span, boot_info};
+pub(crate) use cpu::{
+    CpuLocal, back_trace, exit, here, interrupts_off, interrupts_restore, relax, send_shootdown, set_fs, set_kernel_stack,
+    wait_for_interrupt,
+};
+pub(crate) use desc::init as init_cpu;
+pub(crate) use fpu::FpuState;
+pub(crate) use paging::{Format, NativeTlb, extend_direct_map, kernel_entries, make_tlb, map_kernel_page};
+pub(crate) use serial::{put, take};
+pub(crate) use switch::{Context, switch};
+pub(crate) use timer::{HZ, init as init_timer, now_ns};
+pub(crate) use trap::{Frame, return_to_user};
+pub(crate) use usercopy::{copy_from_user, copy_to_user, fix_up};
+
+/// Where physical memory is mapped.
+pub(crate) const DIRECT: u64 = 0xffff_8000_0000_0000;
+/// Kernel addresses that are mapped page by page: stacks, heap, slabs.
+pub(crate) const VSPACE: u64 = 0xffff_8080_0000_0000;
+/// Kernel addresses that the pmap may hand out.
+pub(crate) const PMAP_SPACE: u64 = 0xffff_c000_0000_0000;
+/// Where the kernel is linked, above where it is loaded.
+pub(crate) const KVA: u64 = 0xffff_ffff_8000_0000;
+/// The first address behind what programs may use.
+pub(crate) const USER_END: u64 = 0x7fff_ffff_f000;
+
+/// A physical address as the kernel sees it.
+pub(crate) fn direct(physical: u64) -> *mut u8 {
+    (DIRECT + physical) as *mut u8
+}

@@ -1,0 +1,112 @@
+//! The kernel's own half: the direct map and the space for stacks, heap and slabs. These tables are made here and never
+//! change hands; the pmap has a part of the half for itself.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use machvm_arch::X86;
+use machvm_arch::native::Cpu;
+use machvm_hal::Pfn;
+
+use super::cpu::cpuid;
+use super::{DIRECT, VSPACE, direct};
+
+/// The format of this machine's tables.
+pub(crate) type Format = machvm_pmap::pte::X86L4;
+/// Invalidation.
+pub(crate) type NativeTlb = X86<Cpu>;
+
+const PRESENT: u64 = 1;
+const WRITE: u64 = 2;
+const LARGE: u64 = 0x80;
+const GLOBAL: u64 = 0x100;
+const UNCACHED: u64 = 0x18;
+const NO_EXECUTE: u64 = 1 << 63;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+const MIB2: u64 = 2 << 20;
+
+unsafe extern "C" {
+    #[link_name = "boot_pml4"]
+    safe static BOOT_PML4: u8;
+}
+
+/// This machine's flush sequences.
+pub(crate) fn make_tlb() -> NativeTlb {
+    let (pcid, invpcid) = (cpuid(1, 0).ecx & 1 << 17 != 0, cpuid(7, 0).ebx & 1 << 10 != 0);
+    if pcid {
+        // SAFETY: CR4.PCIDE may be set while CR3's low bits are zero, as they are at boot; CR4.PGE is set.
+        unsafe {
+            core::arch::asm!("mov {t}, cr4", "bts {t}, 17", "mov cr4, {t}", t = out(reg) _, options(nostack));
+        }
+    }
+    // SAFETY: 1. The kernel runs at CPL 0 and pins threads around sequences. 2. INVPCID is used if CPUID has it.
+    // 3. Roots come from the pmap, which puts the kernel's upper entries in each. 4. Only `toggle_pge` writes CR4
+    // through it. 5. The pmap's and the core's rules.
+    X86::new(unsafe { Cpu::new() }, pcid, invpcid)
+}
+
+fn entry(table: u64, index: u64) -> &'static AtomicU64 {
+    // SAFETY: a table of ours in the direct map, which lives for ever; entries are words.
+    unsafe { &*direct(table).cast::<AtomicU64>().add(index as usize) }
+}
+
+/// The table below an entry; made where there is none.
+fn below(table: u64, index: u64, frame: &mut dyn FnMut() -> Option<u64>) -> Option<u64> {
+    let e = entry(table, index);
+    let old = e.load(Ordering::Acquire);
+    if old & PRESENT != 0 {
+        return Some(old & FRAME);
+    }
+    let new = frame()?;
+    e.store(new | PRESENT | WRITE, Ordering::Release);
+    Some(new)
+}
+
+fn root() -> u64 {
+    &raw const BOOT_PML4 as u64
+}
+
+fn index(va: u64, level: u32) -> u64 {
+    va >> (12 + 9 * (level - 1)) & 511
+}
+
+/// Maps all memory below `end`, at least 4 GiB, directly. What is not memory is uncached.
+///
+/// => `frame` gives zeroed frames of the first gigabyte.
+pub(crate) fn extend_direct_map(end: u64, memory_end: u64, frame: &mut dyn FnMut() -> Option<u64>) {
+    // The entry that boot shared with the kernel's addresses and the low ones is replaced by one of its own.
+    let pdpt = frame().unwrap_or_else(|| panic!("no memory for the direct map"));
+    let mut at = 0;
+    while at < end.max(4 << 30) {
+        let Some(pd) = below(pdpt, index(at, 3), frame) else { panic!("no memory for the direct map") };
+        let cache = if at < memory_end || at >= 4 << 30 { 0 } else { UNCACHED };
+        entry(pd, index(at, 2))
+            .store(at | PRESENT | WRITE | LARGE | GLOBAL | NO_EXECUTE | cache, Ordering::Release);
+        at += MIB2;
+    }
+    entry(root(), index(DIRECT, 4)).store(pdpt | PRESENT | WRITE, Ordering::Release);
+    // Boot's low addresses go.
+    entry(root(), 0).store(0, Ordering::Release);
+    let vspace = frame().unwrap_or_else(|| panic!("no memory for the kernel's space"));
+    entry(root(), index(VSPACE, 4)).store(vspace | PRESENT | WRITE, Ordering::Release);
+    // SAFETY: loads the root that is loaded: forgets what boot had.
+    unsafe { core::arch::asm!("mov {t}, cr3", "mov cr3, {t}", t = out(reg) _, options(nostack)) }
+}
+
+/// What every root has in its upper half besides the pmap's own: index and word.
+pub(crate) fn kernel_entries() -> [(usize, u64); 3] {
+    [DIRECT, VSPACE, super::KVA].map(|va| {
+        let i = index(va, 4);
+        (i as usize, entry(root(), i).load(Ordering::Acquire))
+    })
+}
+
+/// Maps one frame at an address of [`VSPACE`], where nothing was. `None`: no table.
+///
+/// => callers take turns.
+pub(crate) fn map_kernel_page(va: u64, to: Pfn, frame: &mut dyn FnMut() -> Option<u64>) -> Option<()> {
+    let pdpt = entry(root(), index(va, 4)).load(Ordering::Acquire) & FRAME;
+    let pd = below(pdpt, index(va, 3), frame)?;
+    let pt = below(pd, index(va, 2), frame)?;
+    entry(pt, index(va, 1)).store(to.byte() | PRESENT | WRITE | GLOBAL | NO_EXECUTE, Ordering::Release);
+    Some(())
+}

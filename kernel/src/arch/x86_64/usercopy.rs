@@ -1,0 +1,71 @@
+//! Bytes between the kernel and programs.
+//!
+//! The copy touches the program's addresses; the fault handler brings absent pages. What cannot be brought makes the
+//! copy end early: the handler looks the instruction up in a table and goes on where the table says.
+
+use core::arch::asm;
+
+use super::{Frame, USER_END};
+
+unsafe extern "C" {
+    static __fixups_start: [u64; 2];
+    static __fixups_end: [u64; 2];
+}
+
+/// Goes on behind a copy that cannot be done. `false`: the instruction is no such copy.
+pub(crate) fn fix_up(f: &mut Frame) -> bool {
+    // SAFETY: the linker's table, which does not change.
+    let table = unsafe {
+        let (start, end) = (&raw const __fixups_start, &raw const __fixups_end);
+        core::slice::from_raw_parts(start, end.offset_from_unsigned(start))
+    };
+    let Some([_, to]) = table.iter().find(|[at, _]| *at == f.rip) else { return false };
+    f.rip = *to;
+    true
+}
+
+/// Is it a range of programs' addresses?
+fn is_user(at: u64, len: usize) -> bool {
+    at.checked_add(len as u64).is_some_and(|end| end <= USER_END)
+}
+
+/// Copies; gives how many bytes were not copied.
+///
+/// # Safety
+/// 1. One side is kernel memory of `len` bytes that is good for it, the other programs' addresses.
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) -> usize {
+    let left;
+    // SAFETY: by 1; a fault on the program's side ends the copy with the rest in rcx.
+    unsafe {
+        asm!(
+            "2: rep movsb",
+            "3:",
+            ".pushsection .fixups, \"a\"",
+            ".quad 2b, 3b",
+            ".popsection",
+            inout("rcx") len => left,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack),
+        );
+    }
+    left
+}
+
+/// Reads a program's memory; gives how many bytes were had.
+pub(crate) fn copy_from_user(at: u64, buf: &mut [u8]) -> usize {
+    if !is_user(at, buf.len()) {
+        return 0;
+    }
+    // SAFETY: `buf` is the kernel's.
+    buf.len() - unsafe { copy(at as *const u8, buf.as_mut_ptr(), buf.len()) }
+}
+
+/// Writes a program's memory; gives how many bytes were put.
+pub(crate) fn copy_to_user(at: u64, data: &[u8]) -> usize {
+    if !is_user(at, data.len()) {
+        return 0;
+    }
+    // SAFETY: `data` is the kernel's.
+    data.len() - unsafe { copy(data.as_ptr(), at as *mut u8, data.len()) }
+}

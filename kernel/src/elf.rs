@@ -1,0 +1,220 @@
+//! Programs: ELF64, static or static-PIE.
+
+use alloc::vec::Vec;
+
+use machvm::map::{Attributes, Backing, SetProt};
+use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize, Va, VaRange};
+
+use crate::arch;
+use crate::errno::{ENOEXEC, ENOMEM, Result};
+use crate::fs::Node;
+use crate::process::Space;
+
+/// Where programs without an address of their own go.
+const PIE_BASE: u64 = 0x5555_5555_4000;
+/// Size of the stack's mapping.
+const STACK: u64 = 8 << 20;
+
+const PT_LOAD: u32 = 1;
+const PT_PHDR: u32 = 6;
+const HEADER: usize = 64;
+const PROGRAM_HEADER: usize = 56;
+/// EM_X86_64.
+const MACHINE: u16 = 62;
+
+/// A loaded program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Image {
+    /// Where it begins.
+    pub(crate) entry: u64,
+    /// Where its heap begins.
+    pub(crate) heap: u64,
+    headers: u64,
+    count: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    va: u64,
+    file: u64,
+    memory: u64,
+}
+
+fn u16_at(b: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([b[at], b[at + 1]])
+}
+fn u32_at(b: &[u8], at: usize) -> u32 {
+    u32::from(u16_at(b, at)) | u32::from(u16_at(b, at + 2)) << 16
+}
+fn u64_at(b: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(b, at)) | u64::from(u32_at(b, at + 4)) << 32
+}
+
+struct Parsed {
+    entry: u64,
+    bias: u64,
+    table: u64,
+    segments: Vec<Segment>,
+}
+
+fn parse(node: &Node) -> Result<Parsed> {
+    let mut h = [0; HEADER];
+    if node.read_at(0, &mut h)? != HEADER || h[..4] != *b"\x7fELF" || h[4] != 2 || h[5] != 1 {
+        return Err(ENOEXEC);
+    }
+    let kind = u16_at(&h, 16);
+    if !(kind == 2 || kind == 3) || u16_at(&h, 18) != MACHINE || usize::from(u16_at(&h, 54)) != PROGRAM_HEADER {
+        return Err(ENOEXEC);
+    }
+    let (table, n) = (u64_at(&h, 32), usize::from(u16_at(&h, 56)));
+    let mut b = alloc::vec![0; n * PROGRAM_HEADER];
+    if n == 0 || n > 64 || node.read_at(table, &mut b)? != b.len() {
+        return Err(ENOEXEC);
+    }
+    let segments: Vec<Segment> = b
+        .chunks_exact(PROGRAM_HEADER)
+        .map(|p| Segment {
+            kind: u32_at(p, 0),
+            flags: u32_at(p, 4),
+            offset: u64_at(p, 8),
+            va: u64_at(p, 16),
+            file: u64_at(p, 32),
+            memory: u64_at(p, 40),
+        })
+        .collect();
+    let bias = if kind == 3 { PIE_BASE } else { 0 };
+    let sane = |s: &Segment| {
+        s.kind != PT_LOAD
+            || s.file <= s.memory
+                && s.offset.checked_add(s.file).is_some()
+                && s.va % PAGE_SIZE == s.offset % PAGE_SIZE
+                && s.va.checked_add(s.memory).is_some_and(|e| e < arch::USER_END - PIE_BASE)
+    };
+    // An interpreter (3) would be a dynamic program.
+    if segments.iter().any(|s| s.kind == 3) || !segments.iter().all(sane) {
+        return Err(ENOEXEC);
+    }
+    Ok(Parsed { entry: u64_at(&h, 24), bias, table, segments })
+}
+
+/// Is it a program that can be loaded?
+pub(crate) fn check(node: &Node) -> Result<()> {
+    parse(node).map(|_| ())
+}
+
+fn prot(flags: u32) -> Prot {
+    let mut p = Prot::NONE;
+    p.set(Prot::X, flags & 1 != 0);
+    p.set(Prot::W, flags & 2 != 0);
+    p.set(Prot::R, flags & 4 != 0);
+    p
+}
+
+fn range(start: u64, end: u64) -> Result<VaRange> {
+    VaRange::check(RawAddr(start), RawSize(end - start)).map_err(|_| ENOEXEC)
+}
+
+/// Loads a program into an empty space.
+pub(crate) fn load(space: &Space, node: &Node) -> Result<Image> {
+    let p = parse(node)?;
+    let map = space.map();
+    let mut may = MaySleep::claim();
+    let (mut heap, mut headers) = (0, 0);
+    for s in p.segments.iter().filter(|s| s.kind == PT_LOAD && s.memory != 0) {
+        let (start, end) = (s.va + p.bias, s.va + p.bias + s.memory);
+        let r = range(start, end)?;
+        let attributes = Attributes::new(Prot::R | Prot::W);
+        map.insert(r, Backing::Anonymous, &attributes, &mut may).map_err(|_| ENOMEM)?;
+        let mut buf = [0; PAGE_SIZE as usize];
+        let mut done = 0;
+        while done < s.file {
+            let at = start + done;
+            let n = (PAGE_SIZE - at % PAGE_SIZE).min(s.file - done) as usize;
+            if node.read_at(s.offset + done, &mut buf[..n])? != n {
+                return Err(ENOEXEC);
+            }
+            map.write_in_page(at, &buf[..n], &mut may).map_err(|_| ENOMEM)?;
+            done += n as u64;
+        }
+        let set = SetProt::prot(prot(s.flags));
+        map.protect(r, &set, &mut may).map_err(|_| ENOMEM)?;
+        heap = heap.max(r.end().get());
+        if p.table >= s.offset && p.table < s.offset + s.file {
+            headers = start + (p.table - s.offset);
+        }
+    }
+    if let Some(s) = p.segments.iter().find(|s| s.kind == PT_PHDR) {
+        headers = s.va + p.bias;
+    }
+    Ok(Image { entry: p.entry + p.bias, heap, headers, count: p.segments.len() as u64 })
+}
+
+/// Builds the first stack: arguments, environment, auxiliary vector. Gives the stack pointer.
+pub(crate) fn stack(space: &Space, image: &Image, argv: &[Vec<u8>], envp: &[Vec<u8>], path: &str) -> Result<u64> {
+    let top = arch::USER_END - PAGE_SIZE;
+    let map = space.map();
+    let mut may = MaySleep::claim();
+    let r = range(top - STACK, top)?;
+    map.insert(r, Backing::Anonymous, &Attributes::new(Prot::R | Prot::W), &mut may).map_err(|_| ENOMEM)?;
+    let mut at = top;
+    let mut put = |at: &mut u64, bytes: &[u8]| -> Result<u64> {
+        *at -= bytes.len() as u64;
+        let mut done = 0;
+        while done < bytes.len() {
+            let to = *at + done as u64;
+            let n = ((PAGE_SIZE - to % PAGE_SIZE) as usize).min(bytes.len() - done);
+            map.write_in_page(to, &bytes[done..done + n], &mut may).map_err(|_| ENOMEM)?;
+            done += n;
+        }
+        Ok(*at)
+    };
+    let mut text = |at: &mut u64, s: &[u8]| -> Result<u64> {
+        let mut z = s.to_vec();
+        z.push(0);
+        put(at, &z)
+    };
+    let name = text(&mut at, path.as_bytes())?;
+    let platform = text(&mut at, b"x86_64")?;
+    let envp: Vec<u64> = envp.iter().map(|s| text(&mut at, s)).collect::<Result<_>>()?;
+    let argv: Vec<u64> = argv.iter().map(|s| text(&mut at, s)).collect::<Result<_>>()?;
+    at &= !15;
+    let mut random = [0; 16];
+    crate::fs::random(&mut random);
+    let random = put(&mut at, &random)?;
+    let aux = [
+        (3, image.headers),
+        (4, PROGRAM_HEADER as u64),
+        (5, image.count),
+        (6, PAGE_SIZE),
+        (9, image.entry),
+        (11, 0),
+        (12, 0),
+        (13, 0),
+        (14, 0),
+        (15, platform),
+        (16, u64::from(core::arch::x86_64::__cpuid(1).edx)),
+        (17, 100),
+        (23, 0),
+        (25, random),
+        (31, name),
+        (0, 0),
+    ];
+    let mut words = Vec::new();
+    words.push(argv.len() as u64);
+    words.extend(&argv);
+    words.push(0);
+    words.extend(&envp);
+    words.push(0);
+    for (k, v) in aux {
+        words.extend([k, v]);
+    }
+    at = (at - 8 * words.len() as u64) & !15;
+    let sp = at;
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    let mut end = sp + bytes.len() as u64;
+    put(&mut end, &bytes)?;
+    Ok(sp)
+}

@@ -1,0 +1,18 @@
+//! Linux's error numbers.
+
+/// An error of a system call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Errno(pub(crate) i32);
+
+/// What a system call gives.
+pub(crate) type Result<T = i64> = core::result::Result<T, Errno>;
+
+macro_rules! numbers {
+    ($($name:ident = $n:expr,)*) => { $(#[allow(dead_code)] pub(crate) const $name: Errno = Errno($n);)* };
+}
+numbers! {
+    EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, EIO = 5, E2BIG = 7, ENOEXEC = 8, EBADF = 9, ECHILD = 10, EAGAIN = 11,
+    ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17, EXDEV = 18, ENODEV = 19, ENOTDIR = 20, EISDIR = 21,
+    EINVAL = 22, ENFILE = 23, EMFILE = 24, ENOTTY = 25, EFBIG = 27, ENOSPC = 28, ESPIPE = 29, EROFS = 30, EPIPE = 32,
+    ERANGE = 34, ENAMETOOLONG = 36, ENOSYS = 38, ENOTEMPTY = 39, ELOOP = 40, EOVERFLOW = 75, ETIMEDOUT = 110,
+}

@@ -1,0 +1,87 @@
+//! A kernel that runs Linux programs on machvm.
+//!
+//! `embed.rs` is what machvm asks of a kernel; the rest is the kernel: threads (`sched.rs`), processes (`process.rs`),
+//! system calls (`syscall/`), files (`fs/`), the machine (`arch/`).
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod arch;
+mod elf;
+mod embed;
+mod errno;
+mod fs;
+mod heap;
+mod kva;
+mod lock;
+mod memory;
+mod mutex;
+mod process;
+mod sched;
+mod syscall;
+mod trap;
+mod user;
+
+use core::fmt::Write;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// CPUs that this kernel knows how to count.
+pub(crate) const MAX_CPUS: usize = 8;
+
+/// The serial line, for messages of the kernel's.
+pub(crate) struct Console;
+
+impl Write for Console {
+    fn write_str(&mut self, s: &str) -> core::fmt::Result {
+        for b in s.bytes() {
+            if b == b'\n' {
+                arch::put(b'\r');
+            }
+            arch::put(b);
+        }
+        Ok(())
+    }
+}
+
+/// Prints a line.
+#[macro_export]
+macro_rules! say {
+    ($($t:tt)*) => {{
+        use core::fmt::Write as _;
+        let _ = writeln!($crate::Console, $($t)*);
+    }};
+}
+
+/// The first Rust code: on the boot stack, interrupts off.
+extern "C" fn kmain(info: u64) -> ! {
+    arch::init_cpu(0);
+    // SAFETY: the loader's, and the first gigabyte is mapped.
+    let info = unsafe { arch::boot_info(info) };
+    let layout = memory::divide(&info);
+    let end = info.memory[..info.ranges].iter().filter(|r| r.start < 4 << 30).map(|r| r.end).max().unwrap_or(0);
+    arch::extend_direct_map(layout.end, end, &mut || {
+        let f = memory::early(4096)?;
+        memory::zero(machvm_hal::Pfn(f >> 12));
+        Some(f)
+    });
+    embed::start(&layout);
+    sched::adopt(0);
+    arch::init_timer();
+    fs::start(info.initrd);
+    sched::Thread::kernel(embed::daemon).expect("memory for the page daemon");
+    process::start(info.command_line);
+    sched::idle()
+}
+
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    arch::interrupts_off();
+    if !PANICKED.swap(true, Ordering::SeqCst) {
+        say!("\nkernel panic: {info}");
+        arch::back_trace();
+    }
+    arch::exit(0x7f)
+}

@@ -1,0 +1,128 @@
+//! Signals. So far: pending sets, default actions, and faults that end a process.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use machvm::FaultError;
+
+use super::Process;
+use crate::arch::Frame;
+use crate::mutex::Mutex;
+use crate::sched::{self, Thread};
+use crate::trap::Exception;
+
+pub(crate) const SIGILL: u32 = 4;
+pub(crate) const SIGTRAP: u32 = 5;
+pub(crate) const SIGBUS: u32 = 7;
+pub(crate) const SIGFPE: u32 = 8;
+pub(crate) const SIGKILL: u32 = 9;
+pub(crate) const SIGSEGV: u32 = 11;
+pub(crate) const SIGCHLD: u32 = 17;
+const SIGCONT: u32 = 18;
+const SIGSTOP: u32 = 19;
+const SIGURG: u32 = 23;
+const SIGWINCH: u32 = 28;
+
+/// How a signal is handled (`struct sigaction` of the system call).
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Action {
+    /// 0: default, 1: ignored, else a program's function.
+    pub(crate) handler: u64,
+    /// SA_*.
+    pub(crate) flags: u64,
+    /// Where the handler returns to.
+    pub(crate) restorer: u64,
+    /// Blocked while it runs.
+    pub(crate) mask: u64,
+}
+
+/// A process's handlers and pending signals.
+pub(crate) struct Signals {
+    pub(crate) actions: Mutex<[Action; 65]>,
+    pending: AtomicU64,
+}
+
+fn bit(signal: u32) -> u64 {
+    1 << (signal - 1)
+}
+
+impl Signals {
+    pub(super) fn new() -> Self {
+        Signals { actions: Mutex::new([Action::default(); 65]), pending: AtomicU64::new(0) }
+    }
+    pub(super) fn inherit(&self, from: &Signals) {
+        *self.actions.lock() = *from.actions.lock();
+    }
+    /// Handlers are gone; what was ignored stays so.
+    pub(super) fn for_exec(&self) {
+        for a in self.actions.lock().iter_mut() {
+            *a = Action { handler: u64::from(a.handler == 1), ..Action::default() };
+        }
+    }
+    /// Signals that `t` would take now.
+    pub(super) fn waiting(&self, t: &Thread) -> u64 {
+        let blocked = t.mask.load(Ordering::Relaxed) & !(bit(SIGKILL) | bit(SIGSTOP));
+        (self.pending.load(Ordering::Acquire) | t.pending.load(Ordering::Acquire)) & !blocked
+    }
+}
+
+/// What a signal does where nothing was said.
+fn is_ignored_by_default(signal: u32) -> bool {
+    matches!(signal, SIGCHLD | SIGCONT | SIGURG | SIGWINCH)
+}
+
+/// Sends a signal to a process.
+pub(crate) fn send(p: &Process, signal: u32) {
+    let action = p.signals.actions.lock()[signal as usize];
+    if action.handler == 1 || action.handler == 0 && is_ignored_by_default(signal) {
+        return;
+    }
+    p.signals.pending.fetch_or(bit(signal), Ordering::AcqRel);
+    for t in p.threads.lock().iter() {
+        sched::interrupt(t);
+    }
+}
+
+/// The running thread touched what it may not.
+pub(crate) fn fault(address: u64, e: FaultError) {
+    let signal = match e {
+        FaultError::Beyond(_) | FaultError::PagerIo(_) | FaultError::PagerGone(_) => SIGBUS,
+        FaultError::NoMemory(_) => SIGKILL,
+        _ => SIGSEGV,
+    };
+    force(signal, address);
+}
+
+/// The running thread did what no program may.
+pub(crate) fn exception(e: Exception) {
+    let signal = match e {
+        Exception::Arithmetic => SIGFPE,
+        Exception::Breakpoint => SIGTRAP,
+        Exception::Illegal => SIGILL,
+        Exception::Alignment => SIGBUS,
+        Exception::Protection | Exception::Page { .. } => SIGSEGV,
+    };
+    force(signal, 0);
+}
+
+/// A signal that cannot wait.
+fn force(signal: u32, _address: u64) {
+    sched::current().pending.fetch_or(bit(signal), Ordering::AcqRel);
+}
+
+/// Carries out one signal of the running thread, if there is one.
+pub(crate) fn deliver(_f: &mut Frame) -> bool {
+    let (t, p) = (sched::current(), sched::process());
+    let waiting = p.signals.waiting(t);
+    if waiting == 0 {
+        return false;
+    }
+    let signal = waiting.trailing_zeros() + 1;
+    if t.pending.fetch_and(!bit(signal), Ordering::AcqRel) & bit(signal) == 0 {
+        p.signals.pending.fetch_and(!bit(signal), Ordering::AcqRel);
+    }
+    let action = p.signals.actions.lock()[signal as usize];
+    if action.handler == 1 || action.handler == 0 && is_ignored_by_default(signal) {
+        return true;
+    }
+    super::exit_group(signal as i32)
+}

@@ -1,0 +1,574 @@
+//! Threads: who runs, who waits for what.
+//!
+//! One lock, with interrupts off, over the queue of ready threads and the hash of waiting ones; both are lists through
+//! the threads themselves, so nothing here asks for memory. The kernel is not preempted: a thread of it runs until it
+//! waits or yields. Programs are, whenever an interrupt finds that another thread should run.
+
+use core::cell::UnsafeCell;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use machvm_hal::{CpuId, Event, PAGE_SIZE, Pmap, Woken};
+
+use crate::arch::{self, Context, FpuState, Frame};
+use crate::kva;
+use crate::lock::NoInterrupts;
+use crate::process::Process;
+
+/// What wakes the page daemon.
+pub(crate) const LOW_MEMORY: Event = Event(0x10);
+
+/// Pages of a kernel stack.
+const STACK_PAGES: u64 = 12;
+/// Ticks that a thread may run while others wait.
+const SLICE: u32 = 2;
+const BUCKETS: usize = 64;
+
+/// What a thread does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// Runs, or is ready.
+    Runnable,
+    /// Is in the queue of an event, and runs still.
+    Asserted,
+    /// Sleeps.
+    Blocked,
+    /// Will not run again.
+    Dead,
+}
+
+/// What the scheduler's lock guards of a thread.
+struct Inner {
+    state: State,
+    event: u64,
+    deadline: u64,
+    interruptible: bool,
+    woken: Woken,
+    next: *mut Thread,
+    slice: u32,
+}
+
+/// A thread, of a process or of the kernel.
+pub(crate) struct Thread {
+    /// Its number.
+    pub(crate) id: u32,
+    /// Its process, if it is a program's.
+    pub(crate) process: Option<Arc<Process>>,
+    context: UnsafeCell<Context>,
+    stack: u64,
+    inner: UnsafeCell<Inner>,
+    fpu: UnsafeCell<Option<Box<FpuState>>>,
+    /// Base of FS.
+    pub(crate) fs: AtomicU64,
+    /// Blocked signals.
+    pub(crate) mask: AtomicU64,
+    /// Signals for this thread alone.
+    pub(crate) pending: AtomicU64,
+    /// Where a zero is written and a futex woken when it ends (`set_tid_address`).
+    pub(crate) clear_tid: AtomicU64,
+    /// It shall end before it runs its program again.
+    pub(crate) doomed: AtomicBool,
+    /// The first frame of a new thread.
+    start: UnsafeCell<Frame>,
+}
+
+// SAFETY: `inner` is touched with the scheduler's lock held; `context`, `fpu` and `start` by the thread itself, and by
+// who made it before it ran; the switch to it comes after both.
+unsafe impl Send for Thread {}
+// SAFETY: as above.
+unsafe impl Sync for Thread {}
+
+/// A place in the queue of an event: a thread has one at a time.
+pub(crate) struct Ticket(());
+
+struct Sched {
+    locked: AtomicBool,
+    lists: UnsafeCell<Lists>,
+}
+struct Lists {
+    first: *mut Thread,
+    last: *mut Thread,
+    waiting: [*mut Thread; BUCKETS],
+    /// Waiting threads with a deadline.
+    deadlines: u32,
+    stacks: u64,
+}
+// SAFETY: the lists are touched with `locked` taken.
+unsafe impl Sync for Sched {}
+
+static SCHED: Sched = Sched {
+    locked: AtomicBool::new(false),
+    lists: UnsafeCell::new(Lists {
+        first: null_mut(),
+        last: null_mut(),
+        waiting: [null_mut(); BUCKETS],
+        deadlines: 0,
+        stacks: 0,
+    }),
+};
+static IDLE: [AtomicPtr<Thread>; crate::MAX_CPUS] = [const { AtomicPtr::new(null_mut()) }; crate::MAX_CPUS];
+static ONLINE: AtomicU64 = AtomicU64::new(0);
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+/// A thread that ended on this CPU and whose stack nobody stands on any more.
+static DEAD: [AtomicPtr<Thread>; crate::MAX_CPUS] = [const { AtomicPtr::new(null_mut()) }; crate::MAX_CPUS];
+
+impl Sched {
+    /// => interrupts are off until `unlock`.
+    #[expect(clippy::mut_from_ref, reason = "the lock makes it the only one")]
+    fn lock(&self) -> &mut Lists {
+        while self.locked.swap(true, Ordering::Acquire) {
+            arch::relax();
+        }
+        // SAFETY: locked.
+        unsafe { &mut *self.lists.get() }
+    }
+    fn unlock(&self) {
+        self.locked.store(false, Ordering::Release);
+    }
+    fn with<R>(&self, f: impl FnOnce(&mut Lists) -> R) -> R {
+        let _off = NoInterrupts::new();
+        let r = f(self.lock());
+        self.unlock();
+        r
+    }
+}
+
+fn bucket(event: u64) -> usize {
+    (event.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % BUCKETS
+}
+
+impl Thread {
+    /// => the scheduler's lock is held.
+    #[expect(clippy::mut_from_ref, reason = "the lock makes it the only one")]
+    fn inner(&self) -> &mut Inner {
+        // SAFETY: by the lock.
+        unsafe { &mut *self.inner.get() }
+    }
+
+    fn make(
+        process: Option<Arc<Process>>,
+        id: u32,
+        entry: extern "C" fn(usize) -> !,
+        argument: usize,
+    ) -> Option<Arc<Thread>> {
+        let stack = take_stack()?;
+        let top = stack + STACK_PAGES * PAGE_SIZE;
+        // SAFETY: a stack of our own.
+        let context = unsafe { Context::new(top, entry, argument) };
+        let fpu = process.is_some().then(|| Box::new(FpuState::new()));
+        let inner = Inner {
+            state: State::Runnable,
+            event: 0,
+            deadline: 0,
+            interruptible: false,
+            woken: Woken::Event,
+            next: null_mut(),
+            slice: 0,
+        };
+        Some(Arc::new(Thread {
+            id,
+            process,
+            context: UnsafeCell::new(context),
+            stack,
+            inner: UnsafeCell::new(inner),
+            fpu: UnsafeCell::new(fpu),
+            fs: AtomicU64::new(0),
+            mask: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
+            clear_tid: AtomicU64::new(0),
+            doomed: AtomicBool::new(false),
+            start: UnsafeCell::new(Frame::default()),
+        }))
+    }
+
+    /// A thread of the kernel that runs `entry`; it is ready at once.
+    pub(crate) fn kernel(entry: fn() -> !) -> Option<()> {
+        let t = Thread::make(None, new_id(), kernel_steps, entry as usize)?;
+        make_ready(t);
+        Some(())
+    }
+
+    /// A thread of a program that begins with `frame`; not ready yet. `like`: whose registers and masks it inherits.
+    pub(crate) fn user(process: Arc<Process>, id: u32, frame: &Frame, like: Option<&Thread>) -> Option<Arc<Thread>> {
+        let t = Thread::make(Some(process), id, first_steps, 0)?;
+        // SAFETY: nobody runs it yet.
+        unsafe {
+            *t.start.get() = *frame;
+            if let Some(from) = like {
+                t.fs.store(from.fs.load(Ordering::Relaxed), Ordering::Relaxed);
+                t.mask.store(from.mask.load(Ordering::Relaxed), Ordering::Relaxed);
+                if let (Some(to), Some(_)) = (&mut *t.fpu.get(), &*from.fpu.get()) {
+                    // `from` is the running thread: its registers are in the CPU.
+                    to.save();
+                }
+            }
+        }
+        Some(t)
+    }
+
+    /// The vector registers of the running thread are as at a program's start.
+    pub(crate) fn reset_fpu(&self) {
+        // SAFETY: the running thread's own.
+        if let Some(fpu) = unsafe { &mut *self.fpu.get() } {
+            **fpu = FpuState::new();
+            fpu.load();
+        }
+    }
+    /// A copy of the running thread's vector registers.
+    pub(crate) fn fpu_now(&self) -> Option<Box<FpuState>> {
+        // SAFETY: the running thread's own.
+        let fpu = unsafe { (*self.fpu.get()).as_mut() }?;
+        fpu.save();
+        Some(fpu.clone())
+    }
+    /// The top of its kernel stack.
+    fn stack_top(&self) -> u64 {
+        self.stack + STACK_PAGES * PAGE_SIZE
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        give_stack(self.stack);
+    }
+}
+
+/// A thread of the kernel begins.
+extern "C" fn kernel_steps(entry: usize) -> ! {
+    after_switch();
+    arch::interrupts_restore(true);
+    // SAFETY: `Thread::kernel` put a function of this type there.
+    let entry = unsafe { core::mem::transmute::<usize, fn() -> !>(entry) };
+    entry()
+}
+
+/// A program's thread begins.
+extern "C" fn first_steps(_: usize) -> ! {
+    after_switch();
+    let t = current();
+    // SAFETY: this thread's own.
+    let frame = unsafe { *t.start.get() };
+    crate::trap::leave(frame)
+}
+
+/// A number for a thread or a process.
+pub(crate) fn new_id() -> u32 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+fn take_stack() -> Option<u64> {
+    let again = SCHED.with(|l| {
+        let s = l.stacks;
+        if s != 0 {
+            // SAFETY: the first word of a stack that nobody uses leads to the next.
+            l.stacks = unsafe { (s as *const u64).read() };
+        }
+        s
+    });
+    if again != 0 { Some(again) } else { kva::allocate(STACK_PAGES).map(|p| p as u64) }
+}
+fn give_stack(stack: u64) {
+    SCHED.with(|l| {
+        // SAFETY: as above.
+        unsafe { (stack as *mut u64).write(l.stacks) };
+        l.stacks = stack;
+    });
+}
+
+/// The thread that runs.
+pub(crate) fn current() -> &'static Thread {
+    // SAFETY: the running thread lives while it runs; references of it do not outlive it by convention: they are
+    // never kept across its end.
+    unsafe { &*arch::here().current.load(Ordering::Relaxed) }
+}
+/// The process of the thread that runs. => it has one.
+pub(crate) fn process() -> &'static Arc<Process> {
+    current().process.as_ref().expect("a program's thread")
+}
+
+/// The CPUs that run.
+pub(crate) fn online() -> u64 {
+    ONLINE.load(Ordering::Acquire)
+}
+
+fn push(l: &mut Lists, t: *mut Thread) {
+    // SAFETY: a live thread; the lock is held.
+    unsafe { (*t).inner().next = null_mut() };
+    if l.first.is_null() {
+        l.first = t;
+    } else {
+        // SAFETY: as above.
+        unsafe { (*l.last).inner().next = t };
+    }
+    l.last = t;
+}
+fn pop(l: &mut Lists) -> *mut Thread {
+    let t = l.first;
+    if !t.is_null() {
+        // SAFETY: as above.
+        l.first = unsafe { (*t).inner().next };
+    }
+    t
+}
+
+/// It may run from now on.
+pub(crate) fn make_ready(t: Arc<Thread>) {
+    let t = Arc::into_raw(t).cast_mut();
+    SCHED.with(|l| push(l, t));
+}
+
+/// Makes what runs here the idle thread of this CPU. => once on each CPU.
+pub(crate) fn adopt(number: u16) {
+    let t = Thread::make(None, 0, unused, 0).expect("memory for the idle thread");
+    let t = Arc::into_raw(t).cast_mut();
+    IDLE[usize::from(number)].store(t, Ordering::Relaxed);
+    arch::here().current.store(t, Ordering::Relaxed);
+    ONLINE.fetch_or(1 << number, Ordering::Release);
+}
+extern "C" fn unused(_: usize) -> ! {
+    unreachable!("the idle thread began before it was one")
+}
+
+/// Nothing to do, for ever.
+pub(crate) fn idle() -> ! {
+    arch::interrupts_off();
+    loop {
+        if SCHED.with(|l| l.first.is_null()) {
+            arch::wait_for_interrupt();
+        } else {
+            reschedule(State::Runnable);
+        }
+    }
+}
+
+/// Another thread runs, if one is ready. This one's state becomes `state`.
+///
+/// => interrupts are off, and no lock is held.
+fn reschedule(state: State) {
+    let l = SCHED.lock();
+    switch_locked(l, state);
+}
+
+fn switch_locked(l: &mut Lists, state: State) {
+    let here = arch::here();
+    let me = here.current.load(Ordering::Relaxed);
+    let idle = IDLE[usize::from(here.number)].load(Ordering::Relaxed);
+    // SAFETY: the running thread; the lock is held.
+    let inner = unsafe { (*me).inner() };
+    inner.state = state;
+    here.resched.store(false, Ordering::Relaxed);
+    let mut next = pop(l);
+    if state == State::Runnable {
+        if next.is_null() {
+            SCHED.unlock();
+            return;
+        }
+        if me != idle {
+            push(l, me);
+        }
+    } else if next.is_null() {
+        next = idle;
+    }
+    if next == me {
+        SCHED.unlock();
+        return;
+    }
+    if state == State::Dead {
+        DEAD[usize::from(here.number)].store(me, Ordering::Relaxed);
+    }
+    // SAFETY: both live; their own fields, and the lock is held; interrupts are off.
+    unsafe {
+        (*next).inner().slice = 0;
+        if let Some(fpu) = &mut *(*me).fpu.get() {
+            fpu.save();
+        }
+        here.current.store(next, Ordering::Relaxed);
+        arch::set_kernel_stack((*next).stack_top());
+        arch::switch((*me).context.get(), (*next).context.get());
+    }
+    after_switch();
+}
+
+/// The rest of a switch, on the stack of the thread that was switched to.
+///
+/// => the scheduler's lock is held and interrupts are off; on return the lock is free.
+fn after_switch() {
+    SCHED.unlock();
+    let here = arch::here();
+    let me = current();
+    match &me.process {
+        Some(p) => {
+            p.space().map().pmap().activate(CpuId(here.number));
+            arch::set_fs(me.fs.load(Ordering::Relaxed));
+        }
+        None => crate::embed::unload_pmap(CpuId(here.number)),
+    }
+    // SAFETY: the running thread's own.
+    if let Some(fpu) = unsafe { &*me.fpu.get() } {
+        fpu.load();
+    }
+    let dead = DEAD[usize::from(here.number)].swap(null_mut(), Ordering::Relaxed);
+    if !dead.is_null() {
+        // SAFETY: the reference that `make_ready` took; it runs no more.
+        drop(unsafe { Arc::from_raw(dead) });
+    }
+}
+
+/// Lets others run, if there are any.
+pub(crate) fn yield_now() {
+    let _off = NoInterrupts::new();
+    reschedule(State::Runnable);
+}
+
+/// The running thread ends. Its resources but the stack are given up already.
+pub(crate) fn end() -> ! {
+    arch::interrupts_off();
+    reschedule(State::Dead);
+    unreachable!("a dead thread runs")
+}
+
+/// The timer ticked. => interrupts are off.
+pub(crate) fn tick() {
+    let here = arch::here();
+    let me = here.current.load(Ordering::Relaxed);
+    if me.is_null() {
+        return;
+    }
+    let now = arch::now_ns();
+    let l = SCHED.lock();
+    if l.deadlines != 0 {
+        for b in 0..BUCKETS {
+            wake_where(l, b, Woken::TimedOut, |i| i.deadline != 0 && i.deadline <= now);
+        }
+    }
+    // SAFETY: the running thread; the lock is held.
+    let inner = unsafe { (*me).inner() };
+    inner.slice += 1;
+    if inner.slice >= SLICE && !l.first.is_null() {
+        here.resched.store(true, Ordering::Relaxed);
+    }
+    SCHED.unlock();
+}
+
+/// Takes threads out of a bucket.
+fn wake_where(l: &mut Lists, b: usize, how: Woken, which: impl Fn(&Inner) -> bool) {
+    let mut at: *mut *mut Thread = &raw mut l.waiting[b];
+    // SAFETY: a list of live threads; the lock is held.
+    unsafe {
+        while !(*at).is_null() {
+            let t = *at;
+            let inner = (*t).inner();
+            if !which(inner) {
+                at = &raw mut inner.next;
+                continue;
+            }
+            *at = inner.next;
+            if inner.deadline != 0 {
+                l.deadlines -= 1;
+                inner.deadline = 0;
+            }
+            inner.woken = how;
+            inner.event = 0;
+            let blocked = inner.state == State::Blocked;
+            inner.state = State::Runnable;
+            if blocked {
+                push(l, t);
+            }
+        }
+    }
+}
+
+/// [`machvm_hal::Host::assert_wait`].
+pub(crate) fn assert_wait(ev: Event) -> Ticket {
+    SCHED.with(|l| {
+        let me = arch::here().current.load(Ordering::Relaxed);
+        // SAFETY: the running thread; the lock is held.
+        let inner = unsafe { (*me).inner() };
+        debug_assert!(inner.event == 0, "a thread waits for two events");
+        inner.event = ev.0;
+        inner.state = State::Asserted;
+        inner.woken = Woken::Event;
+        inner.interruptible = false;
+        let b = bucket(ev.0);
+        inner.next = l.waiting[b];
+        l.waiting[b] = me;
+    });
+    Ticket(())
+}
+
+/// [`machvm_hal::Host::thread_block`].
+pub(crate) fn block(t: Ticket, deadline_ns: Option<u64>) -> Woken {
+    sleep(t, deadline_ns, false)
+}
+/// As [`block`]; a signal ends the wait.
+pub(crate) fn block_interruptible(t: Ticket, deadline_ns: Option<u64>) -> Woken {
+    sleep(t, deadline_ns, true)
+}
+
+fn sleep(_ticket: Ticket, deadline_ns: Option<u64>, interruptible: bool) -> Woken {
+    let _off = NoInterrupts::new();
+    let l = SCHED.lock();
+    let me = current();
+    let inner = me.inner();
+    if inner.state == State::Asserted {
+        if interruptible && me.process.as_ref().is_some_and(|p| p.has_signal(me)) {
+            let own: *const Inner = inner;
+            wake_where(l, bucket(me.inner().event), Woken::Interrupted, |i| core::ptr::eq(i, own));
+            SCHED.unlock();
+            return Woken::Interrupted;
+        }
+        inner.interruptible = interruptible;
+        if let Some(d) = deadline_ns {
+            inner.deadline = d.max(1);
+            l.deadlines += 1;
+        }
+        switch_locked(l, State::Blocked);
+    } else {
+        SCHED.unlock();
+    }
+    SCHED.with(|_| current().inner().woken)
+}
+
+/// [`machvm_hal::Host::cancel_wait`].
+pub(crate) fn cancel(_t: Ticket) {
+    SCHED.with(|l| {
+        let me = arch::here().current.load(Ordering::Relaxed).cast_const();
+        // SAFETY: the running thread; the lock is held.
+        let inner = unsafe { (*me).inner() };
+        if inner.state == State::Asserted {
+            let own: *const Inner = inner;
+            wake_where(l, bucket(inner.event), Woken::Event, |i| core::ptr::eq(i, own));
+        }
+    });
+}
+
+/// [`machvm_hal::Host::thread_wakeup`].
+pub(crate) fn wakeup(ev: Event) {
+    SCHED.with(|l| wake_where(l, bucket(ev.0), Woken::Event, |i| i.event == ev.0));
+}
+
+/// A signal came for a thread: a wait that signals end is over.
+pub(crate) fn interrupt(t: &Thread) {
+    SCHED.with(|l| {
+        let inner = t.inner();
+        if inner.state == State::Blocked && inner.interruptible {
+            let own: *const Inner = inner;
+            wake_where(l, bucket(inner.event), Woken::Interrupted, |i| core::ptr::eq(i, own));
+        }
+    });
+}
+
+/// Wakes at most `n` threads that wait for `ev`; gives how many.
+pub(crate) fn wakeup_some(ev: Event, n: u32) -> u32 {
+    let woken = core::cell::Cell::new(0);
+    SCHED.with(|l| {
+        wake_where(l, bucket(ev.0), Woken::Event, |i| {
+            let one = i.event == ev.0 && woken.get() < n;
+            woken.set(woken.get() + u32::from(one));
+            one
+        });
+    });
+    woken.get()
+}
