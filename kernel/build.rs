@@ -6,8 +6,7 @@ fn main() {
     let os = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     println!("cargo:rerun-if-changed=link/{arch}.ld");
     if os == "none" {
-        for arg in
-            [&format!("-T{dir}/link/{arch}.ld"), "--no-pie", "-zmax-page-size=4096", "--build-id=none"]
+        for arg in [&format!("-T{dir}/link/{arch}.ld"), "--no-pie", "-zmax-page-size=4096", "--build-id=none"]
         {
             println!("cargo:rustc-link-arg-bins={arg}");
         }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use machvm::map::{Attributes, Backing, SetProt};
-use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize, Va, VaRange};
+use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize, VaRange};
 
 use crate::arch;
 use crate::errno::{ENOEXEC, ENOMEM, Result};
@@ -66,7 +66,8 @@ fn parse(node: &Node) -> Result<Parsed> {
         return Err(ENOEXEC);
     }
     let kind = u16_at(&h, 16);
-    if !(kind == 2 || kind == 3) || u16_at(&h, 18) != MACHINE || usize::from(u16_at(&h, 54)) != PROGRAM_HEADER {
+    if !(kind == 2 || kind == 3) || u16_at(&h, 18) != MACHINE || usize::from(u16_at(&h, 54)) != PROGRAM_HEADER
+    {
         return Err(ENOEXEC);
     }
     let (table, n) = (u64_at(&h, 32), usize::from(u16_at(&h, 56)));
@@ -153,7 +154,13 @@ pub(crate) fn load(space: &Space, node: &Node) -> Result<Image> {
 }
 
 /// Builds the first stack: arguments, environment, auxiliary vector. Gives the stack pointer.
-pub(crate) fn stack(space: &Space, image: &Image, argv: &[Vec<u8>], envp: &[Vec<u8>], path: &str) -> Result<u64> {
+pub(crate) fn stack(
+    space: &Space,
+    image: &Image,
+    argv: &[Vec<u8>],
+    envp: &[Vec<u8>],
+    path: &str,
+) -> Result<u64> {
     let top = arch::USER_END - PAGE_SIZE;
     let map = space.map();
     let mut may = MaySleep::claim();

@@ -10,8 +10,8 @@ use machvm::page::FrameClass;
 use machvm::{Platform, Vm};
 use machvm_arena::ChunkSource;
 use machvm_hal::{
-    CpuId, CpuSet, Event, ExtentError, Host, MaySleep, PAGE_SIZE, Pfn, PhysMem, Placement, PopulateError, RawAddr, Va,
-    VaRange, Woken,
+    CpuId, CpuSet, Event, ExtentError, Host, MaySleep, PAGE_SIZE, Pfn, PhysMem, Placement, PopulateError,
+    RawAddr, Va, VaRange, Woken,
 };
 use machvm_pmap::{Cpus, HwBits, Port, PtPmap, System, TableMd, TableMem};
 

@@ -59,7 +59,8 @@ extern "C" fn kmain(info: u64) -> ! {
     // SAFETY: the loader's, and the first gigabyte is mapped.
     let info = unsafe { arch::boot_info(info) };
     let layout = memory::divide(&info);
-    let end = info.memory[..info.ranges].iter().filter(|r| r.start < 4 << 30).map(|r| r.end).max().unwrap_or(0);
+    let end =
+        info.memory[..info.ranges].iter().filter(|r| r.start < 4 << 30).map(|r| r.end).max().unwrap_or(0);
     arch::extend_direct_map(layout.end, end, &mut || {
         let f = memory::early(4096)?;
         memory::zero(machvm_hal::Pfn(f >> 12));

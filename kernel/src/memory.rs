@@ -83,11 +83,6 @@ pub(crate) fn early(bytes: u64) -> Option<u64> {
     Some(at)
 }
 
-/// Is it a frame of the early part?
-pub(crate) fn early_left() -> u64 {
-    EARLY[1].load(Ordering::Relaxed) - EARLY[0].load(Ordering::Relaxed)
-}
-
 /// A frame of zeroes for the kernel: early, or the VM's.
 pub(crate) fn zeroed_frame(class: FrameClass) -> Option<Pfn> {
     let f = match vm() {

@@ -191,7 +191,12 @@ impl Thread {
     }
 
     /// A thread of a program that begins with `frame`; not ready yet. `like`: whose registers and masks it inherits.
-    pub(crate) fn user(process: Arc<Process>, id: u32, frame: &Frame, like: Option<&Thread>) -> Option<Arc<Thread>> {
+    pub(crate) fn user(
+        process: Arc<Process>,
+        id: u32,
+        frame: &Frame,
+        like: Option<&Thread>,
+    ) -> Option<Arc<Thread>> {
         let t = Thread::make(Some(process), id, first_steps, 0)?;
         // SAFETY: nobody runs it yet.
         unsafe {
@@ -215,13 +220,6 @@ impl Thread {
             **fpu = FpuState::new();
             fpu.load();
         }
-    }
-    /// A copy of the running thread's vector registers.
-    pub(crate) fn fpu_now(&self) -> Option<Box<FpuState>> {
-        // SAFETY: the running thread's own.
-        let fpu = unsafe { (*self.fpu.get()).as_mut() }?;
-        fpu.save();
-        Some(fpu.clone())
     }
     /// The top of its kernel stack.
     fn stack_top(&self) -> u64 {

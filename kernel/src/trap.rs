@@ -35,19 +35,19 @@ pub(crate) enum Exception {
 /// => interrupts are on, if they were where it happened.
 pub(crate) fn exception(f: &mut Frame, e: Exception) {
     if let Exception::Page { address, access } = e
-        && (f.from_user() || address < arch::USER_END)
+        && (f.is_from_user() || address < arch::USER_END)
         && sched::current().process.is_some()
     {
         match page_fault(address, access) {
             Ok(()) => {}
-            Err(_) if !f.from_user() => {
+            Err(_) if !f.is_from_user() => {
                 if !arch::fix_up(f) {
                     panic!("the kernel touches {address:#x}: {f:#x?}");
                 }
             }
             Err(e) => signal::fault(address, e),
         }
-    } else if !f.from_user() {
+    } else if !f.is_from_user() {
         panic!("{e:x?} in the kernel: {f:#x?}");
     } else {
         signal::exception(e);
@@ -64,7 +64,7 @@ fn page_fault(address: u64, access: Prot) -> Result<(), FaultError> {
 
 /// An interrupt was served. => interrupts are off.
 pub(crate) fn interrupted(f: &mut Frame) {
-    if f.from_user() {
+    if f.is_from_user() {
         arch::interrupts_restore(true);
         before_user(f);
         arch::interrupts_off();
@@ -79,7 +79,7 @@ pub(crate) fn system_call(f: &mut Frame) {
 
 /// Before a program goes on: others' turn, signals, the end.
 fn before_user(f: &mut Frame) {
-    if !f.from_user() {
+    if !f.is_from_user() {
         return;
     }
     loop {

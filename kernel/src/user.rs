@@ -66,7 +66,10 @@ pub(crate) fn path(at: u64) -> Result<String> {
 pub(crate) fn strings(at: u64) -> Result<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     let mut bytes = 0;
-    while at != 0 {
+    if at == 0 {
+        return Ok(all);
+    }
+    loop {
         let p = read_u64(at + 8 * all.len() as u64)?;
         if p == 0 {
             break;

@@ -18,8 +18,18 @@ const CRATES: [&str; 6] =
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CORE: &str = "/usr/lib/rustlib/src/rust/library/core/src/lib.rs";
-/// The crates of a sysroot that cannot allocate.
-const SYSROOT: [&str; 2] = ["core", "compiler_builtins"];
+/// A set of libraries for machines without an operating system.
+struct Libraries {
+    /// Where they are kept.
+    dir: &'static str,
+    crates: &'static [&'static str],
+}
+
+/// Of crates that cannot allocate: one that wants to does not compile.
+const CORE: Libraries = Libraries { dir: "target/sysroot", crates: &["core", "compiler_builtins"] };
+/// Of the kernel.
+const ALLOC: Libraries =
+    Libraries { dir: "target/sysroot-alloc", crates: &["core", "alloc", "compiler_builtins"] };
 
 /// True when all crates compile for all targets.
 pub(crate) fn check() -> bool {
@@ -36,13 +46,32 @@ pub(crate) fn check() -> bool {
     if missing.is_empty() {
         return true;
     }
-    let Some(root) = debian_compiler(&missing).and_then(|version| sysroot(&version, &missing)) else {
+    let Some(root) = debian_compiler(&missing).and_then(|version| sysroot(&CORE, &version, &missing)) else {
         return false;
     };
     build(
         &missing,
         &[("RUSTC", DEBIAN_RUSTC), ("CARGO_ENCODED_RUSTFLAGS", &format!("--sysroot={}", root.display()))],
     )
+}
+
+/// What `cargo build` of a program with an allocator needs for `target`: variables. `None`: said why.
+pub(crate) fn program(target: &str) -> Option<Vec<(String, String)>> {
+    let mut flags = vec!["-Crelocation-model=static".to_string()];
+    let mut vars = Vec::new();
+    let sysroots = rustup_libraries();
+    if !sysroots.as_ref().is_some_and(|dir| has_core(&dir.join(target).join("lib"))) {
+        let version = debian_compiler(&[target])?;
+        let root = sysroot(&ALLOC, &version, &[target])?;
+        flags.push(format!("--sysroot={}", root.display()));
+        vars.push(("RUSTC".into(), DEBIAN_RUSTC.into()));
+        // Debian's compiler brings no linker for bare machines; rustup's does.
+        let lld = sysroots?.join("x86_64-unknown-linux-gnu/bin/rust-lld");
+        let name = target.to_uppercase().replace('-', "_");
+        vars.push((format!("CARGO_TARGET_{name}_LINKER"), lld.display().to_string()));
+    }
+    vars.push(("CARGO_ENCODED_RUSTFLAGS".into(), flags.join("\x1f")));
+    Some(vars)
 }
 
 /// The example apart from the libraries: it brings what tests depend on, and so their
@@ -106,8 +135,8 @@ fn numbers(dotted: &str) -> Vec<u32> {
 }
 
 /// Makes `core` for `targets`, unless this compiler has done so. Returns the sysroot.
-fn sysroot(version: &str, targets: &[&str]) -> Option<PathBuf> {
-    let root = env::current_dir().ok()?.join("target/sysroot");
+fn sysroot(libraries: &Libraries, version: &str, targets: &[&str]) -> Option<PathBuf> {
+    let root = env::current_dir().ok()?.join(libraries.dir);
     let lib = |target: &str| root.join("lib/rustlib").join(target).join("lib");
     let stamped = |target: &&&str| fs::read_to_string(lib(target).join("stamp")).is_ok_and(|s| s == version);
     let stale: Vec<&str> = targets.iter().filter(|t| !stamped(t)).copied().collect();
@@ -115,12 +144,12 @@ fn sysroot(version: &str, targets: &[&str]) -> Option<PathBuf> {
         return Some(root);
     }
     let work = root.join("build");
-    if !make_core(&work, &stale) {
+    if !make_core(libraries, &work, &stale) {
         return None;
     }
     for target in stale {
         let from = work.join("target").join(target).join("release/deps");
-        if let Err(e) = install(&from, &lib(target), version) {
+        if let Err(e) = install(libraries, &from, &lib(target), version) {
             eprintln!("xtask: cannot fill {}: {e}", lib(target).display());
             return None;
         }
@@ -131,7 +160,7 @@ fn sysroot(version: &str, targets: &[&str]) -> Option<PathBuf> {
 }
 
 /// Lets cargo build `core` as the dependency of a package with nothing in it.
-fn make_core(work: &Path, targets: &[&str]) -> bool {
+fn make_core(libraries: &Libraries, work: &Path, targets: &[&str]) -> bool {
     let manifest = "[package]\nname = \"nothing\"\nedition = \"2024\"\n[lib]\npath = \"lib.rs\"\n[workspace]\n\
                     [profile.release]\npanic = \"abort\"\n";
     let written = fs::remove_dir_all(work)
@@ -145,7 +174,7 @@ fn make_core(work: &Path, targets: &[&str]) -> bool {
     }
     let manifest = work.join("Cargo.toml").display().to_string();
     let target_dir = work.join("target").display().to_string();
-    let crates = format!("-Zbuild-std={}", SYSROOT.join(","));
+    let crates = format!("-Zbuild-std={}", libraries.crates.join(","));
     let mut args = vec!["build", "--quiet", "--release", "--manifest-path", &manifest, &crates];
     args.push("-Zbuild-std-features=compiler-builtins-mem");
     args.extend(targets.iter().flat_map(|t| ["--target", t]));
@@ -163,12 +192,12 @@ fn make_core(work: &Path, targets: &[&str]) -> bool {
 }
 
 /// Copies the libraries, and last the stamp that says they are complete.
-fn install(from: &Path, to: &Path, version: &str) -> std::io::Result<()> {
+fn install(libraries: &Libraries, from: &Path, to: &Path, version: &str) -> std::io::Result<()> {
     if to.exists() {
         fs::remove_dir_all(to)?;
     }
     fs::create_dir_all(to)?;
-    for name in SYSROOT {
+    for name in libraries.crates {
         let file = built(from, name)
             .ok_or_else(|| std::io::Error::other(format!("no lib{name} in {}", from.display())))?;
         fs::copy(&file, to.join(file.file_name().unwrap_or_default()))?;

@@ -1,4 +1,4 @@
-//! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `coverage`, `install`, `long`,
+//! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `kernel-run`, `coverage`, `install`, `long`,
 //! `bench`.
 #![forbid(unsafe_code)]
 
@@ -6,6 +6,7 @@ mod coverage;
 mod cross;
 mod fuzz;
 mod install;
+mod kernel;
 mod no_alloc;
 
 use std::env;
@@ -20,6 +21,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
   cross     builds the core for bare x86-64, AArch64 and RISC-V machines
   install   installs the C library, its headers and manual pages (--prefix DIR)
+  kernel-run [--mem 512M] [--icount] --initrd FILE.cpio -- PROGRAM [ARG...]
+            boots our kernel in QEMU with PROGRAM as its first process; ends with its status
   coverage  writes docs/coverage.md: which rows of the interface which tests show (--check: compares)";
 
 fn main() -> ExitCode {
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::fuzz(&args[1..]),
         Some("no-alloc") => no_alloc::check(),
         Some("install") => install::run_with(&args[1..]),
+        Some("kernel-run") => return kernel::run_program(&args[1..]),
         Some("cross") => cross::check(),
         Some("coverage") => coverage::run(args.iter().any(|a| a == "--check")),
         _ => {

@@ -18,7 +18,9 @@ pub(super) fn each(bytes: &'static [u8], mut f: impl FnMut(&str, u32, &'static [
         let (mode, size, name_size) = (field(1), field(6), field(11));
         let data_at = (HEADER + name_size).next_multiple_of(4);
         let next = data_at.saturating_add(size).next_multiple_of(4);
-        let (Some(name), Some(data)) = (rest.get(HEADER..HEADER + name_size), rest.get(data_at..data_at + size)) else {
+        let (Some(name), Some(data)) =
+            (rest.get(HEADER..HEADER + name_size), rest.get(data_at..data_at + size))
+        else {
             crate::say!("machvm: the initial file system ends in the middle of an entry");
             return;
         };

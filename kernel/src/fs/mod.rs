@@ -39,6 +39,7 @@ enum Data {
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
+const S_IFIFO: u32 = 0o010_000;
 const S_IFCHR: u32 = 0o020_000;
 
 static TREE: Mutex<BTreeMap<String, Arc<Node>>> = Mutex::new(BTreeMap::new());
@@ -48,6 +49,10 @@ static SEED: AtomicU64 = AtomicU64::new(0x2545_f491_4f6c_dd1d);
 impl Node {
     fn new(mode: u32, data: Data) -> Arc<Node> {
         Arc::new(Node { mode, number: NUMBERS.fetch_add(1, Ordering::Relaxed), data })
+    }
+    /// What stat says of a pipe.
+    pub(crate) fn pipe() -> Arc<Node> {
+        Node::new(S_IFIFO | 0o600, Data::Null)
     }
     /// Is it a directory?
     pub(crate) fn is_directory(&self) -> bool {
@@ -116,7 +121,9 @@ pub(crate) fn start(initrd: Option<Span>) {
     tree.insert("/".into(), Node::new(S_IFDIR | 0o755, Data::Directory));
     if let Some(span) = initrd {
         // SAFETY: the loader's module, which the VM was not given.
-        let bytes = unsafe { core::slice::from_raw_parts(arch::direct(span.start), (span.end - span.start) as usize) };
+        let bytes = unsafe {
+            core::slice::from_raw_parts(arch::direct(span.start), (span.end - span.start) as usize)
+        };
         cpio::each(bytes, |name, mode, data| {
             let data = match mode & S_IFMT {
                 S_IFREG => Data::Fixed(data),

@@ -14,7 +14,7 @@ use machvm_hal::{CpuId, Event, MaySleep, Pmap as _, RawAddr, Va, VaRange};
 use crate::arch::{self, Frame};
 use crate::elf;
 use crate::embed::{Kernel, Pmap, pmaps, the_vm};
-use crate::errno::{ECHILD, EINTR, ENOENT, ENOMEM, ESRCH, Errno, Result};
+use crate::errno::{ECHILD, EINTR, ENOMEM, ESRCH, Result};
 use crate::fs::{self, Files};
 use crate::lock::NoInterrupts;
 use crate::mutex::Mutex;
@@ -60,7 +60,14 @@ pub(crate) fn new_pmap() -> Result<Pmap> {
 }
 
 impl Process {
-    fn make(pid: u32, parent: u32, space: Space, files: Files, name: String, heap: (u64, u64)) -> Arc<Process> {
+    fn make(
+        pid: u32,
+        parent: u32,
+        space: Space,
+        files: Files,
+        name: String,
+        heap: (u64, u64),
+    ) -> Arc<Process> {
         Arc::new(Process {
             pid,
             space,
@@ -206,7 +213,6 @@ pub(crate) fn exec(f: &mut Frame, path: &str, argv: &[Vec<u8>], envp: &[Vec<u8>]
     *me.heap.lock() = (image.heap, image.heap);
     *me.name.lock() = name_of(path);
     me.files.lock().close_on_exec();
-    me.signals.for_exec();
     t.fs.store(0, Ordering::Relaxed);
     t.clear_tid.store(0, Ordering::Relaxed);
     {
@@ -363,10 +369,4 @@ fn try_reap(me: &Process, which: Which, ticket: sched::Ticket) -> Result<Reaped>
         }
         None => Ok(Reaped::None(ticket)),
     }
-}
-
-/// The number of an error, for messages.
-#[allow(dead_code)]
-pub(crate) fn describe(e: Errno) -> &'static str {
-    if e == ENOENT { "no such file" } else { "error" }
 }

@@ -1,4 +1,4 @@
-//! Signals. So far: pending sets, default actions, and faults that end a process.
+//! Signals: pending sets, default actions, faults that end a process. There are no handlers yet.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,17 +22,20 @@ const SIGSTOP: u32 = 19;
 const SIGURG: u32 = 23;
 const SIGWINCH: u32 = 28;
 
-/// How a signal is handled (`struct sigaction` of the system call).
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Action {
-    /// 0: default, 1: ignored, else a program's function.
-    pub(crate) handler: u64,
-    /// SA_*.
-    pub(crate) flags: u64,
-    /// Where the handler returns to.
-    pub(crate) restorer: u64,
-    /// Blocked while it runs.
-    pub(crate) mask: u64,
+/// What becomes of a signal.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) enum Action {
+    /// SIG_DFL.
+    #[default]
+    Default,
+    /// SIG_IGN.
+    Ignore,
+}
+
+impl Action {
+    fn ignores(self, signal: u32) -> bool {
+        self == Action::Ignore || is_ignored_by_default(signal)
+    }
 }
 
 /// A process's handlers and pending signals.
@@ -52,12 +55,6 @@ impl Signals {
     pub(super) fn inherit(&self, from: &Signals) {
         *self.actions.lock() = *from.actions.lock();
     }
-    /// Handlers are gone; what was ignored stays so.
-    pub(super) fn for_exec(&self) {
-        for a in self.actions.lock().iter_mut() {
-            *a = Action { handler: u64::from(a.handler == 1), ..Action::default() };
-        }
-    }
     /// Signals that `t` would take now.
     pub(super) fn waiting(&self, t: &Thread) -> u64 {
         let blocked = t.mask.load(Ordering::Relaxed) & !(bit(SIGKILL) | bit(SIGSTOP));
@@ -73,7 +70,7 @@ fn is_ignored_by_default(signal: u32) -> bool {
 /// Sends a signal to a process.
 pub(crate) fn send(p: &Process, signal: u32) {
     let action = p.signals.actions.lock()[signal as usize];
-    if action.handler == 1 || action.handler == 0 && is_ignored_by_default(signal) {
+    if action.ignores(signal) {
         return;
     }
     p.signals.pending.fetch_or(bit(signal), Ordering::AcqRel);
@@ -89,7 +86,8 @@ pub(crate) fn fault(address: u64, e: FaultError) {
         FaultError::NoMemory(_) => SIGKILL,
         _ => SIGSEGV,
     };
-    force(signal, address);
+    force(signal);
+    crate::say!("machvm: process {}: {e:?} at {address:#x}", sched::process().pid);
 }
 
 /// The running thread did what no program may.
@@ -101,11 +99,11 @@ pub(crate) fn exception(e: Exception) {
         Exception::Alignment => SIGBUS,
         Exception::Protection | Exception::Page { .. } => SIGSEGV,
     };
-    force(signal, 0);
+    force(signal);
 }
 
 /// A signal that cannot wait.
-fn force(signal: u32, _address: u64) {
+fn force(signal: u32) {
     sched::current().pending.fetch_or(bit(signal), Ordering::AcqRel);
 }
 
@@ -121,7 +119,7 @@ pub(crate) fn deliver(_f: &mut Frame) -> bool {
         p.signals.pending.fetch_and(!bit(signal), Ordering::AcqRel);
     }
     let action = p.signals.actions.lock()[signal as usize];
-    if action.handler == 1 || action.handler == 0 && is_ignored_by_default(signal) {
+    if action.ignores(signal) {
         return true;
     }
     super::exit_group(signal as i32)

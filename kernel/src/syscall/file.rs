@@ -1,10 +1,10 @@
 //! System calls on files.
 
 use alloc::sync::Arc;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::errno::{EINVAL, ENOTTY, Result};
-use crate::fs::{self, Open};
+use crate::errno::{EINVAL, ENOTDIR, ENOTTY, ERANGE, ESPIPE, Result};
+use crate::fs::{self, Node, Open};
 use crate::{sched, user};
 
 /// Bytes moved at once.
@@ -114,4 +114,65 @@ pub(super) fn pipe(at: u64, flags: u64) -> Result {
 pub(super) fn ioctl(fd: i32, _request: u64, _at: u64) -> Result {
     sched::process().files.lock().get(fd)?;
     Err(ENOTTY)
+}
+
+/// `struct stat`.
+fn put_stat(at: u64, n: &Node) -> Result {
+    let mut b = [0; 144];
+    b[8..16].copy_from_slice(&n.number.to_le_bytes());
+    b[16..24].copy_from_slice(&1u64.to_le_bytes());
+    b[24..28].copy_from_slice(&n.mode.to_le_bytes());
+    b[48..56].copy_from_slice(&n.size().to_le_bytes());
+    b[56..64].copy_from_slice(&4096u64.to_le_bytes());
+    b[64..72].copy_from_slice(&n.size().div_ceil(512).to_le_bytes());
+    user::write(at, &b)?;
+    Ok(0)
+}
+
+pub(super) fn stat(path: u64, at: u64) -> Result {
+    let path = user::path(path)?;
+    let node = fs::lookup(&sched::process().files.lock().cwd, &path)?;
+    put_stat(at, &node)
+}
+
+pub(super) fn fstat(fd: i32, at: u64) -> Result {
+    let file = sched::process().files.lock().get(fd)?;
+    match &*file {
+        Open::Node(n, _) => put_stat(at, n),
+        Open::Pipe(_) => put_stat(at, &Node::pipe()),
+    }
+}
+
+pub(super) fn lseek(fd: i32, offset: i64, from: u64) -> Result {
+    let file = sched::process().files.lock().get(fd)?;
+    let Open::Node(n, position) = &*file else { return Err(ESPIPE) };
+    let base = match from {
+        0 => 0,
+        1 => position.load(Ordering::Relaxed) as i64,
+        2 => n.size() as i64,
+        _ => return Err(EINVAL),
+    };
+    let to = base.checked_add(offset).filter(|to| *to >= 0).ok_or(EINVAL)?;
+    position.store(to as u64, Ordering::Relaxed);
+    Ok(to)
+}
+
+pub(super) fn getcwd(at: u64, len: u64) -> Result {
+    let mut cwd = sched::process().files.lock().cwd.clone().into_bytes();
+    cwd.push(0);
+    if (cwd.len() as u64) > len {
+        return Err(ERANGE);
+    }
+    user::write(at, &cwd)?;
+    Ok(cwd.len() as i64)
+}
+
+pub(super) fn chdir(path: u64) -> Result {
+    let path = user::path(path)?;
+    let mut files = sched::process().files.lock();
+    if !fs::lookup(&files.cwd, &path)?.is_directory() {
+        return Err(ENOTDIR);
+    }
+    files.cwd = fs::normal(&files.cwd, &path);
+    Ok(0)
 }

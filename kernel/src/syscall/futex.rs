@@ -26,7 +26,9 @@ pub(super) fn futex(a: [u64; 6]) -> Result {
             let deadline = match a[3] {
                 0 => None,
                 t => {
-                    let ns = user::read_u64(t)?.saturating_mul(1_000_000_000).saturating_add(user::read_u64(t + 8)?);
+                    let ns = user::read_u64(t)?
+                        .saturating_mul(1_000_000_000)
+                        .saturating_add(user::read_u64(t + 8)?);
                     Some(if op == WAIT { arch::now_ns().saturating_add(ns) } else { ns })
                 }
             };

@@ -84,7 +84,8 @@ pub(super) fn wait4(pid: i32, status: u64, options: u64) -> Result {
 
 pub(super) fn uname(at: u64) -> Result {
     let mut all = [0; 65 * 6];
-    let words = ["Linux", "machvm", "6.1.0-machvm", concat!("#1 machvm ", env!("CARGO_PKG_VERSION")), "x86_64", ""];
+    let words =
+        ["Linux", "machvm", "6.1.0-machvm", concat!("#1 machvm ", env!("CARGO_PKG_VERSION")), "x86_64", ""];
     for (field, word) in all.chunks_exact_mut(65).zip(words) {
         field[..word.len()].copy_from_slice(word.as_bytes());
     }

@@ -148,8 +148,7 @@ pub(crate) unsafe fn boot_info(info: u64) -> BootInfo {
     // SAFETY: by 1 there is a structure of that layout, and by 2 nobody changes it.
     let s = unsafe { &*super::direct(info).cast::<StartInfo>() };
     assert!(s.magic == MAGIC, "not entered by PVH: magic {:#x}", s.magic);
-    let mut b =
-        BootInfo { memory: [Span::default(); 16], ranges: 0, initrd: None, command_line: "" };
+    let mut b = BootInfo { memory: [Span::default(); 16], ranges: 0, initrd: None, command_line: "" };
     for i in 0..u64::from(s.memory_entries) {
         // SAFETY: as above; entries are 24 bytes: address, size, type.
         let (start, size, kind) = unsafe {

@@ -30,7 +30,15 @@ unsafe impl<T> Sync for Table<T> {}
 static CPUS: Table<[PerCpu; MAX_CPUS]> = Table(UnsafeCell::new({
     let mut all = [const {
         PerCpu {
-            gdt: [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff, 0, 0],
+            gdt: [
+                0,
+                0x00af_9b00_0000_ffff,
+                0x00cf_9300_0000_ffff,
+                0x00cf_f300_0000_ffff,
+                0x00af_fb00_0000_ffff,
+                0,
+                0,
+            ],
             tss: [0; 26],
             emergency: Emergency([0; 16384]),
             local: CpuLocal::new(0),

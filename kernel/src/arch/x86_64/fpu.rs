@@ -1,12 +1,8 @@
 //! Vector registers: saved and loaded whole by XSAVE. The kernel uses none.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::cpu::cpuid;
-
-/// Bytes of a state on this machine.
-static SIZE: AtomicU32 = AtomicU32::new(512);
 
 /// Room for AVX-512 and what is smaller.
 const ROOM: usize = 2816;
@@ -35,7 +31,6 @@ pub(super) fn init() {
     unsafe { asm!("xsetbv", in("ecx") 0, in("eax") wanted, in("edx") 0, options(nostack, preserves_flags)) }
     let size = cpuid(0xd, 0).ebx;
     assert!(size as usize <= ROOM, "vector state of {size} bytes: this kernel has room for {ROOM}");
-    SIZE.store(size, Relaxed);
 }
 
 impl FpuState {
@@ -61,16 +56,5 @@ impl FpuState {
         unsafe {
             asm!("xrstor64 [{}]", in(reg) self.0.as_ptr(), in("eax") !0, in("edx") !0, options(nostack, preserves_flags));
         }
-    }
-    /// Bytes that the state takes on this machine.
-    #[allow(dead_code)]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0[..SIZE.load(Relaxed) as usize]
-    }
-}
-
-impl Clone for FpuState {
-    fn clone(&self) -> Self {
-        FpuState(self.0)
     }
 }

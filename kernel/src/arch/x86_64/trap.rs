@@ -196,10 +196,18 @@ pub(super) fn fill_idt(idt: &mut [[u64; 2]; 256]) {
 impl Frame {
     /// Of a program that begins at `rip` with this stack.
     pub(crate) fn user(rip: u64, rsp: u64) -> Self {
-        Frame { rip, rsp, cs: USER_CODE, ss: USER_DATA, rflags: 0x202, vector: SYSTEM_CALL, ..Frame::default() }
+        Frame {
+            rip,
+            rsp,
+            cs: USER_CODE,
+            ss: USER_DATA,
+            rflags: 0x202,
+            vector: SYSTEM_CALL,
+            ..Frame::default()
+        }
     }
     /// Was a program interrupted?
-    pub(crate) fn from_user(&self) -> bool {
+    pub(crate) fn is_from_user(&self) -> bool {
         self.cs & 3 != 0
     }
     /// Number and arguments of the system call.
@@ -216,7 +224,9 @@ impl Frame {
 extern "C" fn dispatch(f: &mut Frame) {
     let fault_address: u64;
     // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, cr2", out(reg) fault_address, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        core::arch::asm!("mov {}, cr2", out(reg) fault_address, options(nomem, nostack, preserves_flags))
+    }
     if f.vector >= FIRST_INTERRUPT {
         super::timer::interrupt(f.vector as u8);
         return interrupted(f);
@@ -235,7 +245,10 @@ extern "C" fn dispatch(f: &mut Frame) {
         6 => Exception::Illegal,
         17 => Exception::Alignment,
         4 | 5 | 10 | 11 | 12 | 13 => Exception::Protection,
-        n => panic!("{}: {f:#x?}", if n == 8 { "double fault (kernel stack overflow?)" } else { "machine check or NMI" }),
+        n => panic!(
+            "{}: {f:#x?}",
+            if n == 8 { "double fault (kernel stack overflow?)" } else { "machine check or NMI" }
+        ),
     };
     // Where interrupts were on they are on again: the fault may sleep.
     if f.rflags & 0x200 != 0 {
