@@ -34,6 +34,17 @@ fn no_memory_call_is_interrupted() {
     both_say(&["memory-restart", "150"], "no memory call was interrupted\n");
 }
 
+// What a child of vfork executes still has the filter.
+#[test]
+fn no_memory_call_or_fork_of_a_spawned_program_is_interrupted() {
+    let says = [("memory", "no memory call was interrupted\n"), ("fork", "forked, children ended\n")];
+    for (mode, text) in says {
+        let spawn = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)";
+        let outcome = Job::new(&["/usr/bin/python3", "-c", spawn, &programs()[0], mode, "100"]).machvm();
+        assert_eq!((outcome.out().as_str(), outcome.status.code()), (text, Some(0)), "{outcome:?}");
+    }
+}
+
 // fork(2) knows no EINTR.
 #[test]
 fn no_fork_is_interrupted() {

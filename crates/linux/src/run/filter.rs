@@ -83,6 +83,8 @@ const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 
 const OFFSET_NR: u32 = 0;
 const OFFSET_ARCH: u32 = 4;
+/// The upper half of the address behind the call.
+const OFFSET_IP_HIGH: u32 = 12;
 const fn offset_arg(n: u32) -> u32 {
     16 + 8 * n
 }
@@ -125,10 +127,17 @@ const CONDITIONAL: &[Conditional] = &[
     },
 ];
 
+/// The end of the program's own addresses. Above it are only the VM's libraries, the
+/// kernel's page of code, and, in a program that a child of vfork has begun, Linux's
+/// own placing of libraries: such a program has the filter, but is none of ours.
+pub const PROGRAM_END: u64 = 0x7e00_0000_0000;
+
 /// The program: foreign ABIs and listed calls are reported, all else is allowed. The
 /// kernel finds the calls that are allowed whatever their arguments are once, and
-/// runs no filter for them.
-fn program(links: bool) -> Vec<Insn> {
+/// runs no filter for them. Unless `everywhere`, calls made above [`PROGRAM_END`] are
+/// allowed as well: most of those of spawned programs, which a signal could otherwise
+/// interrupt while they wait for us.
+fn program(links: bool, everywhere: bool) -> Vec<Insn> {
     const REPORT: Insn = insn(RETURN, RET_USER_NOTIF, 0, 0);
     let mut code = vec![
         insn(LOAD_WORD, OFFSET_ARCH, 0, 0),
@@ -161,6 +170,11 @@ fn program(links: bool) -> Vec<Insn> {
         code.push(insn(JUMP_EQUAL, *nr as u32, (listed.len() - index) as u8, 0));
     }
     code.push(insn(RETURN, RET_ALLOW, 0, 0));
+    if !everywhere {
+        code.push(insn(LOAD_WORD, OFFSET_IP_HIGH, 0, 0));
+        code.push(insn(JUMP_AT_LEAST, (PROGRAM_END >> 32) as u32, 0, 1));
+        code.push(insn(RETURN, RET_ALLOW, 0, 0));
+    }
     code.push(REPORT);
     code
 }
@@ -170,9 +184,10 @@ pub struct Filter(Vec<Insn>);
 
 impl Filter {
     /// Builds it. `links`: report the calls that read symbolic links, too.
+    /// `everywhere`: the program may have code above [`PROGRAM_END`].
     #[must_use]
-    pub fn new(links: bool) -> Filter {
-        Filter(program(links))
+    pub fn new(links: bool, everywhere: bool) -> Filter {
+        Filter(program(links, everywhere))
     }
 
     /// Installs it on this thread only; returns the listener, a descriptor of this
@@ -231,12 +246,16 @@ pub fn explain(error: &io::Error) -> RunError {
 mod tests {
     use super::*;
 
+    /// Where a program's code may be, and where a spawned program's libraries are.
+    const LOW: u64 = 0x4f00_1234_5678;
+    const HIGH: u64 = 0x7f00_1234_5678;
+
     /// Runs classic BPF as the kernel does, for the instructions we use.
-    fn run(links: bool, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
-        let code = program(links);
+    fn run(code: &[Insn], arch: u32, nr: u32, ip: u64, args: [u64; 6]) -> u32 {
         let load = |offset: u32| match offset {
             OFFSET_NR => nr,
             OFFSET_ARCH => arch,
+            OFFSET_IP_HIGH => (ip >> 32) as u32,
             offset => args[(offset as usize - 16) / 8] as u32,
         };
         let (mut at, mut acc) = (0, 0);
@@ -259,26 +278,35 @@ mod tests {
     }
 
     fn reported(nr: i64, args: [u64; 6]) -> bool {
-        run(false, ARCH_X86_64, nr as u32, args) == RET_USER_NOTIF
+        run(&program(false, false), ARCH_X86_64, nr as u32, LOW, args) == RET_USER_NOTIF
     }
 
     #[test]
     fn exactly_the_listed_calls_are_reported() {
-        for nr in 0..1000 {
-            let listed = MEMORY_CALLS.contains(&nr) || OTHER_CALLS.contains(&nr);
-            assert_eq!(reported(nr, [0; 6]), listed, "call {nr}");
-            let with_links = run(true, ARCH_X86_64, nr as u32, [0; 6]) == RET_USER_NOTIF;
-            assert_eq!(with_links, listed || LINK_CALLS.contains(&nr), "call {nr}");
+        for (links, everywhere) in [(false, false), (true, false), (false, true), (true, true)] {
+            let code = program(links, everywhere);
+            for nr in 0..1000 {
+                let listed = MEMORY_CALLS.contains(&nr)
+                    || OTHER_CALLS.contains(&nr)
+                    || (links && LINK_CALLS.contains(&nr));
+                let of = |ip| run(&code, ARCH_X86_64, nr as u32, ip, [0; 6]) == RET_USER_NOTIF;
+                assert_eq!(of(LOW), listed, "call {nr}");
+                assert_eq!(of(PROGRAM_END - 1), listed, "call {nr}");
+                assert_eq!(of(HIGH), listed && everywhere, "call {nr}");
+            }
         }
     }
 
     #[test]
     fn other_architectures_are_reported_whole() {
+        let code = program(true, false);
         for nr in 0..500 {
-            assert_eq!(run(true, 0x4000_0003, nr, [0; 6]), RET_USER_NOTIF);
-            assert_eq!(run(true, ARCH_X86_64, nr | X32_BIT, [0; 6]), RET_USER_NOTIF);
+            for ip in [LOW, HIGH] {
+                assert_eq!(run(&code, 0x4000_0003, nr, ip, [0; 6]), RET_USER_NOTIF);
+                assert_eq!(run(&code, ARCH_X86_64, nr | X32_BIT, ip, [0; 6]), RET_USER_NOTIF);
+            }
         }
-        assert_eq!(run(true, ARCH_X86_64, u32::MAX, [0; 6]), RET_USER_NOTIF);
+        assert_eq!(run(&code, ARCH_X86_64, u32::MAX, LOW, [0; 6]), RET_USER_NOTIF);
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub fn run(options: Options, program: &OsStr, args: &[OsString]) -> Result<Infal
     let start = Box::leak(Box::new(StartArgs::new(&image, mask)));
     // Linux's own memory (a debugging aid) is not cleared at execve, so that a later
     // program's file could not be named.
-    let filter = Filter::new(!exe_named || native);
+    let filter = Filter::new(!exe_named || native, native);
     close_if(|fd| !inherited.contains(&fd));
     restore_dispositions();
     remember_processor();

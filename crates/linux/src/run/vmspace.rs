@@ -13,6 +13,7 @@ use super::calls;
 use super::error::RunError;
 use super::faults::{self, FaultCounters};
 use super::files::tell_user;
+use super::filter::PROGRAM_END;
 use super::gate::{Gate, Inside};
 use super::options::{Options, Swap};
 use super::space::{Call, Errno, Piece, Reply, Space};
@@ -21,9 +22,10 @@ use crate::platform::Linux;
 use crate::pmap::{Config, Window};
 use crate::uffd::Mode;
 
-/// Addresses a program may have: all of user space above the first 64 KiB.
+/// Addresses a program may have: user space above the first 64 KiB and below the end
+/// that the filter knows.
 const LOWEST: u64 = 0x1_0000;
-const BEYOND: u64 = 0x7fff_ffff_f000;
+const BEYOND: u64 = PROGRAM_END;
 
 /// Below this a fault cannot have the pages of one instruction and of the kernel's
 /// copy resident together with what page-out keeps busy.
