@@ -125,6 +125,10 @@ struct Shared {
     session: Option<Arc<Session>>,
     /// There will be no further session.
     closed: bool,
+    /// When the last session ended.
+    lost: Option<Instant>,
+    /// A request was not answered in time, and the pager has said nothing since.
+    stalled: bool,
 }
 
 pub(super) struct Inner {
@@ -180,6 +184,8 @@ impl Drop for Client {
     }
 }
 
+/// A pager that is stalled has this part of the time to answer.
+const STALLED: u32 = 32;
 /// What the pager has for its welcome, at least.
 const HELLO: Duration = Duration::from_secs(10);
 
@@ -230,6 +236,8 @@ impl Client {
                 table: Table::new(KERNEL_SLOTS as usize),
                 session: Some(Arc::new(session)),
                 closed: false,
+                lost: None,
+                stalled: false,
             }),
             answered: (0..KERNEL_SLOTS).map(|_| Condvar::new()).collect(),
             changed: Condvar::new(),
@@ -329,7 +337,7 @@ impl Inner {
         if rustix::process::getpid().as_raw_nonzero().get() as u32 != self.pid {
             return Err(CallError::Gone);
         }
-        let end = Instant::now() + self.options.timeout;
+        let end = self.deadline();
         loop {
             let (index, id, session) = self.begin(end)?;
             let place = index as u64 * CLUSTER;
@@ -370,6 +378,18 @@ impl Inner {
         }
     }
 
+    /// When a request that begins now is to be answered. Of a pager that has let one deadline
+    /// pass little is expected, or a thousand requests would take a thousand deadlines.
+    fn deadline(&self) -> Instant {
+        let shared = lock(&self.shared);
+        let now = Instant::now();
+        match (&shared.session, shared.lost) {
+            (Some(_), _) if shared.stalled => now + self.options.timeout / STALLED,
+            (None, Some(lost)) => now.max(lost + self.options.timeout),
+            _ => now + self.options.timeout,
+        }
+    }
+
     /// An entry of the table and the session, as soon as there are both.
     fn begin(&self, end: Instant) -> Result<(usize, u64, Arc<Session>), CallError> {
         let mut shared = lock(&self.shared);
@@ -403,6 +423,7 @@ impl Inner {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 shared.table.abandon(index);
+                shared.stalled = true;
                 count(&self.counters.timeouts);
                 return Err(CallError::Timeout);
             }
@@ -444,7 +465,11 @@ impl Inner {
     /// An answer came.
     pub(super) fn answer(&self, m: &Message) {
         use super::table::Effect;
-        let effect = lock(&self.shared).table.answer(m);
+        let effect = {
+            let mut shared = lock(&self.shared);
+            shared.stalled = false;
+            shared.table.answer(m)
+        };
         match effect {
             Effect::Answered(index) => self.answered[index].notify_one(),
             Effect::Late => {
@@ -466,6 +491,7 @@ impl Inner {
         let mut shared = lock(&self.shared);
         shared.session = None;
         shared.closed = !self.options.reconnect;
+        (shared.lost, shared.stalled) = (Some(Instant::now()), false);
         shared.table.break_all();
         drop(shared);
         self.answered.iter().for_each(Condvar::notify_one);

@@ -21,6 +21,7 @@ mod ring;
 pub mod server;
 mod service;
 mod slots;
+mod swap;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -29,3 +30,4 @@ pub mod wire;
 pub use client::{Client, Kernel, Options, Spawn, Stats};
 pub use object::{Object, Traffic};
 pub use open::{OpenError, Opened};
+pub use swap::{ExternalSwap, SwapStats};
