@@ -4,11 +4,13 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use machvm_hal::{PAGE_SIZE, PageIn, PageInSink, PageNo, Pager, PagerError, Supply, Swap, SwapSlot};
 use machvm_pagers::external::{Client, ExternalSwap, Options};
+use machvm_pagers::{Tier, Tiers};
 
 const PAGE: usize = PAGE_SIZE as usize;
 const LONG: Duration = Duration::from_secs(60);
@@ -121,9 +123,17 @@ fn page(n: u64) -> [u8; PAGE] {
     page
 }
 
+/// Swap that is nowhere but at the pager.
+fn only(p: &Process, pages: u64, options: Options) -> (Arc<ExternalSwap>, Tiers) {
+    let pager = ExternalSwap::connect(&p.socket, pages * PAGE_SIZE, options).expect("connect");
+    let (pager, tiers) = (Arc::new(pager), Tiers::new());
+    tiers.on(Box::new(Arc::clone(&pager)), 0).expect("it can be used");
+    (pager, tiers)
+}
+
 fn swap(p: &mut Process) {
     const PAGES: u64 = 300;
-    let swap = ExternalSwap::connect(&p.socket, PAGES * PAGE_SIZE, options(LONG)).expect("connect");
+    let (pager, swap) = only(p, PAGES, options(LONG));
     let mut slots: Vec<SwapSlot> = (0..PAGES).map(|n| swap.put(&page(n)).expect("room")).collect();
     assert!(swap.put(&page(0)).is_err(), "it is full");
     for n in (0..PAGES).step_by(3) {
@@ -161,8 +171,8 @@ fn swap(p: &mut Process) {
     });
     swap.free(slots[0]);
     assert!(swap.put(&page(1)).is_err());
-    assert_eq!(swap.stats().damaged, 0);
-    assert_eq!(swap.client().stats().pending, 0);
+    assert_eq!(pager.stats().damaged, 0);
+    assert_eq!(pager.client().stats().pending, 0);
 }
 
 #[test]
@@ -190,7 +200,7 @@ fn e22_memory_kept_by_a_pager_in_python_until_it_is_killed() {
 fn e22_contents_that_a_pager_lost_are_errors() {
     let mut p = in_c();
     let again = Options { timeout: LONG, ..Options::default() };
-    let swap = ExternalSwap::connect(&p.socket, 64 * PAGE_SIZE, again).expect("connect");
+    let (pager, swap) = only(&p, 64, again);
     let slots: Vec<SwapSlot> = (0..10).map(|n| swap.put(&page(n)).expect("room")).collect();
     let socket = p.socket.clone();
     p.kill();
@@ -204,6 +214,7 @@ fn e22_contents_that_a_pager_lost_are_errors() {
     let slot = swap.put(&page(77)).expect("room");
     swap.get(slot, &mut buf).expect("it is there");
     assert!(buf == page(77));
+    assert_eq!(pager.stats().pages, 11);
     drop(program);
 }
 

@@ -30,4 +30,4 @@ pub mod wire;
 pub use client::{Client, Kernel, Options, Spawn, Stats};
 pub use object::{Object, Traffic};
 pub use open::{OpenError, Opened};
-pub use swap::{ExternalSwap, SwapStats};
+pub use swap::ExternalSwap;
