@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod size;
+mod swap;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,9 +10,10 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand};
-use machvm_linux::run::{self, Options, RunError, StatsTo, Swap};
+use machvm_linux::run::{self, Options, RunError, StatsTo};
 
 use size::parse_size;
+use swap::{Places, parse_swap};
 
 /// Our own failures, as `env` and `timeout` do it.
 const FAILURE: u8 = 125;
@@ -42,9 +44,11 @@ struct RunArgs {
     /// Limit of the program's resident memory, such as 64M or 1G.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
-    /// Where pages go when memory is short: lz4 (a compressed pool), lz4:MAX, none.
-    #[arg(long, value_name = "lz4[:MAX]|none", default_value = "lz4", value_parser = parse_swap)]
-    swap: Swap,
+    /// Where pages go when memory is short: a list of lz4[:MAX] and zstd[:MAX] (compressed pools),
+    /// file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE; or none. Earlier ones are filled first.
+    /// Settings follow their place: prio=N, level=N (zstd), plain (no encryption), force (devices).
+    #[arg(long, value_name = "PLACE[,SETTING...][,PLACE...]", default_value = "lz4", value_parser = parse_swap)]
+    swap: Vec<Places>,
     /// Prints statistics after the program's end, to standard error or to FILE.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
@@ -56,19 +60,10 @@ struct RunArgs {
     program: Vec<OsString>,
 }
 
-fn parse_swap(text: &str) -> Result<Swap, String> {
-    match text.split_once(':') {
-        None if text == "none" => Ok(Swap::None),
-        None if text == "lz4" => Ok(Swap::Lz4 { max: None }),
-        Some(("lz4", max)) => parse_size(max).map(|max| Swap::Lz4 { max: Some(max) }),
-        _ => Err(format!("{text:?} is no place for pages: use lz4, lz4:MAX (such as lz4:256M) or none")),
-    }
-}
-
 fn options(args: &RunArgs) -> Options {
     Options {
         memory: args.memory,
-        swap: args.swap,
+        swap: args.swap.iter().flat_map(|places| places.0.clone()).collect(),
         stats: args.stats.as_ref().map(|file| file.clone().map_or(StatsTo::Stderr, StatsTo::File)),
         maps: args.maps,
         native: std::env::var_os(SPACE_VARIABLE).is_some_and(|value| value == "native"),
@@ -122,7 +117,7 @@ mod tests {
         assert_eq!(args.program, ["ls", "-l"]);
         let options = options(&args);
         assert_eq!(options.memory, Some(64 << 20));
-        assert_eq!(options.swap, Swap::Lz4 { max: Some(1 << 30) });
+        assert_eq!(options.swap, [run::SwapTier::new(run::SwapPlace::Lz4 { max: Some(1 << 30) })]);
         assert_eq!(options.stats, Some(StatsTo::Stderr));
         assert!(options.maps);
         let args = parse(&["--stats=out", "ls", "--color"]).unwrap();
@@ -134,7 +129,7 @@ mod tests {
     fn wrong_usage_names_the_value_and_the_way_out() {
         for (line, says) in [
             (&["--memory", "64Q", "--", "ls"][..], "64Q"),
-            (&["--swap", "zstd", "--", "ls"], "zstd"),
+            (&["--swap", "zram", "--", "ls"], "zram"),
             (&["--swap", "lz4:x", "--", "ls"], "\"x\""),
             (&["--memory=", "ls"], "\"\" is not a size"),
             (&["--memroy", "64M", "ls"], "--memroy"),

@@ -15,5 +15,6 @@ pub mod pmap;
 pub mod run;
 mod sys;
 pub mod uffd;
+pub mod uring;
 
 pub use library::{Config, Error, Faults, Fork, Inherit, Prot, Region, Statistics, Stats, Swap, Task, Vm};

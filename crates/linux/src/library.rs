@@ -49,6 +49,7 @@ mod previous;
 mod quiet;
 mod signal;
 mod stack;
+mod swap;
 mod table;
 mod task;
 mod thread;
@@ -74,7 +75,7 @@ pub use previous::replace as replace_action;
 pub use table::next_window;
 pub use task::{Region, Task};
 
-pub use crate::run::Swap;
+pub use swap::Swap;
 
 use quiet::Quiet;
 use table::GRANULE;

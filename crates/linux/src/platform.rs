@@ -11,7 +11,7 @@ use machvm_hal::{
     Attributes, ControlId, Event, Flush, HasPage, Host, Invalidations, MaySleep, PAGE_SIZE, PageIn, PageOut,
     Pager, PagerError, Prot, Swap,
 };
-use machvm_pagers::{FilePager, Pool};
+use machvm_pagers::{FilePager, Tiers};
 
 use crate::chunk::LinuxChunks;
 use crate::host::LinuxHost;
@@ -48,7 +48,7 @@ pub struct Linux {
     host: LinuxHost,
     mem: LinuxMem,
     pv: LinuxPv,
-    pool: Option<Pool>,
+    swap: Option<Arc<Tiers>>,
     pagers: Slab<PagerSlot, LinuxChunks>,
     daemon_wanted: AtomicBool,
 }
@@ -86,26 +86,26 @@ impl Flush for FlushedByLinux {
 }
 
 impl Linux {
-    /// `frames` pages may be resident at once; `pool` takes what is paged out.
+    /// `frames` pages may be resident at once; `swap` takes what is paged out.
     ///
     /// # Errors
     /// [`SetupError`].
-    pub fn new(frames: u64, pool: Option<Pool>, config: Config) -> Result<Self, SetupError> {
+    pub fn new(frames: u64, swap: Option<Arc<Tiers>>, config: Config) -> Result<Self, SetupError> {
         let mem = LinuxMem::new(frames).map_err(SetupError::Memory)?;
         let pv = LinuxPv::new(&mem, config).map_err(SetupError::Pmap)?;
         Ok(Linux {
             host: LinuxHost::new(),
             mem,
             pv,
-            pool,
+            swap,
             pagers: Slab::new(LinuxChunks, u32::MAX),
             daemon_wanted: AtomicBool::new(false),
         })
     }
 
-    /// The pool that takes what is paged out.
-    pub fn pool(&self) -> Option<&Pool> {
-        self.pool.as_ref()
+    /// What takes the pages that are paged out.
+    pub fn tiers(&self) -> Option<&Arc<Tiers>> {
+        self.swap.as_ref()
     }
     /// The pmaps of the process, seen from the pages.
     pub fn pv(&self) -> &LinuxPv {
@@ -255,7 +255,7 @@ impl Platform for Linux {
         LinuxChunks
     }
     fn swap(&self) -> Option<&dyn Swap> {
-        self.pool.as_ref().map(|p| p as &dyn Swap)
+        self.swap.as_deref().map(|t| t as &dyn Swap)
     }
     fn pager(&self, id: PagerId) -> Option<&dyn Pager> {
         self.pagers.lookup(NonZeroU32::get(id.0)).map(|s| s as &dyn Pager)

@@ -48,9 +48,13 @@ pub(super) fn serve(space: &VmSpace) {
         };
         for m in &messages[..n] {
             let begun = Instant::now();
-            serve_one(space, m, &mut may);
             let c = &space.faults;
-            c.busy_ns.fetch_add(begun.elapsed().as_nanos() as u64, Relaxed);
+            if space.slow.is_started() {
+                space.slow.serve(space, m, begun, &mut may);
+            } else {
+                serve_one(space, m, &mut may);
+                c.busy_ns.fetch_add(begun.elapsed().as_nanos() as u64, Relaxed);
+            }
             let kind = match (m.protected, m.write) {
                 (true, _) => &c.protected,
                 (false, true) => &c.writes,
@@ -63,13 +67,25 @@ pub(super) fn serve(space: &VmSpace) {
 }
 
 fn serve_one(space: &VmSpace, m: &uffd::Fault, may: &mut MaySleep) {
-    let va = Va::containing(RawAddr(m.address));
-    let access = if m.write || m.protected { Prot::W } else { Prot::R };
-    uffd::watch(va);
+    uffd::watch(Va::containing(RawAddr(m.address)));
     let result = {
         let _inside = space.enter();
-        space.map.fault(&Fault { addr: RawAddr(m.address), access }, may)
+        space.map.fault(&fault_of(m), may)
     };
+    answer(space, m, result, may);
+}
+
+/// What the message says.
+pub(super) fn fault_of(m: &uffd::Fault) -> Fault {
+    let access = if m.write || m.protected { Prot::W } else { Prot::R };
+    Fault { addr: RawAddr(m.address), access }
+}
+
+/// Lets the thread that waits go on.
+///
+/// => the calling thread watched the page before it was mapped
+pub(super) fn answer(space: &VmSpace, m: &uffd::Fault, result: Result<(), FaultError>, may: &mut MaySleep) {
+    let va = Va::containing(RawAddr(m.address));
     if let Err(e) = result {
         space.faults.denied.fetch_add(1, Relaxed);
         deny(space, e, may);

@@ -23,7 +23,24 @@ pub(super) struct Gate {
 /// Being inside; leaves when dropped.
 pub(super) struct Inside<'a>(&'a Gate);
 
+/// Being inside, on the way from one thread to another.
+#[must_use]
+pub(super) struct Owed(());
+
+impl Inside<'_> {
+    /// Stays inside until another thread takes over with [`Gate::resume`].
+    pub(super) fn hand_over(self) -> Owed {
+        std::mem::forget(self);
+        Owed(())
+    }
+}
+
 impl Gate {
+    /// Being inside as the thread was that handed over.
+    pub(super) fn resume(&self, _: Owed) -> Inside<'_> {
+        Inside(self)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -39,10 +39,12 @@ mod faults;
 mod gate;
 mod launch;
 mod report;
+mod slow;
+mod swap;
 pub mod vmspace;
 
 pub use context::Ctx;
 pub use error::RunError;
 pub use launch::run;
-pub use options::{Options, StatsTo, Swap};
+pub use options::{Options, StatsTo, SwapPlace, SwapTier};
 pub use vmthread::spawn_vm_thread;

@@ -2,16 +2,55 @@
 
 use std::path::PathBuf;
 
-/// Where pages go when memory is short.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Swap {
-    /// Nowhere: a program that needs more than the limit runs out of memory.
-    None,
-    /// Into a pool compressed with lz4.
+/// A place for pages when memory is short.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SwapPlace {
+    /// A pool in memory compressed with lz4.
     Lz4 {
         /// At most this many bytes of compressed data.
         max: Option<u64>,
     },
+    /// A pool in memory compressed with zstd.
+    Zstd {
+        /// At most this many bytes of compressed data.
+        max: Option<u64>,
+        /// How hard it tries, 1 to 19.
+        level: i32,
+    },
+    /// A file of this size, which has no name from then on; of a directory, one in it.
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// A block device.
+    Device {
+        /// The device.
+        path: PathBuf,
+        /// Even if there seems to be something else on it.
+        force: bool,
+    },
+}
+
+/// A place for pages, and how it is used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SwapTier {
+    /// Where.
+    pub place: SwapPlace,
+    /// As in swapon(8): the highest is filled first, equal ones take turns. `None`: after
+    /// those that have one, in the order in which they are given.
+    pub prio: Option<u16>,
+    /// What leaves memory is encrypted.
+    pub encrypt: bool,
+}
+
+impl SwapTier {
+    /// With the usual settings.
+    #[must_use]
+    pub fn new(place: SwapPlace) -> Self {
+        SwapTier { place, prio: None, encrypt: true }
+    }
 }
 
 /// Where `--stats` is written.
@@ -28,8 +67,9 @@ pub enum StatsTo {
 pub struct Options {
     /// Resident memory of the program in bytes.
     pub memory: Option<u64>,
-    /// Where pages go when it is short.
-    pub swap: Swap,
+    /// Where pages go when it is short. Empty: nowhere; a program that needs more than the
+    /// limit runs out of memory.
+    pub swap: Vec<SwapTier>,
     /// Statistics at the end.
     pub stats: Option<StatsTo>,
     /// The map at the end.
@@ -40,6 +80,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { memory: None, swap: Swap::Lz4 { max: None }, stats: None, maps: false, native: false }
+        let swap = vec![SwapTier::new(SwapPlace::Lz4 { max: None })];
+        Options { memory: None, swap, stats: None, maps: false, native: false }
     }
 }

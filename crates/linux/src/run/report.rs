@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use machvm::map::{EntryInfo, Kind};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot};
 
-use super::options::Swap;
 use super::vmspace::VmSpace;
 
 fn kib(pages: u64) -> u64 {
@@ -44,19 +43,11 @@ pub(super) fn stats(space: &VmSpace) -> String {
     }
     line(kib(s.frames_peak), "KiB resident at most");
     line(kib(s.frames_resident), "KiB resident now");
-    if let Some(pool) = space.platform().pool().map(machvm_pagers::Pool::stats) {
-        line(pool.pages, "pages in the compressed pool now");
-        line(pool.put_same_filled, "pages written that repeat one word");
-        line(pool.put_raw, "pages written that hardly compress");
-        line(pool.pool_bytes / 1024, "KiB of pool now");
-        line(pool.pool_bytes_peak / 1024, "KiB of pool at most");
-        line(pool.full, "page-outs refused because the pool was full");
-        if pool.put_bytes != 0 {
-            let ratio = pool.puts as f64 * PAGE_SIZE as f64 / pool.put_bytes as f64;
-            let _ = writeln!(t, "{ratio:>14.2} compression ratio");
+    match space.platform().tiers() {
+        Some(tiers) => t += &super::swap::stats(tiers),
+        None => {
+            let _ = writeln!(t, "{:>14} swap", "no");
         }
-    } else if space.options.swap == Swap::None {
-        let _ = writeln!(t, "{:>14} swap", "no");
     }
     let mut line = |n: u64, what: &str| {
         let _ = writeln!(t, "{n:>14} {what}");

@@ -7,16 +7,17 @@ use machvm::fault::Fault;
 use machvm::map::Map;
 use machvm::{FaultError, Vm};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize, Va, VaRange};
-use machvm_pagers::Pool;
 
 use super::calls;
 use super::error::RunError;
 use super::faults::{self, FaultCounters};
 use super::files::tell_user;
 use super::filter::PROGRAM_END;
-use super::gate::{Gate, Inside};
-use super::options::{Options, Swap};
+use super::gate::{Gate, Inside, Owed};
+use super::options::Options;
+use super::slow::Slow;
 use super::space::{Call, Errno, Piece, Reply, Space};
+use super::swap;
 use super::vmthread::spawn_vm_thread;
 use crate::platform::Linux;
 use crate::pmap::{Config, Window};
@@ -38,6 +39,7 @@ pub struct VmSpace {
     pub(crate) calls: calls::State,
     pub(super) faults: FaultCounters,
     pub(super) options: Options,
+    pub(super) slow: Slow,
     gate: Gate,
     /// Pages that [`Space::wire`] holds, and how often.
     held: Mutex<HashMap<u64, u32>>,
@@ -57,13 +59,10 @@ impl VmSpace {
             )));
         }
         let frames = options.memory.map_or(u64::MAX >> 13, |bytes| bytes / PAGE_SIZE);
-        let pool = match options.swap {
-            Swap::None => None,
-            Swap::Lz4 { max } => Some(Pool::new(max)),
-        };
+        let tiers = swap::tiers(&options.swap)?;
         let config = Config { mode: Mode::Blocking, nonblocking: false, dont_fork: true };
         let failed = |e: &dyn std::fmt::Display| RunError::Host(e.to_string());
-        let linux = Linux::new(frames, pool, config).map_err(|e| failed(&e))?;
+        let linux = Linux::new(frames, tiers.clone(), config).map_err(|e| failed(&e))?;
         let pmap = linux.pv().pmap(Window::Whole).map_err(|e| failed(&e))?;
         let vm = Vm::new(linux).map_err(|_| failed(&"no memory for the VM's own structures"))?;
         // The process's one address space lives as long as the process.
@@ -76,6 +75,7 @@ impl VmSpace {
             calls: calls::State::default(),
             faults: FaultCounters::default(),
             options: options.clone(),
+            slow: Slow::default(),
             gate: Gate::default(),
             held: Mutex::default(),
         });
@@ -84,6 +84,16 @@ impl VmSpace {
             spawn_vm_thread(name, move || body(&space))
                 .map_err(|e| RunError::host("cannot start a thread (see ulimit -u)", &e))
         };
+        if let Some(tiers) = tiers {
+            if swap::any_slow(&tiers) {
+                space.slow.start(&space)?;
+            }
+            // Pages move while the program runs.
+            if options.swap.len() > 1 || space.slow.is_started() {
+                spawn_vm_thread("swap", move || tiers.serve(&|| false))
+                    .map_err(|e| RunError::host("cannot start a thread (see ulimit -u)", &e))?;
+            }
+        }
         thread("faults", faults::serve)?;
         if options.memory.is_some() {
             thread("pageout", faults::daemon)?;
@@ -97,6 +107,10 @@ impl VmSpace {
 
     pub(super) fn enter(&self) -> Inside<'_> {
         self.gate.enter()
+    }
+    /// Being inside as another thread was.
+    pub(super) fn resume(&self, owed: Owed) -> Inside<'_> {
+        self.gate.resume(owed)
     }
 
     /// Resolves a fault from a VM thread (MAP_POPULATE and the like).
@@ -116,10 +130,7 @@ impl VmSpace {
         tell_user(&format!(
             "machvm: out of memory: the program needs the page at {va:?}, its {limit} KiB are in use and \
              nothing more can be paged out (raise --memory{}); it is killed\n",
-            match self.options.swap {
-                Swap::None => ", or use --swap lz4",
-                Swap::Lz4 { .. } => " or the maximum of --swap",
-            }
+            if self.options.swap.is_empty() { ", or use --swap lz4" } else { " or the maximum of --swap" }
         ));
         self.kill();
     }

@@ -1,8 +1,9 @@
 //! Opening what swap goes to.
 //!
 //! A file without a name is best: Linux frees it when the process ends, however it ends.
-//! One with a name is locked while it is used and says in its first page whose it is; if
-//! its owner died, it is taken over by the next run that is given this name.
+//! So a file that is given by name loses it as soon as it is locked and its first page says
+//! whose it is. If its owner died before that, or could not remove it, the next run that is
+//! given this name takes it over.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
@@ -33,7 +34,7 @@ pub enum Source {
     Device(PathBuf, bool),
 }
 
-/// An open file or device; a file's name goes when it is dropped.
+/// An open file or device.
 #[derive(Debug)]
 pub struct Opened {
     /// What the user calls it.
@@ -44,7 +45,6 @@ pub struct Opened {
     pub file: Arc<File>,
     /// Pages there is room for, behind the first one.
     pub pages: u64,
-    named: Option<PathBuf>,
 }
 
 /// Why swap cannot go there.
@@ -137,12 +137,11 @@ fn unnamed(dir: &Path, bytes: u64) -> Result<Opened, DiskError> {
     let file = made.map_err(failed(dir, "make a file in"))?;
     allocate(&file, dir, bytes)?;
     let name = dir.to_string_lossy().into_owned();
-    Ok(Opened { name, kind: "file", file: Arc::new(file), pages, named: None })
+    Ok(Opened { name, kind: "file", file: Arc::new(file), pages })
 }
 
 fn named(path: &Path, bytes: u64) -> Result<Opened, DiskError> {
     let pages = sized(path, bytes)?;
-    let absolute = std::path::absolute(path).map_err(failed(path, "find"))?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).mode(0o600);
     let file = open(&mut options, path, OFlags::NOFOLLOW).map_err(failed(path, "open"))?;
@@ -163,18 +162,14 @@ fn named(path: &Path, bytes: u64) -> Result<Opened, DiskError> {
         let what = "is not empty and not a swap file of machvm: remove it, or name another";
         return Err(DiskError::NotSwap(path.to_owned(), what));
     }
-    let opened = Opened {
-        name: path.to_string_lossy().into_owned(),
-        kind: "file",
-        file: Arc::new(file),
-        pages,
-        named: Some(absolute),
-    };
     // What a dead run left goes back to the file system first.
-    opened.file.set_len(0).map_err(failed(path, "empty"))?;
-    allocate(&opened.file, path, bytes)?;
-    sign(&opened.file, path)?;
-    Ok(opened)
+    file.set_len(0).map_err(failed(path, "empty"))?;
+    allocate(&file, path, bytes)?;
+    sign(&file, path)?;
+    // Where it cannot go it stays, locked and signed.
+    let _ = std::fs::remove_file(path);
+    let name = path.to_string_lossy().into_owned();
+    Ok(Opened { name, kind: "file", file: Arc::new(file), pages })
 }
 
 fn lock(file: &File, path: &Path) -> Result<(), DiskError> {
@@ -226,23 +221,14 @@ fn device(path: &Path, force: bool) -> Result<Opened, DiskError> {
     }
     sign(&file, path)?;
     let name = path.to_string_lossy().into_owned();
-    Ok(Opened { name, kind: "device", file: Arc::new(file), pages, named: None })
+    Ok(Opened { name, kind: "device", file: Arc::new(file), pages })
 }
 
 #[cfg(test)]
 impl Opened {
     /// Of a device that is in memory.
     pub(super) fn for_tests(name: &str, file: Arc<File>, pages: u64) -> Self {
-        Opened { name: name.into(), kind: "file", file, pages, named: None }
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        if let Some(path) = &self.named {
-            // Still locked, so it is still ours.
-            let _ = std::fs::remove_file(path);
-        }
+        Opened { name: name.into(), kind: "file", file, pages }
     }
 }
 
@@ -262,19 +248,20 @@ mod tests {
     fn s13_a_file_of_a_dead_run_is_taken_over() {
         let dir = scratch("dead");
         let path = dir.join("swap");
-        let first = Source::File(path.clone(), SIZE).open().expect("made");
-        assert_eq!(first.pages, SIZE / 4096 - 1);
-        let error = Source::File(path.clone(), SIZE).open().expect_err("in use").to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
-        drop(first);
-        assert!(!path.exists(), "removed at the end");
-        // As a run leaves it that is killed: signed and not locked.
-        let mut left = MAGIC.to_vec();
+        // As a run leaves it that is killed before it removed the name: signed, not locked.
+        let mut left = [MAGIC, b"process 12345\n"].concat();
         left.resize(3 * SIZE as usize, 7);
         std::fs::write(&path, left).expect("written");
-        let again = Source::File(path.clone(), SIZE).open().expect("taken over");
-        assert_eq!(std::fs::metadata(&path).expect("there").len(), SIZE);
-        drop(again);
+        let locked = File::open(&path).expect("open");
+        locked.lock().expect("locked");
+        let error = Source::File(path.clone(), SIZE).open().expect_err("in use").to_string();
+        assert!(error.contains("process 12345"), "{error}");
+        drop(locked);
+        let first = Source::File(path.clone(), SIZE).open().expect("taken over");
+        assert_eq!((first.pages, first.file.metadata().expect("metadata").len()), (SIZE / 4096 - 1, SIZE));
+        assert!(!path.exists(), "it goes with the process, however that ends");
+        let second = Source::File(path.clone(), SIZE).open().expect("another run, another file");
+        drop((first, second));
         std::fs::remove_dir_all(dir).expect("removed");
     }
 
