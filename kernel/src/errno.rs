@@ -15,4 +15,9 @@ numbers! {
     ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17, EXDEV = 18, ENODEV = 19, ENOTDIR = 20, EISDIR = 21,
     EINVAL = 22, ENFILE = 23, EMFILE = 24, ENOTTY = 25, EFBIG = 27, ENOSPC = 28, ESPIPE = 29, EROFS = 30, EPIPE = 32,
     ERANGE = 34, ENAMETOOLONG = 36, ENOSYS = 38, ENOTEMPTY = 39, ELOOP = 40, EOVERFLOW = 75, ETIMEDOUT = 110,
+    // Never seen by programs: a signal ended the wait, and `signal::deliver` makes of it a restart or EINTR.
+    // ERESTARTSYS: again, if the handler says SA_RESTART or there is none (read, write, wait4, ...).
+    // ERESTARTNOINTR: again in any case. ERESTARTNOHAND: again only if no handler ran (select, pause, ...).
+    // ERESTARTBLOCK: as NOHAND, by restart_syscall (nanosleep, poll: what is left of the time).
+    ERESTARTSYS = 512, ERESTARTNOINTR = 513, ERESTARTNOHAND = 514, ERESTARTBLOCK = 516,
 }

@@ -542,8 +542,41 @@ pub(crate) fn cancel(_t: Ticket) {
     });
 }
 
+/// Counts the wake-ups of each bucket.
+static WAKEUPS: [AtomicU64; BUCKETS] = [const { AtomicU64::new(0) }; BUCKETS];
+
+/// Waits until `ready` gives something, asking again whenever `ev` is woken. `ready` may sleep. An error says that the
+/// time came (`TimedOut`) or that a signal waits (`Interrupted`).
+///
+/// => no lock is held.
+#[allow(dead_code)]
+pub(crate) fn wait_for<R>(
+    ev: Event,
+    deadline_ns: Option<u64>,
+    mut ready: impl FnMut() -> Option<R>,
+) -> Result<R, Woken> {
+    let count = &WAKEUPS[bucket(ev.0)];
+    loop {
+        let seen = count.load(Ordering::Acquire);
+        if let Some(r) = ready() {
+            return Ok(r);
+        }
+        let ticket = assert_wait(ev);
+        if count.load(Ordering::Acquire) != seen {
+            cancel(ticket);
+            continue;
+        }
+        match block_interruptible(ticket, deadline_ns) {
+            Woken::Event => {}
+            // What was waited for may have come with the signal or the time.
+            how => return ready().ok_or(how),
+        }
+    }
+}
+
 /// [`machvm_hal::Host::thread_wakeup`].
 pub(crate) fn wakeup(ev: Event) {
+    WAKEUPS[bucket(ev.0)].fetch_add(1, Ordering::AcqRel);
     SCHED.with(|l| wake_where(l, bucket(ev.0), Woken::Event, |i| i.event == ev.0));
 }
 

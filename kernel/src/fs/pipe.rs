@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 
 use machvm_hal::{Event, Woken};
 
-use crate::errno::{EBADF, EINTR, EPIPE, Result};
+use crate::errno::{EBADF, EPIPE, ERESTARTSYS, Result};
 use crate::mutex::Mutex;
 use crate::sched;
 
@@ -48,7 +48,7 @@ impl End {
             return Ok(());
         }
         match sched::block_interruptible(ticket, None) {
-            Woken::Interrupted => Err(EINTR),
+            Woken::Interrupted => Err(ERESTARTSYS),
             _ => Ok(()),
         }
     }

@@ -14,7 +14,7 @@ use machvm_hal::{CpuId, Event, MaySleep, Pmap as _, RawAddr, Va, VaRange};
 use crate::arch::{self, Frame};
 use crate::elf;
 use crate::embed::{Kernel, Pmap, pmaps, the_vm};
-use crate::errno::{ECHILD, EINTR, ENOMEM, ESRCH, Result};
+use crate::errno::{ECHILD, ENOMEM, ERESTARTSYS, ESRCH, Result};
 use crate::fs::{self, Files};
 use crate::lock::NoInterrupts;
 use crate::mutex::Mutex;
@@ -36,6 +36,9 @@ pub(crate) struct Process {
     pub(crate) name: Mutex<String>,
     /// Start and end of the heap that brk grows.
     pub(crate) heap: Mutex<(u64, u64)>,
+    /// Its group's and its session's number.
+    group: AtomicU32,
+    session: AtomicU32,
     /// Handlers and pending signals.
     pub(crate) signals: signal::Signals,
     parent: AtomicU32,
@@ -75,6 +78,8 @@ impl Process {
             files: Mutex::new(files),
             name: Mutex::new(name),
             heap: Mutex::new(heap),
+            group: AtomicU32::new(pid),
+            session: AtomicU32::new(pid),
             signals: signal::Signals::new(),
             parent: AtomicU32::new(parent),
             children: Mutex::new(Vec::new()),
@@ -85,6 +90,15 @@ impl Process {
     /// Its memory.
     pub(crate) fn space(&self) -> &Space {
         &self.space
+    }
+    /// Its process group.
+    pub(crate) fn group(&self) -> u32 {
+        self.group.load(Ordering::Relaxed)
+    }
+    /// Its session.
+    #[allow(dead_code)]
+    pub(crate) fn session(&self) -> u32 {
+        self.session.load(Ordering::Relaxed)
     }
     /// Its parent's number.
     pub(crate) fn parent(&self) -> u32 {
@@ -112,6 +126,11 @@ impl Process {
 /// The process of that number.
 pub(crate) fn find(pid: u32) -> Result<Arc<Process>> {
     ALL.lock().get(&pid).cloned().ok_or(ESRCH)
+}
+
+/// The processes that `which` is true of.
+pub(crate) fn all(which: impl Fn(&Process) -> bool) -> Vec<Arc<Process>> {
+    ALL.lock().values().filter(|p| which(p)).cloned().collect()
 }
 
 /// Starts the first program as the command line says.
@@ -163,6 +182,8 @@ pub(crate) fn fork(f: &Frame, stack: u64) -> Result<Arc<Process>> {
     let heap = *me.heap.lock();
     let name = me.name.lock().clone();
     let child = Process::make(pid, me.pid, space, files, name, heap);
+    child.group.store(me.group(), Ordering::Relaxed);
+    child.session.store(me.session(), Ordering::Relaxed);
     child.signals.inherit(&me.signals);
     let mut frame = *f;
     frame.set_result(0);
@@ -325,7 +346,7 @@ pub(crate) fn wait(which: Which, hang: bool) -> Result<Option<(u32, i32)>> {
             Reaped::Child(pid, status) => return Ok(Some((pid, status))),
             Reaped::None(ticket) if hang => {
                 if sched::block_interruptible(ticket, None) == machvm_hal::Woken::Interrupted {
-                    return Err(EINTR);
+                    return Err(ERESTARTSYS);
                 }
             }
             Reaped::None(ticket) => {

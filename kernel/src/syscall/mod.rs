@@ -18,6 +18,7 @@ static UNKNOWN: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 /// Carries a call out and puts the result in the frame.
 pub(crate) fn dispatch(f: &mut Frame) {
     let (n, a) = f.call();
+    f.note_call();
     if n == 59 || n == 322 {
         // The frame of a new program is not the old one's with a result.
         if let Err(e) = proc::execve(f, a) {

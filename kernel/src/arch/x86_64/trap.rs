@@ -214,6 +214,21 @@ impl Frame {
     pub(crate) fn call(&self) -> (u64, [u64; 6]) {
         (self.rax, [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9])
     }
+    /// Notes which call this is, for [`Frame::call_again`].
+    pub(crate) fn note_call(&mut self) {
+        self.error = self.rax;
+    }
+    /// The call ended with an error that stands for "again" (512 and up).
+    pub(crate) fn restart_code(&self) -> Option<i32> {
+        let code = -(self.rax as i64);
+        (self.vector == SYSTEM_CALL && (512..=516).contains(&code)).then_some(code as i32)
+    }
+    /// The program makes the same call once more. => `note_call` was called, and nothing changed the arguments.
+    pub(crate) fn call_again(&mut self) {
+        self.rax = self.error;
+        // SYSCALL has two bytes.
+        self.rip -= 2;
+    }
     /// What the call returns.
     pub(crate) fn set_result(&mut self, v: i64) {
         self.rax = v as u64;
