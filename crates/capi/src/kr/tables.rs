@@ -129,6 +129,7 @@ impl Code for VmProtectError {
             VmProtectError::Hole(_) => KERN_INVALID_ADDRESS,
             VmProtectError::ExceedsMax(_) | VmProtectError::WriteExecute(_) => KERN_PROTECTION_FAILURE,
             VmProtectError::NoMemory(_) | VmProtectError::Machine(_) => KERN_RESOURCE_SHORTAGE,
+            VmProtectError::Permanent(_) => KERN_NO_SPACE,
             VmProtectError::Copy(e) => e.code(how),
         }
     }

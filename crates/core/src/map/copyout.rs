@@ -67,6 +67,10 @@ impl<'vm, P: Platform> Map<'vm, P> {
             Place::Over(va) => {
                 let range = exact(va)?;
                 let mut edit = self.edit_range(range, REPLACE, may).map_err(short(va))?;
+                if let Err(e) = edit.replaceable(range) {
+                    edit.done(may);
+                    return Err(FindError::Insert(e));
+                }
                 if let Err(e) = edit.clip_range(range) {
                     let failed = Err(e);
                     edit.settle(range, &failed);

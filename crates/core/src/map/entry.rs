@@ -76,7 +76,8 @@ bitflags::bitflags! {
         const USER3 = 0x400;
         /// As [`EntryFlags::USER1`].
         const USER4 = 0x800;
-        /// `VM_FLAGS_PERMANENT`: a deallocation takes its rights and leaves the entry.
+        /// `VM_FLAGS_PERMANENT`: nothing takes its place, and a deallocation by a task takes
+        /// its rights and leaves it.
         const PERMANENT = 0x1000;
         /// `VM_BEHAVIOR_RSEQNTL`: access is expected downwards. Kept; the fault finds the
         /// direction itself.

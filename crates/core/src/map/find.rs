@@ -41,7 +41,8 @@ pub struct Search {
 pub enum Place {
     /// Exactly here, where nothing may be (`VMFS_NO_SPACE`; MAP_FIXED_NOREPLACE).
     At(Va),
-    /// Exactly here, in place of what is there (`MAP_REMAP`; MAP_FIXED).
+    /// Exactly here, in place of what is there (`MAP_REMAP`; MAP_FIXED), unless some of it
+    /// is permanent ([`EntryFlags::PERMANENT`](super::EntryFlags::PERMANENT)).
     Over(Va),
     /// Wherever there is space (`VMFS_ALIGNED_SPACE`); in the dense placement where
     /// superpages are possible, if there is space like that (`VMFS_OPTIMAL_SPACE`).

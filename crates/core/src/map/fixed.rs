@@ -3,7 +3,7 @@
 use machvm_hal::{MaySleep, VaRange};
 
 use super::edit::Edit;
-use super::entry::Attributes;
+use super::entry::{Attributes, EntryFlags};
 use super::insert::{Backing, REPLACE};
 use super::{InsertError, Map};
 use crate::platform::Platform;
@@ -15,7 +15,7 @@ impl<P: Platform> Map<'_, P> {
     /// => no lock is held.
     ///
     /// # Errors
-    /// Those of [`Map::insert`] but `Occupied`; nothing changed.
+    /// Those of [`Map::insert`]; `Occupied` where permanent memory is. Nothing changed.
     pub fn fixed(
         &self,
         range: VaRange,
@@ -25,7 +25,8 @@ impl<P: Platform> Map<'_, P> {
     ) -> Result<(), InsertError> {
         self.check_new(range, backing, a)?;
         let mut edit = self.edit_replace(range, may)?;
-        let done = edit.replace(range, backing, a, may);
+        let free = edit.replaceable(range);
+        let done = free.and_then(|()| edit.replace(range, backing, a, may));
         edit.done(may);
         done
     }
@@ -37,6 +38,18 @@ impl<P: Platform> Map<'_, P> {
 }
 
 impl<P: Platform> Edit<'_, '_, P> {
+    /// Can all that is in `range` be replaced?
+    ///
+    /// # Errors
+    /// [`InsertError::Occupied`], where it is permanent.
+    pub(super) fn replaceable(&self, range: VaRange) -> Result<(), InsertError> {
+        let mut all = self.map.overlapping(&self.inner, range).map(|h| self.entry(h));
+        match all.find(|e| e.flags().contains(EntryFlags::PERMANENT)) {
+            None => Ok(()),
+            Some(e) => Err(InsertError::Occupied(e.start().max(range.start()))),
+        }
+    }
+
     /// The locked part of [`Map::fixed`].
     fn replace(
         &mut self,

@@ -29,7 +29,8 @@ impl<P: Platform> Task<'_, '_, P> {
     /// => no lock is held.
     ///
     /// # Errors
-    /// [`AllocateError`]; nothing changed.
+    /// [`AllocateError`]; nothing changed, except that permanent memory loses its rights to
+    /// whoever wants its place.
     pub fn vm_allocate(
         &self,
         addr: RawAddr,
@@ -66,7 +67,8 @@ impl<P: Platform> Task<'_, '_, P> {
     ) -> Result<machvm_hal::Va, PlaceError> {
         let (map, vm) = (self.map, self.map.vm());
         if !flags.contains(VmFlags::PURGABLE) {
-            return Ok(map.find(place, pages, Backing::Anonymous, a, may)?);
+            let done = map.find(place, pages, Backing::Anonymous, a, may);
+            return done.map_err(|e| self.not_placed(place, pages, e, may));
         }
         let short = |_| PlaceError::NoMemory(map.min());
         let (o, at) = vm.object_allocate(pages).map_err(short)?;
@@ -75,7 +77,7 @@ impl<P: Platform> Task<'_, '_, P> {
         if done.is_err() {
             vm.object_deallocate(o, may);
         }
-        Ok(done?)
+        done.map_err(|e| self.not_placed(place, pages, e, may))
     }
 }
 

@@ -36,7 +36,9 @@ impl<P: Platform> Task<'_, '_, P> {
         if size.0 == 0 && self.how.deallocate_zero == Zero::Refuse {
             return Err(DeallocateError::BadSize);
         }
-        let range = match span(addr, size, self.how.overflow) {
+        let wraps = addr.0.checked_add(size.0).is_none();
+        let overflow = if wraps { self.how.overflow } else { self.how.deallocate_to_end };
+        let range = match span(addr, size, overflow) {
             Span::Nothing => return Ok(()),
             Span::Wraps => return Err(DeallocateError::Wraps(addr.0)),
             Span::Pages(r) => r,
@@ -74,6 +76,27 @@ impl<P: Platform> Task<'_, '_, P> {
                 return None;
             }
         }
+    }
+
+    /// Takes every right on the permanent memory in `range` (U02, U04).
+    ///
+    /// # Errors
+    /// [`DeallocateError::NoMemory`]: there are rights left from there on.
+    pub(super) fn disable_permanent(
+        &self,
+        range: VaRange,
+        may: &mut MaySleep,
+    ) -> Result<(), DeallocateError> {
+        let mut at = range.start();
+        while let Some(e) = self.map.entry_from(at, may).filter(|e| e.range.start() < range.end()) {
+            if let Some(part) = e.range.intersect(range)
+                && e.flags.contains(EntryFlags::PERMANENT)
+            {
+                self.let_special_go(&e, part, may)?;
+            }
+            at = e.range.end();
+        }
+        Ok(())
     }
 
     fn let_special_go(

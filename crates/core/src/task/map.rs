@@ -70,7 +70,7 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
     /// => no lock is held.
     ///
     /// # Errors
-    /// [`VmMapError`]; nothing changed.
+    /// [`VmMapError`]; nothing changed, but see [`Task::vm_allocate`].
     #[expect(clippy::too_many_arguments, reason = "these are the arguments of the call")]
     pub fn vm_map(
         &self,
@@ -122,7 +122,7 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
                     ..zero_fill(known, tag, rights.prot)
                 };
                 let start = self.map.copyout(place, &mut pieces, |_| a, may);
-                let start = start.map_err(|e| VmMapError::Place(e.into()))?;
+                let start = start.map_err(|e| VmMapError::Place(self.not_placed(place, pages, e, may)))?;
                 self.wire_new(start, pages, may).map_err(VmMapError::Place)?;
                 Ok(start.get() + data)
             }

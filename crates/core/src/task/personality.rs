@@ -114,6 +114,9 @@ pub struct Personality {
     pub page_zero: bool,
     /// `vm_deallocate`, `vm_protect`, `vm_inherit`.
     pub overflow: Overflow,
+    /// `vm_deallocate` of bytes that do not wrap, the last of them in the last page there is,
+    /// whose end does.
+    pub deallocate_to_end: Overflow,
     /// `vm_deallocate` of no bytes.
     pub deallocate_zero: Zero,
     /// `vm_allocate` of no bytes.
@@ -156,6 +159,7 @@ impl Personality {
         rounding: Rounding::Separate,
         page_zero: true,
         overflow: Overflow::Clamp,
+        deallocate_to_end: Overflow::Clamp,
         deallocate_zero: Zero::Nothing,
         allocate_zero: Zero::Nothing,
         protect_holes: Holes::Skip,
@@ -181,6 +185,7 @@ impl Personality {
         rounding: Rounding::Separate,
         page_zero: false,
         overflow: Overflow::Refuse,
+        deallocate_to_end: Overflow::Clamp,
         deallocate_zero: Zero::Nothing,
         allocate_zero: Zero::Nothing,
         protect_holes: Holes::Refuse,
@@ -206,6 +211,7 @@ impl Personality {
         rounding: Rounding::Covering,
         page_zero: true,
         overflow: Overflow::Refuse,
+        deallocate_to_end: Overflow::Refuse,
         deallocate_zero: Zero::Nothing,
         allocate_zero: Zero::Nothing,
         protect_holes: Holes::Skip,

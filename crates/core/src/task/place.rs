@@ -4,6 +4,7 @@
 use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SHIFT, RawAddr, RawSize, Va, VaRange};
 
 use super::Task;
+use super::deallocate::DeallocateError;
 use super::personality::{Masks, Rounding};
 use super::raw::{VmFlags, fixed, pages};
 use crate::map::{FindError, Holes, InsertError, MapFlags, Order, Place, Search, WireError};
@@ -16,7 +17,8 @@ pub enum PlaceError {
     /// The fixed range is not inside the map (`KERN_INVALID_ADDRESS`). Tested before
     /// `Occupied` (Z13).
     Outside(Va),
-    /// Something is mapped at the fixed address (`KERN_NO_SPACE`).
+    /// Something is mapped at the fixed address, or permanently where it was to be replaced
+    /// (`KERN_NO_SPACE`).
     Occupied(Va),
     /// No hole is large enough, or the mask forbids the fixed address
     /// (`KERN_NO_SPACE`).
@@ -138,6 +140,25 @@ impl<P: Platform> Task<'_, '_, P> {
         let over = w.flags.contains(VmFlags::OVERWRITE);
         let place = if over { Place::Over(range.start()) } else { Place::At(range.start()) };
         Ok((place, range.pages()))
+    }
+
+    /// Why nothing came to `place`. Where that is permanent memory in the way of a mapping
+    /// that was to replace it, as on XNU the memory stays and is good for nothing any more
+    /// (U02, U04).
+    pub(super) fn not_placed(
+        &self,
+        place: Place,
+        pages: u64,
+        why: FindError,
+        may: &mut MaySleep,
+    ) -> PlaceError {
+        let why = why.into();
+        let (Place::Over(va), PlaceError::Occupied(_)) = (place, why) else { return why };
+        let Some(range) = VaRange::of_pages(va, pages) else { return why };
+        match self.disable_permanent(range, may) {
+            Err(DeallocateError::NoMemory(va)) => PlaceError::NoMemory(va),
+            _ => why,
+        }
     }
 
     /// Wires what was just mapped, if everything new is to be wired; if that fails it is

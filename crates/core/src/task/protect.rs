@@ -29,6 +29,9 @@ pub enum VmProtectError {
     NoMemory(Va),
     /// The machine has no structure for another region (`KERN_RESOURCE_SHORTAGE`).
     Machine(Va),
+    /// `VM_PROT_COPY`: the memory is permanent and keeps its place, but no rights
+    /// (`KERN_NO_SPACE`).
+    Permanent(Va),
     /// `VM_PROT_COPY`: the copy could not be made.
     Copy(Denied),
 }
@@ -53,7 +56,7 @@ impl<P: Platform> Task<'_, '_, P> {
     /// => no lock is held.
     ///
     /// # Errors
-    /// [`VmProtectError`]; nothing changed.
+    /// [`VmProtectError`]; nothing changed, but for [`VmProtectError::Permanent`].
     pub fn vm_protect(
         &self,
         addr: RawAddr,
@@ -116,8 +119,10 @@ impl<P: Platform> Task<'_, '_, P> {
             true => Attributes { prot: a.prot & rights, max: rights, ..a },
             false => Attributes { prot: rights, max: a.max | Prot::W, ..a },
         };
-        let done = self.map.copyout(Place::Over(range.start()), &mut taken.pieces, writable, may);
-        done.map(drop).map_err(|e| match e.into() {
+        let place = Place::Over(range.start());
+        let done = self.map.copyout(place, &mut taken.pieces, writable, may);
+        done.map(drop).map_err(|e| match self.not_placed(place, range.pages(), e, may) {
+            PlaceError::Occupied(va) => VmProtectError::Permanent(va),
             PlaceError::WriteExecute(va) => VmProtectError::WriteExecute(va),
             PlaceError::NoMemory(va) => VmProtectError::NoMemory(va),
             PlaceError::Machine(va) => VmProtectError::Machine(va),

@@ -57,7 +57,7 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
     /// => no lock is held. `src` may be this task.
     ///
     /// # Errors
-    /// [`RemapError`]; nothing changed.
+    /// [`RemapError`]; nothing changed, but see [`Task::vm_allocate`].
     #[expect(clippy::too_many_arguments, reason = "these are the arguments of the call")]
     pub fn vm_remap(
         &self,
@@ -81,7 +81,7 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
     /// => no lock is held. `src` may be this task.
     ///
     /// # Errors
-    /// [`RemapError`]; nothing changed.
+    /// [`RemapError`]; nothing changed, but see [`Task::vm_allocate`].
     #[expect(clippy::too_many_arguments, reason = "these are the arguments of the call")]
     pub fn vm_remap_new(
         &self,
@@ -145,7 +145,7 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
             Attributes { prot, max, inherit, flags: a.flags - EntryFlags::PERMANENT, ..a }
         };
         let start = self.map.copyout(place, &mut taken.pieces, as_new, may);
-        let start = start.map_err(|e| RemapError::Place(e.into()))?;
+        let start = start.map_err(|e| RemapError::Place(self.not_placed(place, source.pages(), e, may)))?;
         self.wire_new(start, source.pages(), may).map_err(RemapError::Place)?;
         let data = if known.data_address() { from.addr.0 & PAGE_MASK } else { 0 };
         let (prot, max) = from.rights.unwrap_or((taken.prot, taken.max));

@@ -132,6 +132,50 @@ fn u02_permanent_memory_stays_without_rights() {
     });
 }
 
+/// Who wants its place takes its rights, and gets nothing; what lies beside it stays.
+#[test]
+fn u02_permanent_memory_is_not_replaced() {
+    type Try = fn(&Program<'_>) -> bool;
+    let over = RawFlags(VmFlags::OVERWRITE.bits());
+    let occupied = PlaceError::Occupied(va(BASE + P));
+    let tries: [Try; 3] = [
+        |p| {
+            let done = xnu(p).vm_allocate(a(BASE), n(3 * P), RawFlags(VmFlags::OVERWRITE.bits()), &mut may());
+            done == Err(AllocateError::Place(PlaceError::Occupied(va(BASE + P))))
+        },
+        |p| {
+            let copy = machvm::task::RawProt(machvm::task::RawProt::COPY | 3);
+            let done = xnu(p).vm_protect(a(BASE), n(3 * P), false, copy, &mut may());
+            done == Err(machvm::task::VmProtectError::Permanent(va(BASE + P)))
+        },
+        |p| {
+            let (t, over) = (xnu(p), RawFlags(VmFlags::OVERWRITE.bits()));
+            let from = a(BASE + 16 * P);
+            let inherit = machvm::task::RawInherit(1);
+            let done = t.vm_remap(a(BASE), n(3 * P), 0, over, &t, from, true, inherit, &mut may());
+            matches!(done, Err(machvm::task::RemapError::Place(PlaceError::Occupied(_))))
+        },
+    ];
+    for again in tries {
+        both(64, |vm| {
+            let p = program(vm);
+            let keep = RawFlags(VmFlags::PERMANENT.bits());
+            fill(&p, BASE, 1);
+            assert_eq!(xnu(&p).vm_allocate(a(BASE + P), n(P), keep, &mut may()), Ok(BASE + P));
+            p.store_word(BASE + P, 7).expect("writable");
+            fill(&p, BASE + 2 * P, 1);
+            fill(&p, BASE + 16 * P, 3);
+            assert!(again(&p));
+            assert_eq!(p.load_word(BASE + P), Err(FaultError::Protection(va(BASE + P))));
+            assert_eq!(bytes(&p, BASE, P), pattern(0, P));
+            assert_eq!(bytes(&p, BASE + 2 * P, P), pattern(0, P));
+            let fixed = xnu(&p).vm_allocate(a(BASE + P), n(P), over, &mut may());
+            assert_eq!(fixed, Err(AllocateError::Place(occupied)));
+            check_quiet(vm, [&p]);
+        });
+    }
+}
+
 #[test]
 fn u04_vm_deallocate_covers_pages_and_skips_holes() {
     both(64, |vm| {
@@ -147,6 +191,15 @@ fn u04_vm_deallocate_covers_pages_and_skips_holes() {
         assert_eq!(bytes(&p, BASE + 5 * P, P), pattern(P, P));
         let e = t.vm_deallocate(a(u64::MAX - 1), n(2), &mut may());
         assert_eq!(e, Err(DeallocateError::Wraps(u64::MAX - 1)), "KERN_INVALID_ARGUMENT");
+        for (at, size) in [(0, u64::MAX), (1, u64::MAX - P + 1), (u64::MAX - 1, 1)] {
+            assert_eq!(
+                t.vm_deallocate(a(at), n(size), &mut may()),
+                Ok(()),
+                "Z01: only the end is rounded to 0"
+            );
+            let fb = as_(&p, &Personality::FREEBSD).vm_deallocate(a(at), n(size), &mut may());
+            assert_eq!(fb, Err(DeallocateError::Wraps(at)));
+        }
         let m3 = as_(&p, MACH3).vm_deallocate(a(BASE), n(u64::MAX), &mut may());
         assert_eq!(m3, Ok(()), "Z10: what wraps is nothing in Mach 3");
         assert_eq!(bytes(&p, BASE, P), pattern(0, P));
