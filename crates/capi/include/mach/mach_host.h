@@ -5,6 +5,7 @@
 #include <mach/kern_return.h>
 #include <mach/mach_init.h>
 #include <mach/mach_types.h>
+#include <mach/mig_errors.h>
 #include <mach/vm_cache_statistics.h>
 
 #ifdef __cplusplus

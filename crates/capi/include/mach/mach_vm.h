@@ -4,6 +4,7 @@
 
 #include <mach/kern_return.h>
 #include <mach/mach_types.h>
+#include <mach/mig_errors.h>
 #include <mach/std_types.h>
 
 #ifdef __cplusplus

@@ -4,6 +4,7 @@
 
 #include <mach/kern_return.h>
 #include <mach/mach_types.h>
+#include <mach/mig_errors.h>
 
 #ifdef __cplusplus
 extern "C" {

@@ -26,6 +26,7 @@
 #include <mach/memory_entry.h>
 #include <mach/memory_object_types.h>
 #include <mach/message.h>
+#include <mach/mig_errors.h>
 #include <mach/policy.h>
 #include <mach/port.h>
 #include <mach/std_types.h>
@@ -73,6 +74,7 @@
 #include <mach/memory_entry.h>
 #include <mach/memory_object_types.h>
 #include <mach/message.h>
+#include <mach/mig_errors.h>
 #include <mach/policy.h>
 #include <mach/port.h>
 #include <mach/std_types.h>
