@@ -1,19 +1,13 @@
 //! The `machvm` command.
 #![forbid(unsafe_code)]
 
-mod size;
-mod swap;
-
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand};
-use machvm_linux::run::{self, Options, RunError, StatsTo};
-
-use size::parse_size;
-use swap::{Places, parse_swap};
+use machvm_linux::run::{self, Options, RunError, StatsTo, SwapPlaces, parse_size, parse_swap};
 
 /// Our own failures, as `env` and `timeout` do it.
 const FAILURE: u8 = 125;
@@ -48,7 +42,7 @@ struct RunArgs {
     /// file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE; or none. Earlier ones are filled first.
     /// Settings follow their place: prio=N, level=N (zstd), plain (no encryption), force (devices).
     #[arg(long, value_name = "PLACE[,SETTING...][,PLACE...]", default_value = "lz4", value_parser = parse_swap)]
-    swap: Vec<Places>,
+    swap: Vec<SwapPlaces>,
     /// Prints statistics after the program's end, to standard error or to FILE.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,

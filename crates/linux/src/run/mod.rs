@@ -39,7 +39,9 @@ mod faults;
 mod gate;
 mod launch;
 mod report;
+mod size;
 mod slow;
+mod spec;
 mod swap;
 pub mod vmspace;
 
@@ -47,4 +49,6 @@ pub use context::Ctx;
 pub use error::RunError;
 pub use launch::run;
 pub use options::{Options, StatsTo, SwapPlace, SwapTier};
+pub use size::parse_size;
+pub use spec::{SwapPlaces, parse_swap};
 pub use vmthread::spawn_vm_thread;

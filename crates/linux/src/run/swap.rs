@@ -8,6 +8,7 @@ use machvm_pagers::{Block, Codec, Disk, FileBlock, Heap, Memory, Opened, Pool, S
 
 use super::error::RunError;
 use super::options::{SwapPlace, SwapTier};
+use super::spec::parse_swap;
 use crate::uring::UringBlock;
 
 /// Says why a place cannot be used, in a sentence.
@@ -38,7 +39,7 @@ pub(super) fn tiers(wanted: &[SwapTier]) -> Result<Option<Arc<Tiers>>, RunError>
 ///
 /// # Errors
 /// Why it cannot be used.
-pub(super) fn open(wanted: &SwapTier) -> Result<Box<dyn Tier>, String> {
+fn open(wanted: &SwapTier) -> Result<Box<dyn Tier>, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let pool = |codec, max, name: &str| -> Box<dyn Tier> {
         Box::new(Memory::new(Pool::with_codec(codec, Heap, max, threads), name))
@@ -62,9 +63,73 @@ fn block(opened: &Opened) -> Box<dyn Block> {
     }
 }
 
-/// Whether a page may be where somebody else must answer for it.
-pub(super) fn any_slow(tiers: &Tiers) -> bool {
-    tiers.tiers().iter().any(|t| t.speed == Speed::Slow)
+/// Answers `list`, `on SPEC` and `off NAME`.
+///
+/// # Errors
+/// One sentence.
+pub(super) fn request(tiers: &Tiers, request: &str) -> Result<String, String> {
+    let (what, rest) = request.trim().split_once(' ').unwrap_or((request.trim(), ""));
+    match (what, rest.trim()) {
+        ("" | "list", "") => Ok(table(tiers)),
+        ("on", spec) if !spec.is_empty() => on(tiers, spec),
+        ("off", name) if !name.is_empty() => match tiers.off(name) {
+            Ok(moved) => Ok(format!("{name}: {moved} pages moved to other places\n")),
+            Err(e) => Err(e.to_string()),
+        },
+        _ => Err(format!("{request:?} is no request: use list, on PLACE[,SETTING...], off NAME")),
+    }
+}
+
+/// Takes further places into use, behind the others if they have no priority.
+fn on(tiers: &Tiers, spec: &str) -> Result<String, String> {
+    let places = parse_swap(spec)?.0;
+    if places.is_empty() {
+        return Err("none is no place for pages: use off NAME".into());
+    }
+    for one in &places {
+        match &one.place {
+            // The working directory is the program's.
+            SwapPlace::File { path, .. } | SwapPlace::Device { path, .. } if !path.is_absolute() => {
+                return Err(format!("{} is not an absolute path", path.display()));
+            }
+            _ => {}
+        }
+    }
+    let mut answer = String::new();
+    for one in &places {
+        let last = tiers.tiers().iter().map(|t| t.prio).min().unwrap_or(0).min(0);
+        let tier = open(one)?;
+        let name = tier.name().to_owned();
+        tiers.on(tier, one.prio.map_or(last - 1, i32::from)).map_err(|e| e.to_string())?;
+        let _ = writeln!(answer, "{name}: in use");
+    }
+    Ok(answer)
+}
+
+/// A table in the manner of swapctl(8), one line for each place.
+fn table(tiers: &Tiers) -> String {
+    let mut t = String::from(
+        "swap                      kind     prio    pages  capacity       KiB     puts     gets errors damaged\n",
+    );
+    for one in tiers.tiers() {
+        let s = one.stats;
+        let _ = writeln!(
+            t,
+            "{:<25} {:<8} {:>4} {:>8} {:>9} {:>9} {:>8} {:>8} {:>6} {:>7}{}",
+            one.name,
+            one.kind,
+            one.prio,
+            s.pages,
+            s.capacity,
+            s.bytes / 1024,
+            s.puts,
+            s.gets,
+            s.errors[0] + s.errors[1],
+            s.damaged,
+            if one.leaving { " leaving" } else { "" },
+        );
+    }
+    t
 }
 
 /// The lines of `--stats`.
@@ -98,4 +163,64 @@ pub(super) fn stats(tiers: &Tiers) -> String {
         }
     }
     t
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machvm_hal::{Swap, SwapError};
+
+    fn page(n: u64) -> Box<[u8; PAGE_SIZE as usize]> {
+        let mut page = Box::new([0; PAGE_SIZE as usize]);
+        for (i, word) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *word = (n << 20 | i as u64).to_le_bytes();
+        }
+        page
+    }
+    fn says(tiers: &Tiers, what: &str, answer: &str) {
+        let error = request(tiers, what).expect_err(what);
+        assert!(error.contains(answer), "{what}: {error}");
+    }
+
+    #[test]
+    fn s09_places_come_and_go_while_pages_are_there() {
+        let dir = std::env::temp_dir();
+        let places = parse_swap("lz4:8M").expect("a place").0;
+        let tiers = tiers(&places).expect("opened").expect("one");
+        let slots: Vec<_> = (0..500).map(|n| tiers.put(&page(n)).expect("room")).collect();
+        says(&tiers, "off lz4", "cannot hold");
+        let answer = request(&tiers, &format!("on file:{}:8M", dir.display())).expect("more");
+        assert_eq!(answer, format!("{}: in use\n", dir.display()));
+        assert!(request(&tiers, "off lz4").expect("room").contains("500 pages moved"));
+        let table = request(&tiers, "list").expect("a table");
+        assert!(!table.contains("lz4") && table.contains(&dir.display().to_string()), "{table}");
+        let mut back = [0; PAGE_SIZE as usize];
+        for (n, slot) in slots.iter().enumerate() {
+            assert_eq!(tiers.get(*slot, &mut back), Ok(()));
+            assert!(back == *page(n as u64), "page {n}");
+            tiers.free(*slot);
+            assert_eq!(tiers.get(*slot, &mut back), Err(SwapError::Lost));
+        }
+        assert!(request(&tiers, &format!("off {}", dir.display())).expect("empty").contains(": 0 pages"));
+    }
+
+    #[test]
+    fn s09_wrong_requests_are_answered_with_a_reason() {
+        let places = parse_swap("zstd:1M").expect("a place").0;
+        let tiers = tiers(&places).expect("opened").expect("one");
+        for (what, answer) in [
+            ("of lz4", "no request"),
+            ("on", "no request"),
+            ("list all", "no request"),
+            ("on lz5", "no place"),
+            ("on none", "no place"),
+            ("on file:tmp:1M", "not an absolute path"),
+            ("on dev:/dev/null", "not a block device"),
+            ("on zstd:2M", "in use"),
+            ("off lz4", "not in use"),
+        ] {
+            says(&tiers, what, answer);
+        }
+        assert_eq!(tiers.tiers().len(), 1);
+    }
 }

@@ -7,6 +7,7 @@ use machvm::fault::Fault;
 use machvm::map::Map;
 use machvm::{FaultError, Vm};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize, Va, VaRange};
+use machvm_pagers::{Speed, Tiers};
 
 use super::calls;
 use super::error::RunError;
@@ -40,6 +41,8 @@ pub struct VmSpace {
     pub(super) faults: FaultCounters,
     pub(super) options: Options,
     pub(super) slow: Slow,
+    /// Pages are moved between places of swap.
+    moving: Mutex<bool>,
     gate: Gate,
     /// Pages that [`Space::wire`] holds, and how often.
     held: Mutex<HashMap<u64, u32>>,
@@ -76,6 +79,7 @@ impl VmSpace {
             faults: FaultCounters::default(),
             options: options.clone(),
             slow: Slow::default(),
+            moving: Mutex::default(),
             gate: Gate::default(),
             held: Mutex::default(),
         });
@@ -84,21 +88,49 @@ impl VmSpace {
             spawn_vm_thread(name, move || body(&space))
                 .map_err(|e| RunError::host("cannot start a thread (see ulimit -u)", &e))
         };
-        if let Some(tiers) = tiers {
-            if swap::any_slow(&tiers) {
-                space.slow.start(&space)?;
-            }
-            // Pages move while the program runs.
-            if options.swap.len() > 1 || space.slow.is_started() {
-                spawn_vm_thread("swap", move || tiers.serve(&|| false))
-                    .map_err(|e| RunError::host("cannot start a thread (see ulimit -u)", &e))?;
-            }
+        if let Some(tiers) = &tiers {
+            space.serve_swap(tiers)?;
         }
         thread("faults", faults::serve)?;
         if options.memory.is_some() {
             thread("pageout", faults::daemon)?;
         }
         Ok(space)
+    }
+
+    /// Starts the threads that these places need and that are not there yet.
+    fn serve_swap(self: &Arc<Self>, tiers: &Arc<Tiers>) -> Result<(), RunError> {
+        let all = tiers.tiers();
+        let slow = all.iter().any(|t| t.speed == Speed::Slow);
+        if slow {
+            self.slow.start(self)?;
+        }
+        let mut moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*moving && (slow || all.len() > 1) {
+            let tiers = Arc::clone(tiers);
+            spawn_vm_thread("swap", move || tiers.serve(&|| false))
+                .map_err(|e| RunError::host("cannot start a thread (see ulimit -u)", &e))?;
+            *moving = true;
+        }
+        Ok(())
+    }
+
+    /// `machvm swap`: answers `list`, `on SPEC` (as after `--swap`) and `off NAME` (S09)
+    /// with what is to be printed. The program runs on meanwhile; `off` takes as long as
+    /// its pages need to move.
+    ///
+    /// => on a VM thread, in the VM's descriptor table, inside nothing that the program
+    ///    waits for
+    ///
+    /// # Errors
+    /// One sentence: what cannot be, and why. Places of a list before the one that cannot
+    /// be used are in use.
+    pub fn swap_request(self: &Arc<Self>, request: &str) -> Result<String, String> {
+        let tiers = self.platform().tiers();
+        let tiers = tiers.ok_or("this run has no swap (it was started with --swap none)")?;
+        let answer = swap::request(tiers, request)?;
+        self.serve_swap(tiers).map_err(|e| e.to_string())?;
+        Ok(answer)
     }
 
     pub(crate) fn platform(&self) -> &'static Linux {

@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use machvm_linux::run::{SwapPlace, SwapTier};
-
-use crate::size::parse_size;
+use super::options::{SwapPlace, SwapTier};
+use super::size::parse_size;
 
 /// One `--swap`: a list of places.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Places(pub(crate) Vec<SwapTier>);
+pub struct SwapPlaces(pub Vec<SwapTier>);
 
 const PLACES: &str = "lz4, lz4:MAX, zstd, zstd:MAX (pools in memory), file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE, or none";
 const LEVEL: i32 = 3;
@@ -18,9 +17,9 @@ const LEVEL: i32 = 3;
 ///
 /// # Errors
 /// One sentence that names the part and says what to write.
-pub(crate) fn parse_swap(text: &str) -> Result<Places, String> {
+pub fn parse_swap(text: &str) -> Result<SwapPlaces, String> {
     if text == "none" {
-        return Ok(Places(Vec::new()));
+        return Ok(SwapPlaces(Vec::new()));
     }
     let mut all: Vec<SwapTier> = Vec::new();
     for part in text.split(',') {
@@ -30,7 +29,7 @@ pub(crate) fn parse_swap(text: &str) -> Result<Places, String> {
             (None, None) => return Err(unknown(part)),
         }
     }
-    Ok(Places(all))
+    Ok(SwapPlaces(all))
 }
 
 fn unknown(part: &str) -> String {
