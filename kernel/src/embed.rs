@@ -7,11 +7,11 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use machvm::page::FrameClass;
-use machvm::{Platform, Vm};
+use machvm::{PagerId, Platform, Vm};
 use machvm_arena::ChunkSource;
 use machvm_hal::{
-    CpuId, CpuSet, Event, ExtentError, Host, MaySleep, PAGE_SIZE, Pfn, PhysMem, Placement, PopulateError,
-    RawAddr, Va, VaRange, Woken,
+    CpuId, CpuSet, Event, ExtentError, Host, MaySleep, PAGE_SIZE, Pager, Pfn, PhysMem, Placement,
+    PopulateError, RawAddr, Va, VaRange, Woken,
 };
 use machvm_pmap::{Cpus, HwBits, Port, PtPmap, System, TableMd, TableMem};
 
@@ -312,6 +312,15 @@ impl Platform for Kernel {
     }
     fn chunks(&self) -> Chunks {
         Chunks
+    }
+    fn pager(&self, id: PagerId) -> Option<&dyn Pager> {
+        crate::fs::pager(id).map(|p| p as &dyn Pager)
+    }
+    fn pager_used(&self, id: PagerId) {
+        crate::fs::pager_used(id);
+    }
+    fn pager_unused(&self, id: PagerId) {
+        crate::fs::pager_unused(id);
     }
     fn memory_low(&self) {
         sched::wakeup(sched::LOW_MEMORY);

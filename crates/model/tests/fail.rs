@@ -472,6 +472,7 @@ const OF_PAGES: &[&str] = &[
     "vm_object_color",
     "vm_object_info",
     "vm_object_madvise",
+    "vm_object_next",
     "vm_object_page_clean",
     "vm_object_page_noreuse",
     "vm_object_page_remove",

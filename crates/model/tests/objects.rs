@@ -328,6 +328,22 @@ fn o16_o19_z58_advice_for_a_range() {
     });
 }
 
+// lseek(2) SEEK_DATA: the next page with contents of its own, in memory or not.
+#[test]
+fn the_next_contents_are_found_in_memory_and_on_swap() {
+    both(64, |vm| {
+        let s = Shown::anonymous(vm);
+        assert_eq!(vm.vm_object_next(s.o, s.at(0), &mut may()), None);
+        s.store(3, 7);
+        assert_eq!(vm.vm_object_next(s.o, s.at(0), &mut may()), Some(s.at(3)));
+        page_all_out(vm);
+        assert!(!s.resident(3));
+        assert_eq!(vm.vm_object_next(s.o, s.at(3), &mut may()), Some(s.at(3)));
+        assert_eq!(vm.vm_object_next(s.o, s.at(4), &mut may()), None);
+        s.end();
+    });
+}
+
 // vm_object_populate().
 #[test]
 fn o17_populate_brings_a_range_in() {

@@ -1,6 +1,8 @@
 //! Files: a tree in memory that begins as the initial file system, the console, pipes.
 
+mod contents;
 mod cpio;
+mod pager;
 mod pipe;
 
 use alloc::collections::BTreeMap;
@@ -10,10 +12,21 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arch::{self, Span};
-use crate::errno::{EBADF, EISDIR, EMFILE, ENOENT, ENOTDIR, Result};
+use crate::errno::{EBADF, EISDIR, EMFILE, ENODEV, ENOENT, ENOTDIR, Result};
 use crate::mutex::Mutex;
 
+pub(crate) use contents::Contents;
+pub(crate) use pager::{pager, unused as pager_unused, used as pager_used};
 pub(crate) use pipe::pipe;
+
+/// What a mapping of a file maps.
+#[allow(dead_code, reason = "mmap comes next")]
+pub(crate) enum Mappable {
+    /// Pages of this object: index `i` is byte `i * PAGE_SIZE`. A reference comes with it.
+    Object(machvm_arena::Handle<machvm::object::Object>),
+    /// Zeroes, as MAP_ANONYMOUS has them (/dev/zero).
+    Zeroes,
+}
 
 /// Most open files of a process.
 const OPEN_MAX: usize = 1024;
@@ -28,8 +41,7 @@ pub(crate) struct Node {
 }
 
 enum Data {
-    /// A part of the initial file system.
-    Fixed(&'static [u8]),
+    Regular(Contents),
     Directory,
     Console,
     Null,
@@ -58,22 +70,25 @@ impl Node {
     pub(crate) fn is_directory(&self) -> bool {
         self.mode & S_IFMT == S_IFDIR
     }
+    /// See [`Open::object`].
+    pub(crate) fn object(&self) -> Result<Mappable> {
+        match &self.data {
+            Data::Regular(c) => Ok(Mappable::Object(c.object())),
+            Data::Zero => Ok(Mappable::Zeroes),
+            _ => Err(ENODEV),
+        }
+    }
     /// Bytes in it.
     pub(crate) fn size(&self) -> u64 {
-        match self.data {
-            Data::Fixed(d) => d.len() as u64,
+        match &self.data {
+            Data::Regular(c) => c.size(),
             _ => 0,
         }
     }
     /// Reads from byte `at`; gives how many bytes there were.
     pub(crate) fn read_at(&self, at: u64, buf: &mut [u8]) -> Result<usize> {
-        match self.data {
-            Data::Fixed(d) => {
-                let from = usize::try_from(at).unwrap_or(usize::MAX).min(d.len());
-                let n = buf.len().min(d.len() - from);
-                buf[..n].copy_from_slice(&d[from..from + n]);
-                Ok(n)
-            }
+        match &self.data {
+            Data::Regular(c) => c.read_at(at, buf),
             Data::Directory => Err(EISDIR),
             Data::Null => Ok(0),
             Data::Zero => {
@@ -98,8 +113,9 @@ impl Node {
         }
     }
     /// Writes at byte `at`.
-    pub(crate) fn write_at(&self, _at: u64, data: &[u8]) -> Result<usize> {
-        match self.data {
+    pub(crate) fn write_at(&self, at: u64, data: &[u8]) -> Result<usize> {
+        match &self.data {
+            Data::Regular(c) => c.write_at(Some(at), data).map(|(_, n)| n),
             Data::Console => {
                 for b in data {
                     if *b == b'\n' {
@@ -126,7 +142,10 @@ pub(crate) fn start(initrd: Option<Span>) {
         };
         cpio::each(bytes, |name, mode, data| {
             let data = match mode & S_IFMT {
-                S_IFREG => Data::Fixed(data),
+                S_IFREG => match Contents::new(data) {
+                    Ok(c) => Data::Regular(c),
+                    Err(_) => return crate::say!("machvm: no memory for {name} of the initial file system"),
+                },
                 S_IFDIR => Data::Directory,
                 _ => return,
             };
@@ -193,7 +212,15 @@ pub(crate) enum Open {
     Pipe(pipe::End),
 }
 
+#[allow(dead_code, reason = "mmap and the calls on files come next")]
 impl Open {
+    /// For mmap: what a mapping of it maps. Who may map it how is for the caller to ask.
+    pub(crate) fn object(&self) -> Result<Mappable> {
+        match self {
+            Open::Node(n, _) => n.object(),
+            Open::Pipe(_) => Err(ENODEV),
+        }
+    }
     /// Reads at the position.
     pub(crate) fn read(&self, buf: &mut [u8]) -> Result<usize> {
         match self {

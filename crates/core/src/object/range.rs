@@ -182,6 +182,21 @@ impl<P: Platform> Vm<P> {
         }
     }
 
+    /// The first index at or above `from` that has contents of its own, in memory or on swap:
+    /// what is absent there is the pager's, or zero (lseek(2) SEEK_DATA).
+    ///
+    /// => the caller has a reference to the object.
+    pub fn vm_object_next(&self, object: Handle<Object>, from: Pindex, may: &mut MaySleep) -> Option<Pindex> {
+        let inner = self.objects.get(object).lock.read(self.host(), may);
+        let mut found = None;
+        self.tree_for_each(&inner.tree, from.0, u64::MAX - from.0, &mut |i, a| {
+            let anon = self.anons.get(a);
+            found = (anon.page().is_some() || anon.swap().is_some()).then_some(Pindex(i));
+            found.is_none()
+        });
+        found
+    }
+
     /// The resident pages of a range are the first that memory is taken from (O16
     /// `vm_object_page_noreuse`); wired ones are passed over.
     ///
