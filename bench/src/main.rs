@@ -14,13 +14,14 @@ mod pmap_table;
 mod programs;
 mod reference;
 mod stores;
+mod swap;
 mod table;
 mod trace;
 
 use std::process::ExitCode;
 
 const USAGE: &str =
-    "usage: machvm-bench [faults] [copy] [stores] [instructions] [programs] [mach] [pmap] (none: all)
+    "usage: machvm-bench [faults] [copy] [stores] [instructions] [programs] [mach] [swap] [pmap] (none: all)
   pmap --check: fails when an operation costs more than bench/pmap.baseline says; --save: writes that";
 
 fn main() -> ExitCode {
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ("instructions", done(instructions::run)),
         ("programs", done(programs::run)),
         ("mach", done(mach::run)),
+        ("swap", done(swap::run)),
         ("pmap", Box::new(move || pmap_table::run(&options))),
     ];
     if let Some(unknown) = args.iter().find(|a| sections.iter().all(|(name, _)| name != a)) {

@@ -127,7 +127,7 @@ impl Tiers {
             return Err(OnError::Present(tier.name().to_owned()));
         }
         let number = self.list().at.iter().position(Option::is_none).ok_or(OnError::TooMany)? as u8;
-        let held = Held { tier, number, prio, leaving: false.into(), retried: 0.into() };
+        let held = Held { tier, number, prio, leaving: false.into(), retried: 0.into(), refused: 0.into() };
         {
             let mut list = self.list_mut();
             list.at[usize::from(number)] = Some(Arc::new(held));
@@ -266,8 +266,8 @@ impl Tiers {
     }
 
     /// One round of looking after the tiers: pages whose place cannot be written move
-    /// elsewhere, and from a tier in memory that is nearly full its oldest pages move to
-    /// those behind it. Returns how many pages moved.
+    /// elsewhere, and from a tier in memory that is nearly full, or refused pages, its
+    /// oldest pages move to those behind it. Returns how many pages moved.
     pub fn settle(&self) -> usize {
         let mut sweep = self.sweep();
         let (all, n) = self.in_order();
@@ -279,11 +279,13 @@ impl Tiers {
         }
         for (i, held) in all[..n].iter().enumerate() {
             let Some(held) = held else { continue };
-            if held.tier.speed() != Speed::Fast || i + 1 == n || !nearly_full(held) {
+            if held.tier.speed() != Speed::Fast || i + 1 == n {
                 continue;
             }
             let behind = |h: &Held| all[i + 1..n].iter().flatten().any(|b| b.number == h.number);
-            moved += self.demote(held, &mut sweep, &behind);
+            for _ in 0..batches(held) {
+                moved += self.demote(held, &mut sweep, &behind);
+            }
         }
         moved
     }
@@ -342,9 +344,13 @@ fn room(h: &Held) -> u64 {
     }
 }
 
-fn nearly_full(h: &Held) -> bool {
+/// How many batches are to leave a tier in memory now. It may refuse pages though bytes are
+/// left, because it takes them in larger pieces.
+fn batches(h: &Held) -> u32 {
     let s = h.tier.stats();
-    s.bytes / PAGE as u64 >= s.capacity - s.capacity / 8
+    let refused = h.refused.swap(s.full, Relaxed) != s.full;
+    let nearly_full = s.bytes / PAGE as u64 >= s.capacity - s.capacity / 8;
+    if refused { 4 } else { u32::from(nearly_full) }
 }
 
 /// Waits for requests that are still in the tier, and ends it.

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_slot_finds_nothing() {
+    fn s11_an_old_slot_finds_nothing() {
         let t = Table::new(1);
         t.reserve(10);
         let a = one(&t);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_entries_than_were_reserved() {
+    fn s11_there_are_no_more_entries_than_were_reserved() {
         let t = Table::new(1);
         let mut ids = vec![PageId(0); CHUNK + 1];
         assert_eq!(t.take(&mut ids), 0);

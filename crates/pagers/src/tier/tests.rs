@@ -323,7 +323,7 @@ fn old_pages_move_down_when_memory_is_nearly_full() {
 }
 
 #[test]
-fn a_slot_that_is_not_in_use_is_an_error() {
+fn s14_a_slot_that_is_not_in_use_is_an_error() {
     let mut w = World::new(false);
     w.tiers.on(pool(Codec::Zstd(1), 1 << 20), 0).expect("on");
     w.next = 1;
@@ -337,4 +337,33 @@ fn a_slot_that_is_not_in_use_is_an_error() {
     }
     assert_eq!(w.tiers.stats().lost, 3);
     assert!(!format!("{:?}", w.tiers).is_empty());
+}
+
+/// swap_pager_freespace: what is freed can be had again at once, wherever it was.
+#[test]
+fn s03_freed_room_is_room_again() {
+    for kind in 0..3 {
+        let mut w = World::new(false);
+        let tier = match kind {
+            0 => pool(Codec::Lz4, 1 << 20),
+            1 => pool(Codec::Zstd(1), 1 << 20),
+            _ => Box::new(BadBlock::new(100, 3).disk("disk", 100, true)),
+        };
+        w.tiers.on(tier, 0).expect("on");
+        let mut most = None;
+        for round in 0..5 {
+            let mut r = Random(round + 1);
+            // The same pages in each round, so that the same number fits.
+            w.next = 1;
+            while w.put(7) == 7 {}
+            let kept = w.tiers.stats().slots;
+            assert!(kept >= 100, "{kept} pages fit");
+            assert!(*most.get_or_insert(kept) <= kept + kept / 8, "{kept} fit, {most:?} did before");
+            while let Some(slot) = w.any(&mut r) {
+                w.get(slot);
+                w.free(slot);
+            }
+        }
+        w.free_all();
+    }
 }

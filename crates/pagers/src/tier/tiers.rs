@@ -29,6 +29,8 @@ pub(super) struct Held {
     pub(super) leaving: AtomicBool,
     /// Pages read again because the device failed.
     pub(super) retried: AtomicU64,
+    /// Pages refused for want of room when the mover last looked.
+    pub(super) refused: AtomicU64,
 }
 
 #[derive(Default)]

@@ -164,10 +164,10 @@ fn named(path: &Path, bytes: u64) -> Result<Opened, DiskError> {
     }
     // What a dead run left goes back to the file system first.
     file.set_len(0).map_err(failed(path, "empty"))?;
-    allocate(&file, path, bytes)?;
-    sign(&file, path)?;
+    let ready = allocate(&file, path, bytes).and_then(|()| sign(&file, path));
     // Where it cannot go it stays, locked and signed.
     let _ = std::fs::remove_file(path);
+    ready?;
     let name = path.to_string_lossy().into_owned();
     Ok(Opened { name, kind: "file", file: Arc::new(file), pages })
 }
@@ -289,6 +289,25 @@ mod tests {
         assert_eq!(std::fs::read_dir(&dir).expect("read").count(), 0);
         assert_eq!(a.file.metadata().expect("metadata").len(), SIZE);
         drop(a);
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn s02_a_file_takes_its_blocks_when_it_is_taken_into_use() {
+        let dir = scratch("blocks");
+        let probe = File::create(dir.join("probe")).expect("made");
+        let can = fallocate(&probe, FallocateFlags::empty(), 0, SIZE).is_ok();
+        let opened = Source::File(dir.clone(), SIZE).open().expect("made");
+        let about = opened.file.metadata().expect("metadata");
+        assert_eq!(about.len(), SIZE);
+        assert!(!can || about.blocks() * 512 >= SIZE, "{} blocks", about.blocks());
+        // More than any disk has.
+        if can {
+            let error = Source::File(dir.join("huge"), 1 << 60).open().expect_err("no such disk").to_string();
+            assert!(error.contains("find room on the disk"), "{error}");
+            assert!(!dir.join("huge").exists());
+        }
+        drop(opened);
         std::fs::remove_dir_all(dir).expect("removed");
     }
 }
