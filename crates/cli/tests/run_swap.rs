@@ -98,6 +98,22 @@ fn s07_s09_pages_go_further_down_when_faster_places_are_full() {
     std::fs::remove_dir_all(dir).expect("removed");
 }
 
+/// Faults of several threads wait for the device at a time, contents move, and children
+/// copy what is not in memory.
+#[test]
+fn s06_threads_and_forks_see_their_pages_while_others_wait_for_theirs() {
+    let dir = scratch("swap-threads");
+    let program = common::build("swapped_threads.c", "swapped_threads", &[]);
+    let argv = [program.display().to_string(), "8".into(), mib().to_string(), "200".into(), "2".into()];
+    let memory = format!("{}K", mib() << 8);
+    let file = format!("file:{}:{}M", dir.display(), mib() * 4);
+    for swap in [file.clone(), format!("lz4:{0}K,{file}", mib() * 64)] {
+        let ours = Job::new(&argv).under(&["--memory", &memory, "--swap", &swap]);
+        assert!(ours.status.success() && ours.out() == "right\n", "{swap}: {ours:?}");
+    }
+    std::fs::remove_dir_all(dir).expect("removed");
+}
+
 /// A loop device, until it is dropped.
 struct Loop(String);
 
