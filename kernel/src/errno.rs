@@ -14,7 +14,7 @@ numbers! {
     EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, EIO = 5, E2BIG = 7, ENOEXEC = 8, EBADF = 9, ECHILD = 10, EAGAIN = 11,
     ENOMEM = 12, EACCES = 13, EFAULT = 14, EBUSY = 16, EEXIST = 17, EXDEV = 18, ENODEV = 19, ENOTDIR = 20, EISDIR = 21,
     EINVAL = 22, ENFILE = 23, EMFILE = 24, ENOTTY = 25, EFBIG = 27, ENOSPC = 28, ESPIPE = 29, EROFS = 30, EPIPE = 32,
-    ERANGE = 34, ENAMETOOLONG = 36, ENOSYS = 38, ENOTEMPTY = 39, ELOOP = 40, EOVERFLOW = 75, ETIMEDOUT = 110,
+    ERANGE = 34, ENAMETOOLONG = 36, ENOSYS = 38, ENOTEMPTY = 39, ELOOP = 40, EOVERFLOW = 75, ETIMEDOUT = 110, ECONNRESET = 104, EISCONN = 106, ENOPROTOOPT = 92, ESOCKTNOSUPPORT = 94, EPROTONOSUPPORT = 93, EAFNOSUPPORT = 97, ENOTSOCK = 88, EMSGSIZE = 90, ENOLCK = 37, EOPNOTSUPP = 95, ENXIO = 6,
     // Never seen by programs: a signal ended the wait, and `signal::deliver` makes of it a restart or EINTR.
     // ERESTARTSYS: again, if the handler says SA_RESTART or there is none (read, write, wait4, ...).
     // ERESTARTNOINTR: again in any case. ERESTARTNOHAND: again only if no handler ran (select, pause, ...).

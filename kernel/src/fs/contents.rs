@@ -35,7 +35,6 @@ fn page_of(at: u64) -> Pindex {
     Pindex(at / PAGE_SIZE)
 }
 
-#[allow(dead_code, reason = "mmap and the calls on files come next")]
 impl Contents {
     /// Of a new file that begins with these bytes.
     pub(super) fn new(initial: &'static [u8]) -> Result<Contents> {
@@ -45,8 +44,13 @@ impl Contents {
         let (object, _) = made.map_err(|_| ENOMEM)?;
         Ok(Contents { object, pager, writer: Mutex::new(false) })
     }
+    /// The file begins with these bytes. => nobody used it yet.
+    pub(super) fn begin_as(&self, initial: &'static [u8]) {
+        self.pager.begin_as(initial);
+    }
     /// The object, with a reference of the caller's: for a mapping. Accesses behind the file's last page end with
     /// [`machvm::FaultError::Beyond`].
+    #[allow(dead_code, reason = "mmap of files and exec use it")]
     pub(crate) fn object(&self) -> Handle<Object> {
         the_vm().object_reference(self.object);
         self.object

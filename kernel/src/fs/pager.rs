@@ -76,8 +76,7 @@ pub(super) fn take(initial: &'static [u8]) -> Option<&'static FilePager> {
             p
         }
     };
-    p.size.store(initial.len() as u64, Ordering::Release);
-    *p.initial.lock() = initial;
+    p.begin_as(initial);
     Some(p)
 }
 
@@ -97,10 +96,14 @@ pub(crate) fn unused(id: PagerId) {
     }
 }
 
-#[allow(dead_code, reason = "mmap and the calls on files come next")]
 impl FilePager {
     pub(super) fn id(&self) -> PagerId {
         self.id
+    }
+    /// The file is these bytes. => no page was asked for yet.
+    pub(super) fn begin_as(&self, initial: &'static [u8]) {
+        *self.initial.lock() = initial;
+        self.size.store(initial.len() as u64, Ordering::Release);
     }
     pub(super) fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)

@@ -34,6 +34,8 @@ pub(crate) struct Process {
     pub(crate) files: Mutex<Files>,
     /// What it is called.
     pub(crate) name: Mutex<String>,
+    program: Mutex<String>,
+    arguments: Mutex<Vec<u8>>,
     /// Start and end of the heap that brk grows.
     pub(crate) heap: Mutex<(u64, u64)>,
     /// Its group's and its session's number.
@@ -77,6 +79,8 @@ impl Process {
             threads: Mutex::new(Vec::new()),
             files: Mutex::new(files),
             name: Mutex::new(name),
+            program: Mutex::new(String::new()),
+            arguments: Mutex::new(Vec::new()),
             heap: Mutex::new(heap),
             group: AtomicU32::new(pid),
             session: AtomicU32::new(pid),
@@ -100,9 +104,22 @@ impl Process {
     pub(crate) fn session(&self) -> u32 {
         self.session.load(Ordering::Relaxed)
     }
+    /// The path of its program.
+    pub(crate) fn program(&self) -> String {
+        self.program.lock().clone()
+    }
+    /// The arguments that it was started with, each with a zero behind it.
+    pub(crate) fn arguments(&self) -> Vec<u8> {
+        self.arguments.lock().clone()
+    }
     /// Its parent's number.
     pub(crate) fn parent(&self) -> u32 {
         self.parent.load(Ordering::Relaxed)
+    }
+    /// It runs this program.
+    fn runs(&self, program: String, argv: &[Vec<u8>]) {
+        *self.program.lock() = program;
+        *self.arguments.lock() = argv.iter().flat_map(|a| a.iter().copied().chain([0])).collect();
     }
     /// Does a signal wait for this thread of it?
     pub(crate) fn has_signal(&self, t: &Thread) -> bool {
@@ -133,8 +150,21 @@ pub(crate) fn all(which: impl Fn(&Process) -> bool) -> Vec<Arc<Process>> {
     ALL.lock().values().filter(|p| which(p)).cloned().collect()
 }
 
+/// The numbers of all, ascending.
+pub(crate) fn numbers() -> Vec<u32> {
+    ALL.lock().keys().copied().collect()
+}
+
+static COMMAND_LINE: Mutex<&str> = Mutex::new("");
+
+/// The kernel's command line.
+pub(crate) fn command_line() -> &'static str {
+    *COMMAND_LINE.lock()
+}
+
 /// Starts the first program as the command line says.
 pub(crate) fn start(command_line: &'static str) {
+    *COMMAND_LINE.lock() = command_line;
     let words: Vec<Vec<u8>> = command_line.split_ascii_whitespace().map(|w| w.as_bytes().to_vec()).collect();
     // What comes before `--` is the kernel's.
     let split = words.iter().position(|w| w == b"--").map_or(0, |i| i + 1);
@@ -156,12 +186,13 @@ pub(crate) fn start(command_line: &'static str) {
 
 fn first(argv: &[Vec<u8>], envp: &[Vec<u8>]) -> Result<()> {
     let path = String::from_utf8_lossy(&argv[0]).into_owned();
-    let node = fs::lookup("/", &path)?;
+    let node = fs::lookup(&fs::Place::first(), &path)?;
     let space = Space::alloc(the_vm(), new_pmap()?, bounds());
     let pid = sched::new_id();
     let image = elf::load(&space, &node)?;
     let sp = elf::stack(&space, &image, argv, envp, &path)?;
     let p = Process::make(pid, 0, space, Files::standard(), name_of(&path), (image.heap, image.heap));
+    p.runs(fs::normal(&fs::Place::first(), &path), argv);
     let t = Thread::user(p.clone(), pid, &Frame::user(image.entry, sp), None).ok_or(ENOMEM)?;
     p.threads.lock().push(t.clone());
     ALL.lock().insert(pid, p);
@@ -185,6 +216,8 @@ pub(crate) fn fork(f: &Frame, stack: u64) -> Result<Arc<Process>> {
     child.group.store(me.group(), Ordering::Relaxed);
     child.session.store(me.session(), Ordering::Relaxed);
     child.signals.inherit(&me.signals);
+    *child.program.lock() = me.program();
+    *child.arguments.lock() = me.arguments();
     let mut frame = *f;
     frame.set_result(0);
     if stack != 0 {
@@ -209,11 +242,10 @@ fn discard(p: &Process) {
 /// execve(2): this process becomes another program.
 pub(crate) fn exec(f: &mut Frame, path: &str, argv: &[Vec<u8>], envp: &[Vec<u8>]) -> Result<()> {
     let me = sched::process();
-    let node = {
-        let files = me.files.lock();
-        fs::lookup(&files.cwd, path)?
-    };
+    let place = me.files.lock().cwd.clone();
+    let node = fs::lookup(&place, path)?;
     elf::check(&node)?;
+    let program = fs::normal(&place, path);
     // From here on there is no way back.
     let t = sched::current();
     me.doom(Some(t));
@@ -233,6 +265,7 @@ pub(crate) fn exec(f: &mut Frame, path: &str, argv: &[Vec<u8>], envp: &[Vec<u8>]
     let Ok((image, sp)) = done else { fatal("no memory for the new program") };
     *me.heap.lock() = (image.heap, image.heap);
     *me.name.lock() = name_of(path);
+    me.runs(program, argv);
     me.files.lock().close_on_exec();
     t.fs.store(0, Ordering::Relaxed);
     t.clear_tid.store(0, Ordering::Relaxed);

@@ -173,3 +173,75 @@ pub(crate) fn back_trace() {
         frame = next;
     }
 }
+
+/// The names of CPUID's flags that /proc/cpuinfo tells: leaf, register (0: a, 1: b, 2: c, 3: d), bit.
+const FLAGS: &[(u32, usize, u32, &str)] = &[
+    (1, 3, 0, "fpu"),
+    (1, 3, 4, "tsc"),
+    (1, 3, 6, "pae"),
+    (1, 3, 8, "cx8"),
+    (1, 3, 9, "apic"),
+    (1, 3, 15, "cmov"),
+    (1, 3, 23, "mmx"),
+    (1, 3, 24, "fxsr"),
+    (1, 3, 25, "sse"),
+    (1, 3, 26, "sse2"),
+    (0x8000_0001, 3, 11, "syscall"),
+    (0x8000_0001, 3, 20, "nx"),
+    (0x8000_0001, 3, 29, "lm"),
+    (1, 2, 0, "pni"),
+    (1, 2, 9, "ssse3"),
+    (1, 2, 12, "fma"),
+    (1, 2, 13, "cx16"),
+    (1, 2, 19, "sse4_1"),
+    (1, 2, 20, "sse4_2"),
+    (1, 2, 23, "popcnt"),
+    (1, 2, 25, "aes"),
+    (1, 2, 26, "xsave"),
+    (1, 2, 28, "avx"),
+    (1, 2, 30, "rdrand"),
+    (7, 1, 3, "bmi1"),
+    (7, 1, 5, "avx2"),
+    (7, 1, 8, "bmi2"),
+    (7, 1, 9, "erms"),
+    (7, 1, 16, "avx512f"),
+];
+
+/// The text of /proc/cpuinfo.
+pub(crate) fn cpu_info(cpus: u32) -> alloc::string::String {
+    use core::fmt::Write;
+    let registers = |leaf: u32| {
+        let r = cpuid(leaf, 0);
+        [r.eax, r.ebx, r.ecx, r.edx]
+    };
+    let words = |list: &[u32]| -> alloc::string::String {
+        let bytes: alloc::vec::Vec<u8> = list.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let text = alloc::string::String::from_utf8_lossy(&bytes).into_owned();
+        text.trim_matches(['\0', ' ']).into()
+    };
+    let [most, b, c, d] = registers(0);
+    let vendor = words(&[b, d, c]);
+    let name: alloc::vec::Vec<u32> = (0x8000_0002..=0x8000_0004).flat_map(registers).collect();
+    let name = words(&name);
+    let version = registers(1)[0];
+    let (family, model) = (version >> 8 & 0xf, version >> 4 & 0xf);
+    let family = if family == 0xf { family + (version >> 20 & 0xff) } else { family };
+    let model = if family >= 6 { model | version >> 12 & 0xf0 } else { model };
+    let mhz = super::timer::ticks_in_10_ms() / 10_000;
+    let mut t = alloc::string::String::new();
+    for cpu in 0..cpus {
+        let _ = writeln!(t, "processor\t: {cpu}\nvendor_id\t: {vendor}\ncpu family\t: {family}");
+        let _ = writeln!(t, "model\t\t: {model}\nmodel name\t: {name}\nstepping\t: {}", version & 0xf);
+        let _ =
+            writeln!(t, "cpu MHz\t\t: {mhz}.000\nphysical id\t: 0\nsiblings\t: {cpus}\ncore id\t\t: {cpu}");
+        let _ = write!(t, "cpu cores\t: {cpus}\nfpu\t\t: yes\nflags\t\t:");
+        for (leaf, register, bit, flag) in FLAGS {
+            let known = *leaf >= 0x8000_0000 || *leaf <= most;
+            if known && registers(*leaf)[*register] & 1 << bit != 0 {
+                let _ = write!(t, " {flag}");
+            }
+        }
+        let _ = writeln!(t, "\nclflush size\t: 64\ncache_alignment\t: 64\n");
+    }
+    t
+}

@@ -13,13 +13,13 @@ mod usercopy;
 
 pub(crate) use boot::{BootInfo, Span, boot_info};
 pub(crate) use cpu::{
-    back_trace, exit, here, interrupts_off, interrupts_restore, relax, send_shootdown, set_fs,
+    back_trace, cpu_info, exit, here, interrupts_off, interrupts_restore, relax, send_shootdown, set_fs,
     set_kernel_stack, wait_for_interrupt,
 };
 pub(crate) use desc::init as init_cpu;
 pub(crate) use fpu::FpuState;
 pub(crate) use paging::{Format, NativeTlb, extend_direct_map, kernel_entries, make_tlb, map_kernel_page};
-pub(crate) use serial::{put, take};
+pub(crate) use serial::{init_input, put, take};
 pub(crate) use switch::{Context, switch};
 pub(crate) use timer::{init as init_timer, now_ns};
 pub(crate) use trap::{Frame, return_to_user};

@@ -16,6 +16,8 @@ const DIVIDE: u64 = 0x3e0;
 /// The timer's vector, and the one for interrupts that went away.
 const TIMER: u8 = 0xf0;
 const SPURIOUS_VECTOR: u8 = 0xff;
+/// The serial line's vector.
+pub(super) const SERIAL: u8 = 0xe4;
 
 /// Ticks in a second.
 pub(crate) const HZ: u64 = 100;
@@ -45,6 +47,11 @@ pub(crate) fn ticks() -> u64 {
 pub(crate) fn now_ns() -> u64 {
     let since = ticks().wrapping_sub(TSC_ZERO.load(Relaxed));
     (u128::from(since) * 10_000_000 / u128::from(TSC_10MS.load(Relaxed))) as u64
+}
+
+/// Counts of the time-stamp counter in 10 ms.
+pub(crate) fn ticks_in_10_ms() -> u64 {
+    TSC_10MS.load(Relaxed)
 }
 
 /// Waits 10 ms by the PIT's channel 2.
@@ -83,6 +90,7 @@ pub(super) fn interrupt(vector: u8) {
     match vector {
         SPURIOUS_VECTOR => return,
         TIMER => crate::sched::tick(),
+        SERIAL => crate::fs::arrived(),
         _ => {}
     }
     write(EOI, 0);

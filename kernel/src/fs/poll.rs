@@ -1,0 +1,73 @@
+//! What open files that are no inodes can do, and what poll sees.
+
+use crate::errno::{EINVAL, ENOTTY, Result};
+
+pub(crate) const POLLIN: u16 = 1;
+pub(crate) const POLLPRI: u16 = 2;
+pub(crate) const POLLOUT: u16 = 4;
+pub(crate) const POLLERR: u16 = 8;
+pub(crate) const POLLHUP: u16 = 0x10;
+pub(crate) const POLLNVAL: u16 = 0x20;
+pub(crate) const POLLRDHUP: u16 = 0x2000;
+
+/// An open thing without a position: a pipe's end, a socket, a counter.
+pub(crate) trait Special: Send + Sync {
+    /// Takes bytes out; with `nonblock` EAGAIN instead of waiting.
+    ///
+    /// # Errors
+    /// As read(2).
+    fn read(&self, _buf: &mut [u8], _nonblock: bool) -> Result<usize> {
+        Err(EINVAL)
+    }
+    /// Puts bytes in.
+    ///
+    /// # Errors
+    /// As write(2).
+    fn write(&self, _data: &[u8], _nonblock: bool) -> Result<usize> {
+        Err(EINVAL)
+    }
+    /// What could be done without waiting. Whatever changes the answer wakes [`super::wait::Waiters`].
+    fn poll(&self) -> u16;
+    /// Changes whenever something happened that epoll's EPOLLET tells.
+    fn turn(&self) -> u32 {
+        0
+    }
+    /// Bytes that could be read (FIONREAD).
+    fn available(&self) -> Option<usize> {
+        None
+    }
+    /// Is there something like a position, as /dev/zero pretends?
+    fn seeks(&self) -> bool {
+        false
+    }
+    /// Asks for the size of a pipe, or sets it.
+    ///
+    /// # Errors
+    /// It is none.
+    fn capacity(&self, _new: Option<usize>) -> Result<usize> {
+        Err(crate::errno::EBADF)
+    }
+    /// ioctl(2).
+    ///
+    /// # Errors
+    /// ENOTTY: not with this.
+    fn ioctl(&self, _code: u32, _argument: u64) -> Result {
+        Err(ENOTTY)
+    }
+    /// Longest message that is written at once; `None`: there are none, only bytes.
+    fn message_max(&self) -> Option<usize> {
+        None
+    }
+    /// A socket: what else it can do.
+    fn socket(&self) -> Option<&super::socket::Socket> {
+        None
+    }
+    /// An epoll set.
+    fn epoll(&self) -> Option<&super::epoll::Set> {
+        None
+    }
+    /// What /proc/PID/fd says of it.
+    fn label(&self) -> &'static str {
+        "pipe"
+    }
+}
