@@ -112,7 +112,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
             return starved(Step::Wait(WaitFor::Memory));
         }
         let Ok(mut spare) = vm.anons.reserve(old.len as u32) else {
-            new[..old.len].iter().for_each(|q| vm.page_untake(handle(*q)));
+            let new = &new[..old.len];
+            vm.discard_run(new);
+            new.iter().for_each(|q| vm.page_untake(handle(*q)));
             old.shrink(vm);
             return starved(Step::Wait(WaitFor::Memory));
         };
@@ -285,15 +287,28 @@ impl<P: Platform> Vm<P> {
         }
     }
 
-    /// The platform gets ready for the contents of busy pages.
+    /// The platform gets ready for the contents of busy pages; on failure for none of them.
     fn prepare_run(&self, list: &[PageNo]) -> Result<(), PopulateError> {
+        let mut done = 0;
+        while done < list.len() {
+            let (first, n) = self.frame_run(&list[done..]);
+            if let Err(e) = self.plat.mem().prepare(first, n as u32) {
+                self.discard_run(&list[..done]);
+                return Err(e);
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Vm::prepare_run`].
+    fn discard_run(&self, list: &[PageNo]) {
         let mut rest = list;
         while !rest.is_empty() {
             let (first, n) = self.frame_run(rest);
-            self.plat.mem().prepare(first, n as u32)?;
+            self.plat.mem().discard(first, n as u32);
             rest = &rest[n..];
         }
-        Ok(())
     }
 
     /// Copies page by page, runs of frames in one call.
