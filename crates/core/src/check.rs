@@ -11,19 +11,47 @@ use crate::vm::Vm;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "the names are those of the structures")]
 pub enum Seen {
-    Object { id: u32, refs: u32 },
-    Inner { id: u32, refs: u32 },
-    Leaf { id: u32, refs: u32 },
-    Anon { id: u32, refs: u32, page: Option<u32>, swap: Option<u64> },
+    Object {
+        id: u32,
+        refs: u32,
+    },
+    Inner {
+        id: u32,
+        refs: u32,
+    },
+    Leaf {
+        id: u32,
+        refs: u32,
+    },
+    Anon {
+        id: u32,
+        refs: u32,
+        page: Option<u32>,
+        swap: Option<u64>,
+    },
+    /// An entry of a map or of a chain, and whether it is marked as seen by others.
+    Entry {
+        object: u32,
+        first: u64,
+        pages: u64,
+        shared: bool,
+    },
 }
 
 impl<P: Platform> Vm<P> {
-    /// Walks every tree from its object. `f` says whether to go below a node or slot
-    /// (the first time), and counts how often each is named.
+    /// Walks every entry that names an object, then every tree from its object. `f` says
+    /// whether to go below a node or slot (the first time), and counts how often each is
+    /// named.
     ///
     /// => nothing runs in this system.
     #[doc(hidden)]
     pub fn walk(&self, f: &mut dyn FnMut(Seen) -> bool) {
+        self.entries.for_each(|_, e| {
+            if let Some(o) = e.object.get() {
+                let (first, pages) = (e.offset.get(), e.pages());
+                f(Seen::Entry { object: o.get(), first, pages, shared: e.is_shared() });
+            }
+        });
         self.objects.for_each(|h, o| {
             if o.references() != 0
                 && f(Seen::Object { id: h.get(), refs: o.references() })

@@ -95,15 +95,26 @@ impl<P: Platform> Vm<P> {
         }
     }
 
+    /// Undoes [`Vm::entry_charge_to_object`].
+    ///
+    /// => the map is write locked, and the memory is the entry's alone.
+    pub(crate) fn entry_charge_from_object(&self, e: &Entry) {
+        let Some(o) = e.object.get().filter(|_| e.charged.get() == 0) else { return };
+        let less = |all: u64| all.checked_sub(e.pages());
+        if self.objects.get(o).charge.atomic().fetch_update(Relaxed, Relaxed, less).is_ok() {
+            e.charged.set(1);
+        }
+    }
+
     /// Nobody names the object any more.
     pub(crate) fn object_uncharge(&self, o: &Object) {
         self.commit_release(o.charge.atomic().swap(0, Relaxed));
     }
 
-    /// Must memory of this object that may be written be charged? Not if a charge of the
-    /// object covers it, or if modified pages go back to a pager.
-    pub(crate) fn object_needs_charge(&self, h: Handle<Object>) -> bool {
-        let covered = self.object_is_shared(h) && self.objects.get(h).charge.get() != 0;
+    /// Must memory of this object that may be written be charged? Not if it is `shared` and a
+    /// charge of the object covers it, or if modified pages go back to a pager.
+    pub(crate) fn object_needs_charge(&self, h: Handle<Object>, shared: bool) -> bool {
+        let covered = shared && self.objects.get(h).charge.get() != 0;
         !covered && !self.object_is_write_back(h)
     }
 

@@ -11,6 +11,7 @@ use crate::task::Task;
 
 #[derive(Debug, Default)]
 struct Counts {
+    entries: Vec<Part>,
     objects: HashMap<u32, u32>,
     /// By number: times named, and what the structure says.
     inners: HashMap<u32, (u32, u32)>,
@@ -18,6 +19,41 @@ struct Counts {
     anons: HashMap<u32, (u32, u32)>,
     pages: HashMap<u32, u32>,
     swapped: HashMap<u64, u32>,
+}
+
+/// The indices of an object that an entry covers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Part {
+    object: u32,
+    first: u64,
+    end: u64,
+    shared: bool,
+}
+
+/// Invariant 7: what two entries cover both know to be shared (decision 17). A missing mark
+/// would let one drop what the other sees.
+fn check_marks(mut all: Vec<Part>) {
+    all.sort_unstable();
+    let Some(mut far) = all.first().copied() else { return };
+    // By object and index; of an object, the entry so far that reaches furthest, and the one
+    // without a mark that does.
+    let mut private: Option<Part> = (!far.shared).then_some(far);
+    for e in &all[1..] {
+        if e.object != far.object {
+            (far, private) = (*e, None);
+        } else {
+            if !e.shared && far.end > e.first {
+                panic!("invariant 7: {e:?} is private, and {far:?} covers the same memory");
+            }
+            if let Some(p) = private.filter(|p| p.end > e.first) {
+                panic!("invariant 7: {p:?} is private, and {e:?} covers the same memory");
+            }
+            far = if e.end > far.end { *e } else { far };
+        }
+        if !e.shared && private.is_none_or(|p| e.end > p.end) {
+            private = Some(*e);
+        }
+    }
 }
 
 fn count(map: &mut HashMap<u32, (u32, u32)>, id: u32, refs: u32) -> bool {
@@ -33,6 +69,28 @@ fn count(map: &mut HashMap<u32, (u32, u32)>, id: u32, refs: u32) -> bool {
 /// Something is wrong.
 pub fn check_quiet<'a, 'vm: 'a>(vm: &'vm Vm<Machine>, tasks: impl IntoIterator<Item = &'a Task<'vm>>) {
     let c = check_vm(vm);
+    assert_eq!(c, check_maps(tasks), "references of objects (left) and entries that name them (right)");
+}
+
+/// As [`check_quiet`] where chains of pieces (memory entries, say) name objects too.
+///
+/// # Panics
+/// Something is wrong.
+pub fn check_holding<'a, 'vm: 'a>(vm: &'vm Vm<Machine>, tasks: impl IntoIterator<Item = &'a Task<'vm>>) {
+    let c = check_vm(vm);
+    let (named, mut all) = (check_maps(tasks), HashMap::<u32, u32>::new());
+    vm.walk(&mut |seen| {
+        if let Seen::Entry { object, .. } = seen {
+            *all.entry(object).or_default() += 1;
+        }
+        false
+    });
+    assert_eq!(c, all, "references of objects (left) and entries that name them (right)");
+    assert!(named.iter().all(|(o, n)| all.get(o).is_some_and(|all| all >= n)));
+}
+
+/// Checks each map. Gives how often each object is named.
+fn check_maps<'a, 'vm: 'a>(tasks: impl IntoIterator<Item = &'a Task<'vm>>) -> HashMap<u32, u32> {
     let mut named: HashMap<u32, u32> = HashMap::new();
     let mut may = MaySleep::claim();
     for t in tasks {
@@ -49,7 +107,7 @@ pub fn check_quiet<'a, 'vm: 'a>(vm: &'vm Vm<Machine>, tasks: impl IntoIterator<I
         );
         check_mappings(t, &mut may);
     }
-    assert_eq!(c, named, "references of objects (left) and entries that name them (right)");
+    named
 }
 
 /// As [`check_quiet`], without the maps. Gives the references of every object.
@@ -59,6 +117,10 @@ pub fn check_quiet<'a, 'vm: 'a>(vm: &'vm Vm<Machine>, tasks: impl IntoIterator<I
 pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
     let mut c = Counts::default();
     vm.walk(&mut |seen| match seen {
+        Seen::Entry { object, first, pages, shared } => {
+            c.entries.push(Part { object, first, end: first + pages, shared });
+            false
+        }
         Seen::Object { id, refs } => c.objects.insert(id, refs).is_none(),
         Seen::Inner { id, refs } => count(&mut c.inners, id, refs),
         Seen::Leaf { id, refs } => count(&mut c.leaves, id, refs),
@@ -71,6 +133,7 @@ pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
             first
         }
     });
+    check_marks(std::mem::take(&mut c.entries));
     for (what, map) in [("inner node", &c.inners), ("leaf", &c.leaves), ("anon", &c.anons)] {
         for (id, (found, says)) in map {
             assert_eq!(found, says, "{what} {id}: named (left) and references (right)");

@@ -27,7 +27,7 @@ mod rng;
 mod swap;
 mod task;
 
-pub use check::{check_quiet, check_vm};
+pub use check::{check_holding, check_quiet, check_vm};
 pub use hardware::{Access, Hardware};
 pub use host::ModelHost;
 pub use inject::{Injector, Point};

@@ -27,12 +27,28 @@ pub struct OraclePage {
     /// What is there when nothing was written, or it was dropped: a page of a file,
     /// else zeroes.
     pub file: Option<[u64; WORDS]>,
+    /// Others could see it once: dropping contents leaves it alone.
+    pub shared: bool,
 }
 
 impl OraclePage {
-    /// Drops what was written.
+    /// Drops what was written, if nobody else can see it.
     pub fn reset(&mut self) {
-        self.contents = Rc::new(RefCell::new(self.file.unwrap_or_default()));
+        if !self.shared {
+            self.contents = Rc::new(RefCell::new(self.file.unwrap_or_default()));
+        }
+    }
+    /// The same page, for somebody else too.
+    #[must_use]
+    pub fn share(&mut self) -> OraclePage {
+        self.shared = true;
+        self.clone()
+    }
+    /// A page with the same contents now.
+    #[must_use]
+    pub fn copy(&self) -> OraclePage {
+        let contents = Rc::new(RefCell::new(*self.contents.borrow()));
+        OraclePage { contents, shared: false, ..self.clone() }
     }
 }
 
@@ -47,8 +63,8 @@ impl Oracle {
     /// Fresh zeroes over whatever is there.
     pub fn map(&mut self, r: VaRange, prot: Prot, max: Prot) {
         for va in r.iter() {
-            let page =
-                OraclePage { contents: Contents::default(), prot, max, inherit: Inherit::Copy, file: None };
+            let contents = Contents::default();
+            let page = OraclePage { contents, prot, max, inherit: Inherit::Copy, file: None, shared: false };
             self.pages.insert(va.page(), page);
         }
     }
@@ -70,15 +86,17 @@ impl Oracle {
     }
     /// The child of this address space.
     #[must_use]
-    pub fn fork(&self) -> Oracle {
-        let pages = self.pages.iter().filter_map(|(va, p)| {
-            let (contents, file) = match p.inherit {
+    pub fn fork(&mut self) -> Oracle {
+        let pages = self.pages.iter_mut().filter_map(|(va, p)| {
+            let page = match p.inherit {
                 Inherit::None => return None,
-                Inherit::Share => (p.contents.clone(), p.file),
-                Inherit::Copy => (Rc::new(RefCell::new(*p.contents.borrow())), p.file),
-                Inherit::Zero => (Contents::default(), None),
+                Inherit::Share => p.share(),
+                Inherit::Copy => p.copy(),
+                Inherit::Zero => {
+                    OraclePage { contents: Contents::default(), file: None, shared: false, ..p.clone() }
+                }
             };
-            Some((*va, OraclePage { contents, file, ..p.clone() }))
+            Some((*va, page))
         });
         Oracle { pages: pages.collect() }
     }

@@ -343,6 +343,7 @@ const OF_TASK: &[&str] = &[
     "new_submap",
     "copyout",
     "extract",
+    "unextract",
     "overwrite_if",
     "set_maximum",
     "deactivate",

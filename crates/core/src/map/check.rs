@@ -38,6 +38,8 @@ impl<P: Platform> Map<'_, P> {
                     sure(e.max() == Prot::NONE && e.offset.get() == 0, "guard with rights or an offset")?;
                 }
             }
+            let known = object.is_some_and(|o| self.vm.object_is_shared(o));
+            sure(known || !e.is_shared(), "marked shared, but not its object")?;
             sure((e.kind() == Kind::Submap) == e.submap.get().is_some(), "a submap, or none")?;
             let user = e.flags().contains(EntryFlags::USER_WIRED);
             sure(!user || e.wired.get() != 0, "wired by the user, but not wired")?;

@@ -77,8 +77,11 @@ impl<P: Platform> Edit<'_, '_, P> {
                 continue;
             }
             e.wirer.set(0);
-            // Charged on one side of the cut only: it stays (Z61).
-            let same = |low: &_| self.entry(*low).charged.get() == e.charged.get();
+            // Charged (Z61) or marked on one side of the cut only: it stays.
+            let same = |low: &_| {
+                let low = self.entry(*low);
+                low.charged.get() == e.charged.get() && low.is_shared() == e.is_shared()
+            };
             if let (Err(_), Some(low)) = (done, Tree::prev(slab, h).filter(same)) {
                 self.join(low, h, low);
             }

@@ -17,7 +17,7 @@ impl<P: Platform> Vm<P> {
         if e.wired.get() != 0 {
             self.unwire_object(o, e.offset.get(), e.pages(), may);
         }
-        if !self.object_is_shared(o) && !self.object_is_private_sole(o) {
+        if !e.is_shared() && !self.object_is_private_sole(o) {
             let _ = self.object_drop_range(o, Pindex(e.offset.get()), e.pages(), may);
         }
     }

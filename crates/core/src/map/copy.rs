@@ -265,8 +265,10 @@ pub enum Sharers {
 impl<'vm, P: Platform> Edit<'_, 'vm, P> {
     fn check_sharers(&self, range: VaRange, sharers: Sharers) -> Result<(), (Va, CopyWhy)> {
         let vm = self.map.vm;
-        let permanent =
-            |h: &Handle<Entry>| self.entry(*h).object.get().is_some_and(|o| vm.object_is_permanent(o));
+        let permanent = |h: &Handle<Entry>| {
+            let e = self.entry(*h);
+            e.object.get().is_some_and(|o| vm.object_is_permanent(o, e.is_shared()))
+        };
         match self.map.overlapping(&self.inner, range).find(permanent) {
             Some(h) if sharers == Sharers::Refuse => {
                 Err((self.entry(h).start().max(range.start()), CopyWhy::Shared))
@@ -432,7 +434,8 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
         Err((self.entry(at).start(), CopyWhy::Machine))
     }
 
-    /// Exchanges object and offset of a map's entry and a piece of a copy.
+    /// Exchanges object and offset of a map's entry and a piece of a copy, and the mark
+    /// that others see this memory.
     fn swap_contents(&self, h: Handle<Entry>, piece: Handle<Entry>) {
         let (e, p) = (self.entry(h), self.entry(piece));
         let (object, offset) = (e.object.get(), e.offset.get());
@@ -440,6 +443,9 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
         e.offset.set(p.offset.get());
         p.object.set(object);
         p.offset.set(offset);
+        let differ = (e.flags() ^ p.flags()) & EntryFlags::SHARED;
+        e.set_flags(e.flags() ^ differ);
+        p.set_flags(p.flags() ^ differ);
     }
 
     /// The pieces now hold what was replaced.

@@ -130,13 +130,16 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
             pieces.head = e.links.next.get();
             let a = as_new(e.attributes());
             let charged = e.charged.get();
-            let (o, offset) = (e.object.get(), e.offset.get());
+            let (o, offset, shared) = (e.object.get(), e.offset.get(), e.is_shared());
             if let Some(r) = VaRange::of_pages(Va::from_page(base + e.start().page()), e.pages()) {
                 e.reset(r, super::Kind::Object, &a);
             }
             e.object.set(o);
             e.offset.set(offset);
             e.charged.set(charged);
+            if shared {
+                e.mark_shared();
+            }
             e.remove_flags(EntryFlags::GROWS_DOWN);
             self.link(h);
         }
@@ -159,7 +162,7 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
         for e in pieces.iter().map(|h| self.entry(h)) {
             let a = as_new(e.attributes());
             let may_be = a.prot.contains(Prot::W) && !a.flags.contains(EntryFlags::NO_CHARGE);
-            if e.object.get().is_some_and(|o| may_be && vm.object_needs_charge(o)) {
+            if e.object.get().is_some_and(|o| may_be && vm.object_needs_charge(o, e.is_shared())) {
                 e.charged.set(1);
                 charge += e.pages();
             }

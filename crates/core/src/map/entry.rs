@@ -1,5 +1,7 @@
 //! The map entry: one range with one set of attributes.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use machvm_arena::{Handle, HandleField};
 use machvm_hal::{Pindex, Prot, Va, VaRange};
 use machvm_sync::{Field32, Field64};
@@ -68,6 +70,11 @@ bitflags::bitflags! {
         const NEEDS_WAKEUP = 0x20;
         /// Never merged with a neighbour.
         const NO_MERGE = 0x40;
+        /// Others may see the same memory: other entries, a memory entry, another process.
+        /// Set by the system on every entry that covers such indices of an object, and kept
+        /// as long as the entry names the object (decision 17). A part that others see is an
+        /// entry of its own.
+        const SHARED = 0x80;
         /// Free for the embedder: kept, compared when merging, not interpreted.
         const USER1 = 0x100;
         /// As [`EntryFlags::USER1`].
@@ -171,7 +178,7 @@ pub struct Entry {
     pub(crate) submap: HandleField<Body>,
     /// prot 0..3, max 4..7, inherit 8..10, advice 12..14, kind 16..19. \[m\]
     pub(crate) bits: Field32,
-    /// [`EntryFlags`]. \[m\]
+    /// [`EntryFlags`]; [`EntryFlags::SHARED`] is also set under the read lock. \[m\]
     pub(crate) flags: Field32,
     /// Wirings. \[m\]
     pub(crate) wired: Field32,
@@ -273,6 +280,16 @@ impl Entry {
     }
     pub(super) fn insert_flags(&self, f: EntryFlags) {
         self.set_flags(self.flags() | f);
+    }
+    /// Others may see this memory from now on. The object is marked too.
+    ///
+    /// => the map is at least read locked, and the entry covers nothing else.
+    pub(super) fn mark_shared(&self) {
+        self.flags.atomic().fetch_or(EntryFlags::SHARED.bits(), Relaxed);
+    }
+    /// May others see this memory? If not, no other entry names the same indices.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.flags().contains(EntryFlags::SHARED)
     }
     pub(super) fn remove_flags(&self, f: EntryFlags) {
         self.set_flags(self.flags() - f);

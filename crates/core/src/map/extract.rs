@@ -5,9 +5,10 @@ use core::ops::ControlFlow;
 use machvm_arena::{Handle, NoMemory};
 use machvm_hal::{Gather, MaySleep, Pindex, Prot, Va, VaRange};
 
+use super::clip::CLIPS;
 use super::copy::MapCopy;
 use super::edit::Edit;
-use super::entry::{Attributes, Entry, Kind};
+use super::entry::{Attributes, Entry, EntryFlags, Kind};
 use super::{CopyError, CopyWhy, Map, MapInner, Side};
 use crate::object::{Much, Object};
 use crate::platform::Platform;
@@ -61,14 +62,19 @@ impl<'vm, P: Platform> Map<'vm, P> {
             let at = if range.start() < self.min() { range.start() } else { self.max().max(range.start()) };
             return Err(failed((at, CopyWhy::Hole)));
         }
-        let count = |m: &Self, inner: &MapInner| m.count_parts(inner, range);
+        let cuts = if take == Take::Share { CLIPS } else { 0 };
+        let count = |m: &Self, inner: &MapInner| m.count_parts(inner, range).saturating_add(cuts);
         let short = |NoMemory| failed((range.start(), CopyWhy::NoMemory));
         let mut edit = self.edit_counted(range, count, may).map_err(short)?;
         let mut pieces = MapCopy::empty(self.vm, range.pages());
         let done = edit.check_need(range, need, may).and_then(|rights| {
             match take {
                 Take::Copy => edit.snapshot(range, &mut pieces, may)?,
-                Take::Share => edit.share(range, &mut pieces, may)?,
+                Take::Share => {
+                    let done = edit.share(range, &mut pieces, may);
+                    edit.settle(range, &done);
+                    done?;
+                }
             }
             Ok(rights)
         });
@@ -107,7 +113,40 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
         }
     }
 
+    /// What others see from now on is marked, and cut off from what they do not see. Of a
+    /// submap whole entries are marked: they are not this map's to cut.
+    ///
+    /// => [`Edit::settle`] follows.
     fn share(
+        &mut self,
+        range: VaRange,
+        pieces: &mut MapCopy<'vm, P>,
+        may: &mut MaySleep,
+    ) -> Result<(), (Va, CopyWhy)> {
+        for at in [range.start(), range.end()] {
+            let across = self.map.lookup_entry(&self.inner, at).map(|h| self.entry(h));
+            if across.is_some_and(|e| e.kind() == Kind::Object && !e.is_shared()) {
+                self.clip(at).map_err(|NoMemory| (range.start(), CopyWhy::NoMemory))?;
+            }
+        }
+        self.share_pieces(range, pieces, may)?;
+        // Nothing fails any more. From now on several entries cover these indices (Z54, Z57).
+        let vm = self.map.vm;
+        let own = || self.map.overlapping(&self.inner, range).map(|h| self.entry(h));
+        own().filter_map(|e| e.object.get()).for_each(|o| vm.object_mark_shared(o));
+        for piece in pieces.iter().map(|h| self.entry(h)) {
+            let at = range.start().add(piece.start().page());
+            let e = self.map.lookup_entry(&self.inner, at).map(|h| self.entry(h));
+            if let Some((e, o)) = e.and_then(|e| Some((e, e.object.get()?))) {
+                Undo::note(piece, e, vm.object_sharings(o));
+                vm.entry_charge_to_object(e);
+                e.mark_shared();
+            }
+        }
+        Ok(())
+    }
+
+    fn share_pieces(
         &mut self,
         range: VaRange,
         pieces: &mut MapCopy<'vm, P>,
@@ -121,20 +160,94 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
             let Some(new) = spare.take().or_else(|| vm.entries.alloc().ok()) else {
                 return ControlFlow::Break((at, CopyWhy::NoMemory));
             };
-            // From now on several entries cover these indices (Z54, Z57).
-            if !part.through {
-                vm.entry_charge_to_object(e);
+            if part.through {
+                // Now, while the submap is locked.
+                vm.object_mark_shared(o);
+                e.mark_shared();
             }
-            vm.object_mark_shared(o);
             vm.object_reference(o);
             let from = at.page() - range.start().page();
             piece(vm, new, from, part.range.pages(), e.attributes(), (o, part.first));
+            vm.entries.get(new).mark_shared();
             pieces.push(new);
             ControlFlow::Continue(())
         });
         match done {
             ControlFlow::Break(e) => Err(e),
             ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+}
+
+/// What sharing changed of the entry that a piece came from. It is kept in the piece, in
+/// fields that only entries of maps use.
+struct Undo {
+    /// [`Vm::object_sharings`] when that was done.
+    sharings: u32,
+    /// Its charge went to the object.
+    charged: bool,
+}
+
+impl Undo {
+    const MARKED: u64 = 1 << 32;
+
+    /// => `e` is as it was before.
+    fn note(piece: &Entry, e: &Entry, sharings: u32) {
+        if !e.is_shared() {
+            piece.next_fault.set(Undo::MARKED | u64::from(sharings));
+            piece.cluster.set(u32::from(e.charged.get() != 0));
+        }
+    }
+    fn of(piece: &Entry) -> Option<Undo> {
+        let noted = piece.next_fault.get();
+        (noted & Undo::MARKED != 0)
+            .then_some(Undo { sharings: noted as u32, charged: piece.cluster.get() != 0 })
+    }
+}
+
+impl<'vm, P: Platform> Map<'vm, P> {
+    /// Takes back what [`Map::extract`] of `range` marked and cut off, as the pieces, all of
+    /// them, were of no use. What somebody shared since stays marked, and so does all when
+    /// there is no memory to cut it off.
+    ///
+    /// => no lock is held.
+    pub fn unextract(&self, range: VaRange, pieces: MapCopy<'vm, P>, may: &mut MaySleep) {
+        let marked = |h: &Handle<Entry>| Undo::of(self.entry(*h)).is_some();
+        let cuts = (pieces.iter().filter(marked).count() as u32).saturating_mul(2);
+        if cuts != 0
+            && let Ok(mut edit) = self.edit_range(range, cuts, may)
+        {
+            for piece in pieces.iter().filter(marked).map(|h| self.entry(h)) {
+                if let Some(part) = VaRange::of_pages(range.start().add(piece.start().page()), piece.pages())
+                {
+                    edit.unshare(part, piece);
+                }
+            }
+            edit.settle(range, &Ok::<(), ()>(()));
+            edit.done(may);
+        }
+        // With nothing locked.
+        drop(pieces);
+    }
+}
+
+impl<P: Platform> Edit<'_, '_, P> {
+    /// => two entries are reserved; what is at `part` may be anything by now.
+    fn unshare(&mut self, part: VaRange, piece: &Entry) {
+        let (map, vm) = (self.map, self.map.vm);
+        let at = |edit: &Self| map.lookup_entry(&edit.inner, part.start()).map(|h| map.entry(h));
+        let Some((undo, e)) = Undo::of(piece).zip(at(self)) else { return };
+        let Some(o) = e.object.get().filter(|o| vm.object_sharings(*o) == undo.sharings) else { return };
+        let same = piece.object.get() == Some(o) && piece.offset.get() == e.pindex(part.start()).0;
+        // It may have become one with what others see for longer.
+        if !same || !e.is_shared() || e.end() < part.end() || self.clip_range(part).is_err() {
+            return;
+        }
+        if let Some(e) = at(self) {
+            e.remove_flags(EntryFlags::SHARED);
+            if undo.charged {
+                vm.entry_charge_from_object(e);
+            }
         }
     }
 }
@@ -158,7 +271,8 @@ pub(super) fn piece<P: Platform>(
 
 impl<'vm, P: Platform> MapCopy<'vm, P> {
     /// A chain of one piece: `pages` of an object from an index on. The reference on the
-    /// object becomes the chain's; on failure it stays the caller's.
+    /// object becomes the chain's; on failure it stays the caller's. Only of an object that
+    /// others know is the piece marked as seen by others.
     ///
     /// # Errors
     /// [`NoMemory`].
@@ -171,6 +285,9 @@ impl<'vm, P: Platform> MapCopy<'vm, P> {
         let h = vm.entries.alloc()?;
         let mut chain = MapCopy::empty(vm, pages);
         piece(vm, h, 0, pages, a, (o, at));
+        if vm.object_is_shared(o) {
+            vm.entries.get(h).mark_shared();
+        }
         chain.push(h);
         Ok(chain)
     }
@@ -201,6 +318,7 @@ impl<'vm, P: Platform> MapCopy<'vm, P> {
             let object = match (take, last) {
                 (Take::Share, _) => {
                     vm.object_mark_shared(o);
+                    e.mark_shared();
                     vm.object_reference(o);
                     Ok(o)
                 }
@@ -222,6 +340,9 @@ impl<'vm, P: Platform> MapCopy<'vm, P> {
                 return Err(NoMemory);
             };
             piece(vm, new, lo - first, hi - lo, e.attributes(), (object, e.pindex(Va::from_page(lo))));
+            if take == Take::Share {
+                vm.entries.get(new).mark_shared();
+            }
             out.push(new);
         }
         Ok(out)

@@ -56,9 +56,15 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 parent.adopt(dead, unused);
             }
         }
-        if done.is_err() {
-            let all = self.overlapping(&parent.inner, self.bounds);
-            all.for_each(|h| self.entry(h).twin.set(None));
+        for e in self.overlapping(&parent.inner, self.bounds).map(|h| self.entry(h)) {
+            match done {
+                Ok(()) if e.kind() == Kind::Object && e.inherit() == Inherit::Share => {
+                    self.vm.entry_charge_to_object(e);
+                    e.mark_shared();
+                }
+                Ok(()) => {}
+                Err(_) => e.twin.set(None),
+            }
         }
         parent.done(may);
         done.map(|()| map)
@@ -104,6 +110,10 @@ impl<P: Platform> Edit<'_, '_, P> {
         n.wirer.set(0);
         n.twin.set(None);
         n.remove_flags(EntryFlags::USER_WIRED | EntryFlags::NEEDS_WAKEUP);
+        match (n.kind(), e.inherit()) {
+            (Kind::Object, Inherit::Share) => n.mark_shared(),
+            _ => n.remove_flags(EntryFlags::SHARED),
+        }
         n.object.set(object.map(|(o, _)| o));
         n.charged.set(0);
         if let Some(body) = n.submap.get() {
@@ -154,7 +164,6 @@ impl<P: Platform> Edit<'_, '_, P> {
             Inherit::None => Ok(None),
             Inherit::Zero => vm.object_allocate(e.pages()).map(Some),
             Inherit::Share => {
-                vm.entry_charge_to_object(e);
                 vm.object_mark_shared(o);
                 vm.object_reference(o);
                 Ok(Some((o, at)))

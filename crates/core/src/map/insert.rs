@@ -23,7 +23,8 @@ pub enum Backing {
     Anonymous,
     /// An object that nothing else maps; parts of it die as they are unmapped.
     Private(Handle<Object>, Pindex),
-    /// An object whose contents outlive this mapping. It is marked shared.
+    /// An object whose contents outlive this mapping. It is marked shared as a whole: who
+    /// else maps it may map any index.
     Shared(Handle<Object>, Pindex),
     /// Reserved, no rights (`MAP_CREATE_GUARD`). The attributes' rights are ignored.
     Guard,
@@ -148,7 +149,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             && match backing {
                 Backing::Anonymous => true,
                 Backing::Private(o, _) => !self.map.vm.object_is_write_back(o),
-                Backing::Shared(o, _) => self.map.vm.object_needs_charge(o),
+                Backing::Shared(o, _) => self.map.vm.object_needs_charge(o, true),
                 Backing::Guard | Backing::Foreign(_) => false,
             }
     }
@@ -298,7 +299,10 @@ impl<P: Platform> Edit<'_, '_, P> {
                 e.offset.set(at.0);
                 e.charged.set(u32::from(charge != 0));
                 if let (Backing::Shared(..), Some(o)) = (backing, object) {
-                    self.map.vm.object_mark_shared(o);
+                    self.map.vm.object_open(o);
+                }
+                if object.is_some_and(|o| self.map.vm.object_is_shared(o)) {
+                    e.mark_shared();
                 }
                 self.link(h);
                 self.simplify_entry(h);

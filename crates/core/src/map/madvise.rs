@@ -145,7 +145,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             if map.is_renewed(e, part, advise, may) {
                 continue;
             }
-            if advise == Advise::DontNeed || !(vm.object_is_shared(o) || vm.object_has_pager(o, may)) {
+            if advise == Advise::DontNeed || !(e.is_shared() || vm.object_has_pager(o, may)) {
                 map.unmap_views(inner, part);
                 map.pmap.remove(vm.page_array(), part, &mut g);
             }
@@ -155,7 +155,7 @@ impl<P: Platform> Edit<'_, '_, P> {
             if map.is_renewed(e, part, advise, may) {
                 continue;
             }
-            if vm.object_is_shared(o) || (advise == Advise::Free && vm.object_has_pager(o, may)) {
+            if e.is_shared() || (advise == Advise::Free && vm.object_has_pager(o, may)) {
                 continue;
             }
             let dropped = vm.object_drop_range(o, e.pindex(part.start()), part.pages(), may);

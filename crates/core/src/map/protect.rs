@@ -185,7 +185,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         let vm = self.map.vm;
         let mut done = Ok(());
         for (e, _) in self.newly_writable(range, set) {
-            let needs = e.object.get().is_some_and(|o| vm.object_needs_charge(o))
+            let needs = e.object.get().is_some_and(|o| vm.object_needs_charge(o, e.is_shared()))
                 && !e.flags().contains(EntryFlags::NO_CHARGE)
                 && e.charged.get() == 0;
             if needs {

@@ -5,7 +5,7 @@ use core::ops::ControlFlow;
 use machvm_arena::Handle;
 use machvm_hal::{MaySleep, Pfn, Prot, Va, VaRange};
 
-use super::entry::{EntryInfo, Kind};
+use super::entry::{EntryFlags, EntryInfo, Kind};
 use super::tree::Tree;
 use super::{CopyWhy, Map, MapInner};
 use crate::object::{Census, Object};
@@ -29,7 +29,7 @@ pub struct RegionFacts {
     pub references: u32,
     /// Entries of this map that name the object. Counted for shared objects only.
     pub aliases: u32,
-    /// The object is mapped by several entries that see each other's stores.
+    /// Others may see what is stored here, and the object has other users.
     pub shared: bool,
     /// Contents come from a pager, or are the machine's own.
     pub external: bool,
@@ -120,7 +120,7 @@ impl<P: Platform> Map<'_, P> {
         let Some(o) = entry.object else { return f };
         let about = self.vm.object_about(o, may);
         (f.references, f.external) = (about.references, about.external);
-        f.shared = about.shared && about.references > 1;
+        f.shared = entry.flags.contains(EntryFlags::SHARED) && about.references > 1;
         if detail == Detail::Pages {
             f.pages = self.vm.object_census(o, entry.pindex(part.start()).0, part.pages(), may);
             f.aliases = if f.shared { self.count_aliases(inner, entry) } else { 1 };
@@ -179,7 +179,7 @@ impl<P: Platform> Map<'_, P> {
                 all.pager |= self.vm.object_has_pager(o, may);
                 all.by_bytes |= self.vm.object_is_write_back(o) || wired;
                 // What a submap has may be at several addresses.
-                all.aliased |= self.vm.object_is_shared(o) || part.through;
+                all.aliased |= part.entry.is_shared() || part.through;
                 all.wired |= wired;
             }
             ControlFlow::Continue(())

@@ -44,7 +44,8 @@ impl<P: Platform> Map<'_, P> {
     }
 
     /// Undoes [`Map::object_leave`]: the machine gets the regions, with the frames that the
-    /// object has now, and wired memory is faulted in and kept again.
+    /// object has now, and wired memory is faulted in and kept again. From now on others
+    /// may see all of it.
     ///
     /// => no lock is held.
     ///
@@ -55,7 +56,11 @@ impl<P: Platform> Map<'_, P> {
         let Ok(edit) = self.edit(0, may) else { return result };
         for h in self.overlapping(&edit.inner, self.bounds) {
             let e = self.entry(h);
-            if e.kind() == Kind::Object && e.object.get() == Some(o) && self.region_enter(h).is_err() {
+            if e.kind() != Kind::Object || e.object.get() != Some(o) {
+                continue;
+            }
+            e.mark_shared();
+            if self.region_enter(h).is_err() {
                 result = result.and(Err(ReturnError::Machine(e.start())));
             }
         }

@@ -64,7 +64,8 @@ impl<P: Platform> Map<'_, P> {
     }
 
     /// Adds `pages` behind the entry that ends at `end`, with its attributes: the next
-    /// indices of a shared object or of a file, zeroes otherwise. Nothing may be there.
+    /// indices of an object that is shared as a whole ([`Backing::Shared`]) or of a file,
+    /// private zeroes otherwise. Nothing may be there.
     ///
     /// => no lock is held.
     ///
@@ -283,7 +284,12 @@ impl<P: Platform> Edit<'_, '_, P> {
         let short = |NoMemory| MoveError::Insert(InsertError::NoMemory(range.start()));
         // With a reference, which the new entry gets.
         let continued = match e.object.get() {
-            Some(o) if vm.object_is_shared(o) => {
+            // Of other shared memory a part was shared: what lies behind may be private.
+            Some(o) if e.is_shared() && vm.object_is_open(o) => {
+                let end = next.0.checked_add(range.pages());
+                if end.is_none_or(|end| end > vm.object_capacity(o)) {
+                    return Err(short(NoMemory));
+                }
                 vm.object_reference(o);
                 Some((o, next))
             }

@@ -19,7 +19,7 @@ impl<P: Platform> Map<'_, P> {
         let Some(o) = e.object.get().filter(|_| e.kind() == Kind::Object) else { return false };
         let vm = self.vm;
         vm.object_may_be_held(o)
-            && !vm.object_is_shared(o)
+            && !e.is_shared()
             && !(advise == Advise::Free && vm.object_has_pager(o, may))
             && vm.object_any_held(o, e.pindex(part.start()).0, part.pages(), may)
     }

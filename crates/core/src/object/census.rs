@@ -33,8 +33,6 @@ pub struct Census {
 pub(crate) struct About {
     /// Entries and handles that name it.
     pub references: u32,
-    /// Several entries may cover one index.
-    pub shared: bool,
     /// Contents come from a pager.
     pub external: bool,
 }
@@ -89,8 +87,7 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn object_about(&self, h: Handle<Object>, may: &mut MaySleep) -> About {
         let object = self.objects.get(h);
         let external = object.lock.read(self.host(), may).source.is_some();
-        let shared = object.flags().contains(ObjectFlags::SHARED);
-        About { references: object.references(), shared, external }
+        About { references: object.references(), external }
     }
 
     /// The frame of one page, if it is in memory.
@@ -137,11 +134,12 @@ impl<P: Platform> Vm<P> {
     }
 
     /// Must the object stay behind its entry when contents are replaced (the "permanent"
-    /// object of a destination, U15)? Others see it, or it is more than its contents.
-    pub(crate) fn object_is_permanent(&self, h: Handle<Object>) -> bool {
+    /// object of a destination, U15)? Others see it through their own entries (`shared`), or
+    /// it is more than its contents.
+    pub(crate) fn object_is_permanent(&self, h: Handle<Object>, shared: bool) -> bool {
         let flags = self.objects.get(h).flags();
         flags.intersects(ObjectFlags::WRITE_BACK | ObjectFlags::PURGEABLE)
-            || (flags.contains(ObjectFlags::SHARED) && !self.object_is_private_sole(h))
+            || (shared && !self.object_is_private_sole(h))
     }
     /// Do modified pages go back to its pager?
     pub(crate) fn object_is_write_back(&self, h: Handle<Object>) -> bool {

@@ -38,7 +38,8 @@ use crate::vm::Vm;
 bitflags::bitflags! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(crate) struct ObjectFlags: u32 {
-        /// Two map entries may cover the same index (not `OBJ_ONEMAPPING`).
+        /// Two map entries may cover the same index (not `OBJ_ONEMAPPING`): those that are
+        /// marked `EntryFlags::SHARED`.
         const SHARED = 1;
         /// Modified pages go back to the pager, not to swap.
         const WRITE_BACK = 2;
@@ -51,6 +52,9 @@ bitflags::bitflags! {
         const PAGER = 0x10;
         /// Sparse: pages of it have been held for I/O, so frames may outlive their indices.
         const HELD = 0x20;
+        /// Who has a claim on it may map any index, and all who map it are marked: a mapping
+        /// that grows goes on with what is there.
+        const OPEN = 0x40;
     }
 }
 
@@ -79,6 +83,8 @@ pub struct Object {
     refs: Field32,
     /// [`ObjectFlags`]. \[a\]
     flags: Field32,
+    /// How often a part of it was shared. \[a\]
+    sharings: Field32,
     /// First frame number of the extent (sparse). \[I\], but for [`rehome`], which is alone
     extent: Field64,
     /// Page indices `[0, capacity)` may be used. \[I\]
@@ -105,6 +111,7 @@ impl Default for Object {
         Object {
             refs: Field32::new(0),
             flags: Field32::new(0),
+            sharings: Field32::new(0),
             extent: Field64::new(0),
             capacity: Field64::new(0),
             color: Field32::new(0),
@@ -317,9 +324,28 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn object_is_private_sole(&self, h: Handle<Object>) -> bool {
         self.objects.get(h).refs.atomic().load(Acquire) == 1
     }
-    /// From now on several entries may cover one index (clears `OBJ_ONEMAPPING`).
+    /// From now on several entries may cover one index (clears `OBJ_ONEMAPPING`). Those
+    /// entries are marked by the caller.
     pub(crate) fn object_mark_shared(&self, h: Handle<Object>) {
-        self.objects.get(h).flags.atomic().fetch_or(ObjectFlags::SHARED.bits(), Relaxed);
+        let object = self.objects.get(h);
+        object.flags.atomic().fetch_or(ObjectFlags::SHARED.bits(), Relaxed);
+        object.sharings.atomic().fetch_add(1, Relaxed);
+    }
+    /// How often [`Vm::object_mark_shared`] was called.
+    ///
+    /// => a map that names the object is locked: what others share meanwhile they share
+    ///    with entries that are marked already.
+    pub(crate) fn object_sharings(&self, h: Handle<Object>) -> u32 {
+        self.objects.get(h).sharings.get()
+    }
+    /// As [`Vm::object_mark_shared`], and whoever maps the object may map all of it.
+    pub(crate) fn object_open(&self, h: Handle<Object>) {
+        self.object_mark_shared(h);
+        self.objects.get(h).flags.atomic().fetch_or(ObjectFlags::OPEN.bits(), Relaxed);
+    }
+    /// See [`Vm::object_open`]: what lies behind the last page of a mapping of such an object.
+    pub(crate) fn object_is_open(&self, h: Handle<Object>) -> bool {
+        self.objects.get(h).flags().contains(ObjectFlags::OPEN)
     }
     /// See [`Vm::object_mark_shared`].
     pub(crate) fn object_is_shared(&self, h: Handle<Object>) -> bool {

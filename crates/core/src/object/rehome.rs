@@ -101,7 +101,7 @@ impl<P: Platform> Vm<P> {
         object.extent.set(to.0);
         object.lock.write(self.host(), may).source = Some(Source { pager, base: to.byte() });
         let gone = ObjectFlags::COPIED | ObjectFlags::PURGEABLE | ObjectFlags::HELD;
-        let new = ObjectFlags::SHARED | ObjectFlags::WRITE_BACK | ObjectFlags::PAGER;
+        let new = ObjectFlags::SHARED | ObjectFlags::OPEN | ObjectFlags::WRITE_BACK | ObjectFlags::PAGER;
         object.flags.set(((object.flags() - gone) | new).bits());
         self.plat.pager_used(pager);
         if let Some(old) = inner.source {

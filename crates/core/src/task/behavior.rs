@@ -241,7 +241,9 @@ impl<P: Platform> Task<'_, '_, P> {
                 return Err(BehaviorError::Hole(at));
             };
             let Some(part) = f.entry.range.intersect(range) else { return Ok(()) };
-            if f.shared || f.external || f.entry.wired != 0 {
+            // Of what others have seen, and nobody sees now, the contents stay too.
+            let shared = f.entry.flags.contains(EntryFlags::SHARED);
+            if shared || f.external || f.entry.wired != 0 {
                 for va in part.iter() {
                     let zeroes = [0; PAGE_SIZE as usize];
                     let done = transfer::write(self.map, va.get(), &zeroes, may);

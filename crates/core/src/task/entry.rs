@@ -106,7 +106,7 @@ impl<'vm, P: Platform> MemoryEntry<'vm, P> {
         rights: Prot,
         may: &mut MaySleep,
     ) -> Result<Self, NoMemory> {
-        vm.object_mark_shared(object.0);
+        vm.object_open(object.0);
         let chain =
             MapCopy::of_object(vm, object, pages, Attributes { max: rights, ..Attributes::new(rights) });
         let pieces = match chain {

@@ -186,7 +186,13 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
             CopyWhy::NoMemory => MakeEntryError::NoMemory,
             _ => MakeEntryError::Source(e.into()),
         })?;
-        let rights = want.of(if copy { Prot::ALL } else { taken.prot })?;
+        let rights = match want.of(if copy { Prot::ALL } else { taken.prot }) {
+            Ok(rights) => rights,
+            Err(e) => {
+                self.map.unextract(range, taken.pieces, may);
+                return Err(e);
+            }
+        };
         let data = if want.data_address() { offset & PAGE_MASK } else { 0 };
         let all = range.bytes() - data;
         let size = if want.data_address() { size.min(all) } else { all };

@@ -145,7 +145,13 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
             Attributes { prot, max, inherit, flags: a.flags - EntryFlags::PERMANENT, ..a }
         };
         let start = self.map.copyout(place, &mut taken.pieces, as_new, may);
-        let start = start.map_err(|e| RemapError::Place(self.not_placed(place, source.pages(), e, may)))?;
+        let start = match start {
+            Ok(start) => start,
+            Err(e) => {
+                from.task.map.unextract(source, taken.pieces, may);
+                return Err(RemapError::Place(self.not_placed(place, source.pages(), e, may)));
+            }
+        };
         self.wire_new(start, source.pages(), may).map_err(RemapError::Place)?;
         let data = if known.data_address() { from.addr.0 & PAGE_MASK } else { 0 };
         let (prot, max) = from.rights.unwrap_or((taken.prot, taken.max));

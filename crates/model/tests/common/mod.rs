@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use machvm::map::{
-    Advise, Attributes, Backing, CopyWhy, Holes, Inherit, InsertError, Leave, MoveError, ProtectError,
-    SetProt, Side, Wiring,
+    Advise, Attributes, Backing, CopyWhy, Holes, Inherit, InsertError, Leave, MapCopy, MoveError, Need,
+    Place, ProtectError, SetProt, Side, Take, Wiring,
 };
 use machvm::{FaultError, Vm};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot, Va, VaRange};
-use machvm_model::{Contents, Machine, Oracle, Rng, Task, WORDS, check_quiet};
+use machvm_model::{Contents, Machine, Oracle, OraclePage, Rng, Task, WORDS, check_holding, check_quiet};
 
 /// First page of the window in which tests map: two pages below a 2 MiB boundary.
 pub const FIRST: u64 = 0x1000 - 2;
@@ -49,8 +49,7 @@ pub struct Plan {
     pub window: u64,
     /// The first so many tasks are shared with other worlds and stay.
     pub keep: usize,
-    /// Memory is shared with children. Otherwise contents are dropped (what a drop does
-    /// to shared memory depends on how entries were merged).
+    /// Memory is shared: with children, by mapping it twice, through memory entries.
     pub share: bool,
     pub tasks: usize,
     /// Pages wired at once in all tasks.
@@ -75,9 +74,17 @@ pub fn file_bytes() -> Vec<u8> {
     data
 }
 
+/// A memory entry: the pieces, what is in them, and what its mappings are.
+pub struct Held<'vm> {
+    pieces: MapCopy<'vm, Machine>,
+    pages: Vec<OraclePage>,
+    take: Take,
+}
+
 pub struct World<'vm> {
     pub vm: &'vm Vm<Machine>,
     pub tasks: Vec<(Arc<Task<'vm>>, Oracle)>,
+    pub held: Vec<Held<'vm>>,
     pub rng: Rng,
     pub plan: Plan,
     /// What file mappings map.
@@ -95,7 +102,17 @@ impl<'vm> World<'vm> {
     pub fn new(vm: &'vm Vm<Machine>, plan: Plan, seed: u64) -> Self {
         let tasks = vec![(Arc::new(Task::new(vm)), Oracle::default())];
         let file = vm.platform().add_pager(file_bytes()).0;
-        World { vm, tasks, file, rng: Rng::new(seed), plan, next: 1, map_ops: 0, log: Vec::new() }
+        World {
+            vm,
+            tasks,
+            held: vec![],
+            file,
+            rng: Rng::new(seed),
+            plan,
+            next: 1,
+            map_ops: 0,
+            log: Vec::new(),
+        }
     }
 
     fn some_range(&mut self) -> VaRange {
@@ -122,7 +139,7 @@ impl<'vm> World<'vm> {
     pub fn step(&mut self) {
         let i = self.rng.below(self.tasks.len() as u64) as usize;
         let range = self.some_range();
-        let what = self.rng.below(100);
+        let what = self.rng.below(if self.plan.share { 110 } else { 100 });
         self.map_ops += u64::from(!(15..65).contains(&what) && !(95..99).contains(&what));
         match what {
             0..9 => self.insert(i, range),
@@ -141,7 +158,10 @@ impl<'vm> World<'vm> {
             95..97 => self.page_out(),
             97 => self.forget(i, range),
             98 => self.check_protection(i, range),
-            _ => self.extend(i, range),
+            99 => self.extend(i, range),
+            100..103 => self.drop_contents(i, range),
+            103..107 => self.remap(i, range),
+            _ => self.memory_entry(i, range),
         }
     }
 
@@ -270,7 +290,9 @@ impl<'vm> World<'vm> {
     }
 
     fn drop_contents(&mut self, i: usize, r: VaRange) {
-        if self.plan.share {
+        // Other worlds fork this task too, so that it is not known what its children share.
+        let unclear = self.plan.keep != 0 && self.tasks[i].1.range_mut(r).any(|(_, p)| p.shared);
+        if unclear {
             return;
         }
         let advise = if self.rng.one_in(2) { Advise::DontNeed } else { Advise::Free };
@@ -292,7 +314,7 @@ impl<'vm> World<'vm> {
             return;
         }
         self.note(format!("fork {i} -> {to}"));
-        let (t, o) = &self.tasks[i];
+        let (t, o) = &mut self.tasks[i];
         let map = t.map.fork(self.vm.platform().pmap(), &mut may()).expect("fork");
         let child = (Arc::new(Task { map }), o.fork());
         if to < self.tasks.len() {
@@ -308,7 +330,11 @@ impl<'vm> World<'vm> {
         self.note(format!("task {i}: inherit {r:?} {inherit:?}"));
         let (t, o) = &mut self.tasks[i];
         assert_eq!(t.map.inherit(r, inherit, &mut may()), Ok(()));
-        o.range_mut(r).for_each(|(_, p)| p.inherit = inherit);
+        let marked = inherit == Inherit::Share && self.plan.keep != 0;
+        for (_, p) in o.range_mut(r) {
+            p.inherit = inherit;
+            p.shared |= marked; // by the fork of another world, at any moment
+        }
     }
 
     fn copy(&mut self, i: usize, src: VaRange) {
@@ -336,10 +362,91 @@ impl<'vm> World<'vm> {
                     // keeps them.
                     p.contents = Contents::default();
                     (*p.contents.borrow_mut(), p.file) = data;
+                    p.shared = false;
                 }
             }
             Err(e) if e.side == Side::Source => assert!(!from_ok, "{e:?}"),
             Err(e) => assert!(!to_ok || e.why == CopyWhy::Wired, "{e:?}"),
+        }
+    }
+
+    /// The pieces of a range, and what is in them; the same memory, or a copy.
+    fn extract(&mut self, i: usize, src: VaRange, take: Take) -> Option<Held<'vm>> {
+        let (t, o) = &mut self.tasks[i];
+        match t.map.extract(src, take, Need { prot: Prot::NONE, max: Prot::NONE }, &mut may()) {
+            Ok(taken) => {
+                let page = |(_, p): (&u64, &mut OraclePage)| match take {
+                    Take::Share => p.share(),
+                    Take::Copy => p.copy(),
+                };
+                let pages: Vec<_> = o.range_mut(src).map(page).collect();
+                assert_eq!(pages.len() as u64, src.pages(), "extracted a hole");
+                Some(Held { pieces: taken.pieces, pages, take })
+            }
+            Err(e) => {
+                assert!(e.why == CopyWhy::Hole && !o.all(src), "{e:?}");
+                None
+            }
+        }
+    }
+
+    /// Puts pieces where something may be.
+    fn place(&mut self, mut h: Held<'vm>, j: usize, dst: Va) {
+        let to = VaRange::of_pages(dst, h.pieces.pages()).expect("fits");
+        let (t, o) = &mut self.tasks[j];
+        let over = self.rng.one_in(3);
+        let place = if over { Place::Over(dst) } else { Place::At(dst) };
+        match t.map.copyout(place, &mut h.pieces, |a| a, &mut may()) {
+            Ok(at) => {
+                assert!(at == dst && (over || !o.any(to)));
+                o.pages.extend(to.iter().map(|va| va.page()).zip(h.pages));
+            }
+            Err(e) => assert!(!over && o.any(to), "{e:?}"),
+        }
+    }
+
+    /// Maps memory, or a copy of it, once more.
+    fn remap(&mut self, i: usize, src: VaRange) {
+        let j = self.rng.below(self.tasks.len() as u64) as usize;
+        let take = if self.rng.one_in(4) { Take::Copy } else { Take::Share };
+        let dst = self.some_start(src);
+        self.note(format!("remap {src:?} of {i} at {dst:?} of {j}: {take:?}"));
+        if let Some(h) = self.extract(i, src, take) {
+            self.place(h, j, dst);
+        }
+    }
+
+    /// Makes a memory entry, or maps a part of one.
+    fn memory_entry(&mut self, i: usize, src: VaRange) {
+        // Chains that live are checked by the world that has them; other worlds check too.
+        if self.plan.keep != 0 {
+            return;
+        }
+        if self.held.len() < 2 {
+            let take = if self.rng.one_in(4) { Take::Copy } else { Take::Share };
+            self.note(format!("memory entry on {src:?} of {i}: {take:?}"));
+            let made = self.extract(i, src, take);
+            self.held.extend(made);
+            return;
+        }
+        let k = self.rng.below(2) as usize;
+        let all = self.held[k].pages.len() as u64;
+        let first = self.rng.below(all);
+        let n = 1 + self.rng.below(all - first);
+        let take = if self.rng.one_in(4) { Take::Copy } else { self.held[k].take };
+        let dst = self.some_start(VaRange::of_pages(va(0), n).expect("fits"));
+        self.note(format!("pages {first}+{n} of memory entry {k} at {dst:?} of {i}: {take:?}"));
+        let h = &mut self.held[k];
+        let pieces = h.pieces.window(first, n, take, &mut may()).expect("memory");
+        let part = &mut h.pages[first as usize..(first + n) as usize];
+        let pages = match take {
+            Take::Share => part.iter_mut().map(OraclePage::share).collect(),
+            Take::Copy => part.iter().map(OraclePage::copy).collect(),
+        };
+        self.place(Held { pieces, pages, take }, i, dst);
+        if self.rng.one_in(4) {
+            self.note(format!("memory entry {k} goes"));
+            self.held.swap_remove(k);
         }
     }
 
@@ -355,11 +462,8 @@ impl<'vm> World<'vm> {
                 for (a, b) in src.iter().zip(to.iter()) {
                     let page = o.pages.remove(&a.page()).expect("mapped");
                     if leave == Leave::Zeroes {
-                        let zero = machvm_model::OraclePage {
-                            contents: Contents::default(),
-                            file: None,
-                            ..page.clone()
-                        };
+                        let contents = Contents::default();
+                        let zero = OraclePage { contents, file: None, shared: false, ..page.clone() };
                         o.pages.insert(a.page(), zero);
                     }
                     o.pages.insert(b.page(), page);
@@ -409,8 +513,8 @@ impl<'vm> World<'vm> {
     }
 
     fn extend(&mut self, i: usize, r: VaRange) {
-        if self.plan.share || r.start() == va(self.plan.base) {
-            return; // the next indices of a shared object have contents of their own
+        if r.start() == va(self.plan.base) {
+            return;
         }
         let (t, o) = &mut self.tasks[i];
         let below = o.pages.get(&(r.start().page() - 1)).cloned();
@@ -448,7 +552,8 @@ impl<'vm> World<'vm> {
     }
 
     pub fn check(&self) {
-        check_quiet(self.vm, self.tasks.iter().map(|(t, _)| &**t));
+        let tasks = self.tasks.iter().map(|(t, _)| &**t);
+        if self.held.is_empty() { check_quiet(self.vm, tasks) } else { check_holding(self.vm, tasks) }
     }
 }
 

@@ -3,7 +3,7 @@
 //! operations of a failure, shrunk, and its seed.
 
 use super::std;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
 
@@ -135,6 +135,8 @@ struct Page {
     a: Attributes,
     wired: bool,
     grows: bool,
+    /// A child could see it once.
+    shared: bool,
     /// Index in the file of a foreign page.
     file: u64,
     value: u64,
@@ -199,7 +201,8 @@ impl Oracle {
         };
         for p in s..s + n {
             let file = if kind == Kind::Foreign { p - s } else { 0 };
-            self.pages.insert(p, Page { kind, a, wired: false, grows: false, file, value: 0 });
+            let page = Page { kind, a, wired: false, grows: false, shared: false, file, value: 0 };
+            self.pages.insert(p, page);
         }
     }
     /// The gap below `s` is nobody's any more.
@@ -223,12 +226,6 @@ pub(super) fn place(m: &Map<'_, World>, w: Where) -> Place {
         Where::Low(align) => Place::Any(Search { align, ..m.search() }),
         Where::High(align) => Place::Any(Search { align, order: Order::HighestFirst, ..m.search() }),
     }
-}
-
-/// Is the object behind `page` marked shared? The oracle does not know of objects.
-fn is_shared(m: &Map<'_, World>, page: u64) -> bool {
-    let c = cells(m);
-    c.get(&page).and_then(|c| c.behind.0).is_some_and(|o| m.vm.object_is_shared(super::handle(o)))
 }
 
 fn apply(m: &Map<'_, World>, o: &mut Oracle, op: &Op) {
@@ -338,19 +335,16 @@ fn protect(m: &Map<'_, World>, o: &mut Oracle, s: u64, n: u64, set: &SetProt) {
 fn advise(m: &Map<'_, World>, o: &mut Oracle, s: u64, n: u64, a: Advise) {
     let drops = matches!(a, Advise::DontNeed | Advise::Free);
     let wired = o.pages.range(s..s + n).find(|(_, p)| p.kind == Kind::Object && p.wired).map(|(p, _)| *p);
-    let shared: BTreeSet<u64> = (s..s + n).filter(|p| is_shared(m, *p)).collect();
     let got = m.madvise(range(s, s + n), a, &mut may());
     if let (true, Some(p)) = (drops, wired) {
         assert_eq!(got, Err(AdviseError::Wired(va(p))));
         return;
     }
     assert_eq!(got, Ok(o.first_hole(s, s + n).map(va)));
-    for (p, page) in o.pages.range_mut(Oracle::clamp(s, n)) {
+    for page in o.pages.range_mut(Oracle::clamp(s, n)).map(|(_, page)| page) {
         let counts = matches!(page.kind, Kind::Object | Kind::Foreign);
         match a {
-            Advise::DontNeed | Advise::Free if page.kind == Kind::Object && !shared.contains(p) => {
-                page.value = 0
-            }
+            Advise::DontNeed | Advise::Free if page.kind == Kind::Object && !page.shared => page.value = 0,
             Advise::Access(x) if counts => page.a.advice = x,
             Advise::Sync { auto } if counts => page.a.flags.set(EntryFlags::NOSYNC, !auto),
             Advise::Core { include } if counts => page.a.flags.set(EntryFlags::NOCOREDUMP, !include),
@@ -409,9 +403,11 @@ fn grow(m: &Map<'_, World>, o: &mut Oracle, p: u64) {
 fn fork(m: &Map<'_, World>, o: &mut Oracle, writes: &[(bool, u64, u64)]) {
     let c = m.fork(m.vm.plat.pmap(), &mut may()).expect("memory");
     let mut child = Oracle::default();
-    for (&p, &page) in o.pages.iter().filter(|(_, p)| p.a.inherit != Inherit::None) {
+    for (&p, page) in o.pages.iter_mut().filter(|(_, p)| p.a.inherit != Inherit::None) {
         let value = if page.a.inherit == Inherit::Zero { 0 } else { page.value };
-        child.pages.insert(p, Page { wired: false, value, ..page });
+        page.shared = page.kind == Kind::Object && (page.shared || page.a.inherit == Inherit::Share);
+        let shared = page.shared && page.a.inherit == Inherit::Share;
+        child.pages.insert(p, Page { wired: false, value, shared, ..*page });
         if page.kind == Kind::Foreign {
             c.pmap.own_mapping(range(p, p + 1), page.a.prot);
         }
@@ -472,16 +468,12 @@ fn move_range(m: &Map<'_, World>, o: &mut Oracle, s: u64, n: u64, d: u64, leave:
             m.pmap.own_mapping(to, page.a.prot);
             m.pmap.forget_mapping(from);
         } else if leave == Leave::Zeroes {
-            o.pages.insert(s + i, Page { grows: false, wired: false, value: 0, ..page });
+            o.pages.insert(s + i, Page { grows: false, wired: false, shared: false, value: 0, ..page });
         }
     }
 }
 
 fn extend(m: &Map<'_, World>, o: &mut Oracle, end: u64, n: u64) {
-    if end > FIRST && is_shared(m, end - 1) {
-        // Continues with whatever the shared object holds: not the oracle's knowledge.
-        return;
-    }
     let got = m.extend(va(end), n, &mut may());
     let below = o.pages.get(&(end - 1)).copied();
     let expected = match below {
@@ -506,7 +498,8 @@ fn extend(m: &Map<'_, World>, o: &mut Oracle, end: u64, n: u64) {
     if let (Ok(()), Some(b)) = (expected, below) {
         for i in 0..n {
             let file = if b.kind == Kind::Foreign { b.file + 1 + i } else { 0 };
-            o.pages.insert(end + i, Page { value: 0, wired: false, grows: false, file, ..b });
+            let shared = false;
+            o.pages.insert(end + i, Page { value: 0, wired: false, grows: false, shared, file, ..b });
         }
         if b.kind == Kind::Foreign {
             m.pmap.own_mapping(range(end, end + n), b.a.prot);
@@ -542,7 +535,9 @@ fn copy(m: &Map<'_, World>, o: &mut Oracle, s: u64, n: u64, d: u64) {
     if expected.is_ok() {
         o.detach(d);
         let values: Vec<_> = o.pages.range(s..s + n).map(|(_, p)| p.value).collect();
-        o.pages.range_mut(d..d + n).zip(values).for_each(|((_, p), v)| p.value = v);
+        for ((_, p), v) in o.pages.range_mut(d..d + n).zip(values) {
+            (p.value, p.shared) = (v, false);
+        }
     }
 }
 
@@ -553,8 +548,8 @@ fn compare(m: &Map<'_, World>, o: &Oracle) {
         .into_iter()
         .map(|(p, c)| {
             let file = if c.kind == Kind::Foreign { c.behind.1 } else { 0 };
-            let page = Page { kind: c.kind, a: c.a, wired: c.wired != 0, grows: c.grows, file, value: 0 };
-            (p, page)
+            let (wired, grows, shared) = (c.wired != 0, c.grows, c.shared);
+            (p, Page { kind: c.kind, a: c.a, wired, grows, shared, file, value: 0 })
         })
         .collect();
     let flat: BTreeMap<_, _> = o.pages.iter().map(|(p, page)| (*p, Page { value: 0, ..*page })).collect();
