@@ -201,13 +201,13 @@ fn m65_m68_copies_are_charged_when_they_are_placed() {
         let done = t.map.copy_range(pages(0, 20), &t.map, va(100), &mut may());
         assert_eq!((done.map_err(|e| e.why), vm.committed()), (Ok::<(), CopyWhy>(()), 50));
         check_quiet(vm, [&t]);
-        // The same memory twice: the object is charged from now on.
+        // The same memory twice: for that the object is charged from now on.
         let need = Need { prot: Prot::R, max: Prot::R };
         let mut share = t.map.extract(pages(0, 10), Take::Share, need, &mut may()).expect("share").pieces;
         t.map.copyout(Place::At(va(200)), &mut share, |a| a, &mut may()).expect("no other charge");
         drop(share);
         t.map.delete(pages(0, 30), &mut may()).expect("delete");
-        assert_eq!(vm.committed(), 50, "it is mapped still");
+        assert_eq!(vm.committed(), 30, "the shared part is mapped still");
         t.map.delete(pages(200, 10), &mut may()).expect("delete");
         assert_eq!(vm.committed(), 20);
         check_quiet(vm, [&t]);

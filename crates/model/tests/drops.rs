@@ -2,7 +2,7 @@
 //! reads zero, private file mappings read the file. Tests are named after rows.
 
 use machvm::Vm;
-use machvm::map::{Advise, Attributes, Backing, Inherit, Leave};
+use machvm::map::{Advise, Attributes, Backing, Inherit, Leave, MapCopy, Need, Place, Take};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot, Va, VaRange};
 use machvm_model::{Config, Machine, Point, Task, check_quiet};
 
@@ -197,6 +197,143 @@ fn z57_splitting_and_unmapping_frees_nothing_that_others_map() {
         child.map.delete(pages(0, 20), &mut may()).expect("delete");
         assert_eq!(t.load_word(at(13)), Ok(1));
         expect(&t, 14, 2, |p| p + 100);
+        check_quiet(vm, [&t, &child]);
+    });
+}
+
+/// What a range is made of, as others share it.
+fn share<'vm>(t: &Task<'vm>, first: u64, n: u64) -> MapCopy<'vm, Machine> {
+    let need = Need { prot: Prot::R, max: Prot::R };
+    t.map.extract(pages(first, n), Take::Share, need, &mut may()).expect("memory").pieces
+}
+fn place<'vm>(t: &Task<'vm>, first: u64, pieces: &mut MapCopy<'vm, Machine>) {
+    t.map.copyout(Place::At(va(first)), pieces, |a| a, &mut may()).expect("room");
+}
+fn drop_all(t: &Task<'_>, first: u64, n: u64, advise: Advise) {
+    assert_eq!(t.map.madvise(pages(first, n), advise, &mut may()), Ok(None));
+}
+fn filled(vm: &Vm<Machine>) -> Task<'_> {
+    let t = Task::new(vm);
+    insert(&t, 0, 24);
+    fill(&t, 0, 24, 100);
+    t
+}
+
+/// madvise(2), MADV_DONTNEED: of a mapping of which a child shares a part the rest is private.
+#[test]
+fn d17_private_parts_of_memory_that_a_child_shares_are_dropped() {
+    with(|vm| {
+        for advise in [Advise::DontNeed, Advise::Free] {
+            let t = filled(vm);
+            t.map.inherit(pages(8, 8), Inherit::Share, &mut may()).expect("inherit");
+            let child = fork(&t);
+            while vm.pageout(1000, &mut may()) != 0 {}
+            drop_all(&t, 0, 24, advise);
+            expect(&t, 0, 8, |_| 0);
+            expect(&t, 8, 8, |p| p + 100);
+            expect(&t, 16, 8, |_| 0);
+            expect(&child, 0, 24, |p| p + 100);
+            drop_all(&child, 0, 24, advise);
+            expect(&child, 16, 8, |_| 0);
+            child.store_word(at(9), 1).expect("store");
+            assert_eq!(t.load_word(at(9)), Ok(1));
+            // The grandchild's copy of what they share is its own.
+            child.map.inherit(pages(8, 8), Inherit::Copy, &mut may()).expect("inherit");
+            let grandchild = fork(&child);
+            drop_all(&grandchild, 0, 24, advise);
+            expect(&grandchild, 0, 24, |_| 0);
+            assert_eq!(t.load_word(at(10)), Ok(110));
+            check_quiet(vm, [&t, &child, &grandchild]);
+        }
+    });
+}
+
+/// As above, of memory that is mapped twice (vm_remap, memory entries).
+#[test]
+fn d17_private_parts_of_memory_mapped_twice_are_dropped() {
+    with(|vm| {
+        let t = filled(vm);
+        let other = Task::new(vm);
+        let mut entry = share(&t, 8, 8);
+        // Nobody maps it yet, but somebody may.
+        drop_all(&t, 0, 24, Advise::DontNeed);
+        expect(&t, 0, 8, |_| 0);
+        expect(&t, 8, 8, |p| p + 100);
+        expect(&t, 16, 8, |_| 0);
+        let mut part = entry.window(2, 4, Take::Share, &mut may()).expect("memory");
+        place(&t, 100, &mut part);
+        place(&other, 0, &mut entry);
+        drop_all(&t, 100, 4, Advise::DontNeed);
+        drop_all(&other, 0, 8, Advise::DontNeed);
+        expect(&other, 0, 8, |p| p + 108);
+        expect(&t, 100, 4, |p| p + 10);
+        // Moved, cut and joined it is the same memory.
+        t.map.move_range(pages(10, 4), va(200), Leave::Zeroes, &mut may()).expect("move");
+        drop_all(&t, 0, 24, Advise::DontNeed);
+        expect(&t, 10, 4, |_| 0);
+        drop_all(&t, 200, 4, Advise::DontNeed);
+        expect(&t, 200, 4, |p| p - 90);
+        drop((entry, part));
+        check_quiet(vm, [&t, &other]);
+    });
+}
+
+/// Contents that were put in place of shared ones are private.
+#[test]
+fn d17_what_replaces_shared_contents_is_dropped() {
+    with(|vm| {
+        let (t, other) = (filled(vm), Task::new(vm));
+        place(&other, 8, &mut share(&t, 8, 8));
+        t.map.copy_range(pages(0, 4), &t.map, va(10), &mut may()).expect("copy");
+        drop_all(&t, 8, 8, Advise::DontNeed);
+        expect(&t, 10, 4, |_| 0);
+        expect(&t, 8, 2, |p| p + 100);
+        expect(&t, 14, 2, |p| p + 100);
+        expect(&other, 8, 8, |p| p + 100);
+        check_quiet(vm, [&t, &other]);
+    });
+}
+
+#[test]
+fn d17_sharing_that_came_to_nothing_leaves_memory_private() {
+    with(|vm| {
+        let (t, other) = (filled(vm), Task::new(vm));
+        place(&other, 0, &mut share(&t, 20, 4));
+        let before = t.map.entry_count(&mut may());
+        let unused = share(&t, 4, 18);
+        t.map.unextract(pages(4, 18), unused, &mut may());
+        assert_eq!(t.map.entry_count(&mut may()), before);
+        drop_all(&t, 0, 24, Advise::DontNeed);
+        expect(&t, 0, 20, |_| 0);
+        expect(&t, 20, 4, |p| p + 100);
+        // Not where somebody shared it meanwhile.
+        fill(&t, 0, 20, 100);
+        let unused = share(&t, 4, 8);
+        place(&other, 100, &mut share(&t, 6, 4));
+        t.map.unextract(pages(4, 8), unused, &mut may());
+        drop_all(&t, 0, 20, Advise::DontNeed);
+        expect(&t, 6, 4, |p| p + 100);
+        expect(&other, 100, 4, |p| p + 6);
+        check_quiet(vm, [&t, &other]);
+    });
+}
+
+/// mremap(2): what a mapping grows by is no part of others' private memory.
+#[test]
+fn d17_memory_that_grows_behind_a_shared_part_is_private() {
+    with(|vm| {
+        let t = filled(vm);
+        t.map.inherit(pages(8, 8), Inherit::Share, &mut may()).expect("inherit");
+        let child = fork(&t);
+        child.map.delete(pages(16, 8), &mut may()).expect("delete");
+        child.map.extend(va(16), 8, &mut may()).expect("extend");
+        expect(&child, 16, 8, |_| 0);
+        fill(&child, 16, 8, 500);
+        expect(&t, 16, 8, |p| p + 100);
+        expect(&t, 8, 8, |p| p + 100);
+        drop_all(&child, 8, 16, Advise::DontNeed);
+        expect(&child, 8, 8, |p| p + 100);
+        expect(&child, 16, 8, |_| 0);
         check_quiet(vm, [&t, &child]);
     });
 }

@@ -257,6 +257,10 @@ fn u30_immediate_behaviours_act_on_contents() {
         protect(&p, BASE + 5 * P, 1, Prot::R);
         assert_eq!(set(5, 1, Behavior::Zero), Err(BehaviorError::Protection(va(BASE + 5 * P))));
         check_quiet(vm, [&p, &child]);
+        p.store(BASE + 6 * P, &[7; 2 * P as usize]).expect("writable");
+        drop(child);
+        assert_eq!(set(6, 2, Behavior::Zero), Ok(()));
+        assert_eq!(bytes(&p, BASE + 6 * P, 2 * P), vec![0; 2 * P as usize], "shared no more");
     });
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use machvm::Platform;
-use machvm::map::{Attributes, Backing, EntryInfo, Holes, Inherit, Kind, SetProt, Wiring};
+use machvm::map::{Attributes, Backing, EntryFlags, EntryInfo, Holes, Inherit, Kind, SetProt, Wiring};
 use machvm_hal::{MaySleep, PAGE_SIZE, Pfn, Prot, VaRange};
 
 use super::copy::{copy, each_data, runs};
@@ -93,23 +93,15 @@ fn inherit(own: &Core, may: &mut MaySleep) -> Result<(), String> {
 /// by two ranges of the task with one another.
 fn separate(shared: &Shared, own: &Core, may: &mut MaySleep) -> Result<(), String> {
     let copied = |e: &EntryInfo| e.kind == Kind::Object && e.attributes.inherit == Inherit::Copy;
-    let (from_family, mut private): (Vec<_>, Vec<_>) =
+    let (from_family, private): (Vec<_>, Vec<_>) =
         entries(own, may).into_iter().filter(copied).partition(|e| common(&shared.vm, e, may));
     for e in &from_family {
         take_home(shared, own, e, may)?;
     }
-    private.sort_unstable_by_key(|e| (e.object.map(|o| o.get()), e.offset.0));
-    let (mut object, mut end) = (None, 0);
-    for e in private {
-        let overlaps = e.object == object && e.offset.0 < end;
-        if overlaps {
-            replace_by_copy(own, &e, may)?;
-        } else if e.object != object {
-            (object, end) = (e.object, 0);
-        }
-        end = end.max(e.offset.0 + e.range.pages());
-    }
-    Ok(())
+    private
+        .iter()
+        .filter(|e| e.flags.contains(EntryFlags::SHARED))
+        .try_for_each(|e| replace_by_copy(own, e, may))
 }
 
 /// The bytes of common memory, in an object of the task's own.

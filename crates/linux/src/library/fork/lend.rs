@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use machvm::Platform;
-use machvm::map::{Detail, EntryInfo, Inherit, Kind, Need, Place, Take};
+use machvm::map::{Detail, EntryFlags, EntryInfo, Inherit, Kind, Need, Place, Take};
 use machvm::object::Home;
 use machvm_hal::{MaySleep, PAGE_SIZE, Pfn, Prot, Va};
 
@@ -53,18 +53,27 @@ pub(super) fn lend(shared: &Shared) -> Result<(), String> {
         let Some(e) = own.map().entry_from(e.range.start(), may) else { continue };
         // An entry before it may have had the same object.
         if done.is_ok() && wanted(&e, may) {
-            done = alone(own, e, may).and_then(|e| rehome(shared, &tasks, &e, file, may));
+            done = alone(own, &tasks, e, may).and_then(|e| rehome(shared, &tasks, &e, file, may));
         }
     }
     commons.close_unused(file);
     done
 }
 
-/// Memory that was allocated together with this and is not shared with it keeps its
-/// object; the entry gets one of its own.
-fn alone(own: &Core, e: EntryInfo, may: &mut MaySleep) -> Result<EntryInfo, String> {
+/// Memory that was allocated together with this and is not shared with it gets no new
+/// home: the entry gets an object of its own, or if others share it they get one.
+fn alone(own: &Core, tasks: &Tasks, e: EntryInfo, may: &mut MaySleep) -> Result<EntryInfo, String> {
+    if e.flags.contains(EntryFlags::SHARED) {
+        for t in tasks.all() {
+            let private = |x: &EntryInfo| x.object == e.object && !x.flags.contains(EntryFlags::SHARED);
+            for x in entries(t, may).iter().filter(|x| private(x) && x.wired == 0) {
+                replace_by_copy(t, x, may)?;
+            }
+        }
+        return Ok(e);
+    }
     let facts = own.map().region_from(e.range.start(), Detail::Short, may);
-    let part_of_more = facts.is_some_and(|f| !f.shared && f.references > 1);
+    let part_of_more = facts.is_some_and(|f| f.references > 1);
     if !part_of_more || e.wired != 0 {
         return Ok(e);
     }
