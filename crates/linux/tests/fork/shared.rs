@@ -145,3 +145,45 @@ fn copies_of_shared_memory_do_not_follow_it() {
     t.inherit(b, 8 * PAGE, Inherit::Copy).expect("set");
     fork(|| assert_eq!([0, 1, 7].map(|i| load(t, b + i * PAGE)), [3, 1, 9])).well();
 }
+
+/// madvise(2), MADV_DONTNEED: what lies beside shared memory is zero afterwards, whoever
+/// shared it first; what is shared stays. A child's copies are its own.
+#[test]
+fn d17_neighbours_of_shared_memory_are_dropped() {
+    let w = world(None);
+    let t = &w.task;
+    for shared_before in [false, true] {
+        let a = t.allocate(30 * PAGE).expect("memory");
+        (0..30).for_each(|i| store(t, a + i * PAGE, i as u64 + 1));
+        t.inherit(a + 10 * PAGE, 10 * PAGE, Inherit::Share).expect("set");
+        let other = shared_before.then(|| t.fork().expect("a task that shares it"));
+        let drop_all = || t.madvise(a, 30 * PAGE, libc::MADV_DONTNEED).expect("advice");
+        let expect = || {
+            for i in 0..30u64 {
+                let want = if (10..20).contains(&i) { i + 1 } else { 0 };
+                assert_eq!(load(t, a + i as usize * PAGE), want, "page {i}, {shared_before}");
+            }
+        };
+        fork(|| {
+            drop_all();
+            expect();
+        })
+        .well();
+        for i in 0..30 {
+            assert_eq!(load(t, a + i * PAGE), i as u64 + 1, "the child's own is dropped only");
+        }
+        drop_all();
+        expect();
+        t.inherit(a + 10 * PAGE, 10 * PAGE, Inherit::Copy).expect("set");
+        fork(|| {
+            drop_all();
+            assert!((0..30).all(|i| load(t, a + i * PAGE) == 0));
+        })
+        .well();
+        expect();
+        if let Some(other) = other {
+            assert!((0..30).all(|i| load(&other, a + i * PAGE) == i as u64 + 1));
+        }
+        t.deallocate(a, 30 * PAGE).expect("memory");
+    }
+}
