@@ -47,6 +47,22 @@ fn the_same_where_a_thread_serves_faults() {
     assert!(text.contains("the_same_where_a_thread_serves_faults ... ok"), "{text}");
 }
 
+/// Runs the test `name` in a process of its own, where the threads of no other test come
+/// and go; `true` in that process.
+pub fn alone(name: &str) -> bool {
+    const ALONE: &str = "MACHVM_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let me = std::env::current_exe().expect("the test program");
+    let mut run = std::process::Command::new(me);
+    let out = run.args(["--exact", name, "--test-threads=1"]).env(ALONE, "1").output().expect("started");
+    let text = String::from_utf8_lossy(&out.stdout);
+    let passed = out.status.success() && text.contains("1 passed");
+    assert!(passed, "{}: {text}{}", out.status, String::from_utf8_lossy(&out.stderr));
+    false
+}
+
 /// A system that follows forks, and its own task.
 pub struct World {
     /// First: tasks go before their system.
@@ -113,7 +129,7 @@ pub fn fork(body: impl FnOnce()) -> Child {
 }
 
 impl Child {
-    /// Waits a minute at most; the status, as `wait(2)` has it.
+    /// Waits four minutes at most; the status, as `wait(2)` has it.
     pub fn status(self) -> i32 {
         let start = Instant::now();
         loop {
@@ -124,7 +140,7 @@ impl Child {
                 return status;
             }
             assert_eq!(got, 0, "waitpid");
-            if start.elapsed() > Duration::from_mins(1) {
+            if start.elapsed() > Duration::from_mins(4) {
                 // SAFETY: our own child, not waited for yet.
                 unsafe { libc::kill(self.0, libc::SIGKILL) };
                 panic!("the child hangs");

@@ -1,6 +1,6 @@
 //! What a child gets, by inheritance (M32, M61; `fork(2)` of issue rows U04).
 
-use crate::{PAGE, await_byte, fork, load, pipe, readable, resources, store, world};
+use crate::{PAGE, alone, await_byte, fork, load, pipe, readable, resources, store, world};
 use machvm_linux::{Error, Inherit, Prot};
 use std::io::Write;
 
@@ -171,6 +171,9 @@ fn grandchildren_of_depth_three_have_their_own() {
 
 #[test]
 fn nothing_is_left_open_or_mapped() {
+    if !alone("fork::inherit::nothing_is_left_open_or_mapped") {
+        return;
+    }
     let w = world(Some(8 << 20));
     let t = &w.task;
     let a = t.allocate(100 * PAGE).expect("memory");
@@ -189,8 +192,8 @@ fn nothing_is_left_open_or_mapped() {
     }
     let after = resources();
     assert_eq!(before.0, after.0, "descriptors");
-    // The test harness may have started a thread meanwhile.
-    assert!(after.1 < before.1 + FORKS / 2, "mappings: {before:?} {after:?}");
+    // The C library may have grown its heap meanwhile.
+    assert!(after.1 < before.1 + FORKS / 4, "mappings: {before:?} {after:?}");
     t.deallocate(a, 100 * PAGE).expect("deallocate");
     assert_eq!(resources().0, before.0 - 1, "the shared file is closed with its memory");
 }
