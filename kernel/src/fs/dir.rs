@@ -102,6 +102,9 @@ impl Directory {
     /// At most `most` lines behind `cookie`. `me`: the directory itself.
     pub(super) fn list(&self, me: &Inode, cookie: u64, most: usize) -> Vec<Line> {
         let mut lines = Vec::new();
+        if self.entries.lock().dead {
+            return lines;
+        }
         if cookie < DOT {
             lines.push(Line {
                 cookie: DOT,

@@ -34,7 +34,7 @@ fn with_buffer<R>(file: &File, len: u64, f: impl FnOnce(&mut [u8]) -> R) -> R {
 /// Reads into the caller's memory. `position` is moved on.
 fn read_piece(file: &File, piece: Piece, position: &mut u64) -> Result<u64> {
     let len = piece.len.min(MOST);
-    let whole = file.special().is_none();
+    let whole = file.special().is_none_or(|s| s.seeks());
     with_buffer(file, len, |buf| {
         let mut done = 0;
         loop {
