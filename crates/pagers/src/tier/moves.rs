@@ -23,6 +23,8 @@ const PASSES: u32 = 1000;
 #[derive(Default)]
 pub(super) struct Sweep {
     cursor: Option<(usize, u32)>,
+    /// The number of the tier that came last.
+    last: usize,
     pages: Vec<PageBytes>,
 }
 
@@ -121,12 +123,17 @@ impl Tiers {
     /// # Errors
     /// [`OnError`]; the tier is dropped.
     pub fn on(&self, tier: Box<dyn Tier>, prio: i32) -> Result<(), OnError> {
-        let _one = self.sweep();
+        let mut sweep = self.sweep();
         let (all, n) = self.in_order();
         if all[..n].iter().flatten().any(|h| h.tier.name() == tier.name()) {
             return Err(OnError::Present(tier.name().to_owned()));
         }
-        let number = self.list().at.iter().position(Option::is_none).ok_or(OnError::TooMany)? as u8;
+        // In turn, so that a number that some reader still looks at does not mean another
+        // tier so soon.
+        let free = |i: &usize| self.list().at[*i].is_none();
+        let number = (1..=MAX_TIERS).map(|i| (sweep.last + i) % MAX_TIERS).find(free);
+        sweep.last = number.ok_or(OnError::TooMany)?;
+        let number = sweep.last as u8;
         let held = Held { tier, number, prio, leaving: false.into(), retried: 0.into(), refused: 0.into() };
         {
             let mut list = self.list_mut();

@@ -14,11 +14,11 @@ use crate::sum::repeated_word;
 pub(super) const MAX_TIERS: usize = 32;
 /// The clock of ages goes on with every so many pages that are stored.
 pub(super) const TURN: u64 = 256;
-/// How often a page is looked up again when it moved while it was read, or the device
-/// failed.
-const ATTEMPTS: usize = 4;
-/// Entries are reserved for no more pages than this (64 GiB).
-const MOST_PAGES: u64 = 16 << 20;
+/// How often a page is read where it is when the device fails.
+const ATTEMPTS: u32 = 4;
+/// Entries are reserved for no more pages than this (256 GiB), and of a tier in memory for
+/// no more than that (64 GiB).
+const MOST_PAGES: [u64; 2] = [64 << 20, 16 << 20];
 
 /// A tier in use.
 pub(super) struct Held {
@@ -176,10 +176,13 @@ impl Tiers {
         let room = |h: &Arc<Held>| {
             // Compressed pages are seldom less than an eighth.
             let s = h.tier.stats();
-            if h.tier.speed() == Speed::Fast { s.capacity.saturating_mul(8) } else { s.capacity }
+            match h.tier.speed() {
+                Speed::Fast => s.capacity.saturating_mul(8).min(MOST_PAGES[1]),
+                Speed::Slow => s.capacity,
+            }
         };
         let pages = all[..n].iter().flatten().map(room).fold(0, u64::saturating_add);
-        self.table.reserve(pages.min(MOST_PAGES));
+        self.table.reserve(pages.min(MOST_PAGES[0]));
     }
 
     /// The tiers, in the order in which they are filled.
@@ -282,21 +285,35 @@ impl Tiers {
     }
 
     fn read(&self, id: PageId, page: &mut PageBytes) -> Result<(), SwapError> {
-        let mut before = None;
-        for _ in 0..ATTEMPTS {
-            let Some(spot) = self.table.look(id) else { break };
-            let Some(held) = self.held(spot.tier) else { break };
-            match held.tier.get(id, spot.place, page) {
-                Ok(()) => return Ok(()),
-                // Unless it moved meanwhile, it will not be found the next time.
-                Err(TierError::Lost | TierError::Full) if before == Some(spot) => break,
-                Err(_) => {}
+        let (mut before, mut failures) = (None, 0);
+        while let Some(spot) = self.table.look(id) {
+            // What moved meanwhile is looked for where it is now, however often.
+            failures = if before == Some(spot) { failures + 1 } else { 0 };
+            let error = match self.held_for(id, spot) {
+                Some(held) => match held.tier.get(id, spot.place, page) {
+                    Ok(()) => return Ok(()),
+                    Err(e) => {
+                        held.retried.fetch_add(1, Relaxed);
+                        e
+                    }
+                },
+                None => TierError::Lost,
+            };
+            let most = if matches!(error, TierError::Io(_)) { ATTEMPTS } else { 2 };
+            if failures + 1 >= most {
+                break;
             }
-            held.retried.fetch_add(1, Relaxed);
             before = Some(spot);
         }
         self.lost.fetch_add(1, Relaxed);
         Err(SwapError::Lost)
+    }
+    /// The tier of `spot`, if the page is there. It may go at any time; then the tier says
+    /// that it has not got it, as it is still the same one.
+    fn held_for(&self, id: PageId, spot: Spot) -> Option<Arc<Held>> {
+        let held = self.held(spot.tier)?;
+        // Else the tier may be a new one under the number of the one that had it.
+        (self.table.look(id) == Some(spot)).then_some(held)
     }
 }
 
@@ -426,8 +443,11 @@ impl Tiers {
             let Some(held) = self.held(tier).filter(|h| h.tier.speed() == Speed::Slow) else { continue };
             let (mut wanted, mut which, mut n) = ([(PageId(0), Place(0)); MAX_RUN], [0; MAX_RUN], 0);
             for i in first..slots.len() {
-                if let Some(spot) = spots[i].filter(|s: &Spot| s.tier == tier && !done[i]) {
-                    (wanted[n], which[n]) = ((PageId(slots[i].0.get()), spot.place), i);
+                let id = PageId(slots[i].0.get());
+                // As in `held_for`.
+                let here = |s: &Spot| s.tier == tier && !done[i] && self.table.look(id) == Some(*s);
+                if let Some(spot) = spots[i].filter(here) {
+                    (wanted[n], which[n]) = ((id, spot.place), i);
                     n += 1;
                 }
             }

@@ -21,16 +21,16 @@ const MAGIC: &[u8] = b"machvm swap 1\n";
 const LINUX_SWAP: &[u8] = b"SWAPSPACE2";
 /// Least useful size: the first page, and a cluster.
 const LEAST: u64 = 33 * PAGE as u64;
-/// Most pages of one file or device: 16 TiB.
-const MOST_PAGES: u64 = 1 << 32;
+/// Most of one file or device, 64 GiB: each page needs 24 bytes of memory.
+const MOST: u64 = 64 << 30;
 
 /// What the user wants to swap to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// A file of this name and size (made, or taken over from a run that died), or in a
+    /// A file of this name and size, at most 64 GiB (made, or taken over from a run that died), or in a
     /// directory one without a name.
     File(PathBuf, u64),
-    /// A block device. With `force` even if there seems to be something on it.
+    /// A block device, of which at most 64 GiB are used. With `force` even if there seems to be something on it.
     Device(PathBuf, bool),
 }
 
@@ -58,6 +58,8 @@ pub enum DiskError {
     NotSwap(PathBuf, &'static str),
     /// So many bytes are too few.
     TooSmall(PathBuf, u64),
+    /// So many bytes are more than is of use.
+    TooLarge(PathBuf, u64),
     /// No random numbers, or no memory.
     Lacks(&'static str),
 }
@@ -71,6 +73,11 @@ impl core::fmt::Display for DiskError {
             DiskError::TooSmall(path, bytes) => {
                 write!(f, "{} has {bytes} bytes; swap needs at least {LEAST}", path.display())
             }
+            DiskError::TooLarge(path, bytes) => write!(
+                f,
+                "{bytes} bytes for {} are more than the {MOST} that one file can have: use several",
+                path.display()
+            ),
             DiskError::Lacks(what) => write!(f, "the system has no {what}"),
         }
     }
@@ -96,7 +103,11 @@ fn failed<'a>(path: &'a Path, what: &'static str) -> impl Fn(io::Error) -> DiskE
 }
 
 fn sized(path: &Path, bytes: u64) -> Result<u64, DiskError> {
-    if bytes < LEAST { Err(DiskError::TooSmall(path.to_owned(), bytes)) } else { Ok(bytes / PAGE as u64 - 1) }
+    match bytes {
+        ..LEAST => Err(DiskError::TooSmall(path.to_owned(), bytes)),
+        LEAST..=MOST => Ok(bytes / PAGE as u64 - 1),
+        _ => Err(DiskError::TooLarge(path.to_owned(), bytes)),
+    }
 }
 
 /// Opens past the page cache where the file system can do it: what is swapped out is not
@@ -209,7 +220,7 @@ fn device(path: &Path, force: bool) -> Result<Opened, DiskError> {
     let mut file = open(&mut options, path, OFlags::EXCL).map_err(failed(path, "open"))?;
     lock(&file, path)?;
     let bytes = file.seek(SeekFrom::End(0)).map_err(failed(path, "measure"))?;
-    let pages = sized(path, bytes)?.min(MOST_PAGES);
+    let pages = sized(path, bytes.min(MOST))?;
     let mut page = Buffer::new(1);
     let got = file.read_at(page.bytes_mut(), 0).map_err(failed(path, "read"))?;
     let first = &page.bytes()[..got];
@@ -301,12 +312,9 @@ mod tests {
         let about = opened.file.metadata().expect("metadata");
         assert_eq!(about.len(), SIZE);
         assert!(!can || about.blocks() * 512 >= SIZE, "{} blocks", about.blocks());
-        // More than any disk has.
-        if can {
-            let error = Source::File(dir.join("huge"), 1 << 60).open().expect_err("no such disk").to_string();
-            assert!(error.contains("find room on the disk"), "{error}");
-            assert!(!dir.join("huge").exists());
-        }
+        let error = Source::File(dir.join("huge"), 1 << 60).open().expect_err("too much").to_string();
+        assert!(error.contains("use several"), "{error}");
+        assert!(!dir.join("huge").exists());
         drop(opened);
         std::fs::remove_dir_all(dir).expect("removed");
     }
