@@ -17,4 +17,7 @@ mod sys;
 pub mod uffd;
 pub mod uring;
 
-pub use library::{Config, Error, Faults, Fork, Inherit, Prot, Region, Statistics, Stats, Swap, Task, Vm};
+pub use library::{
+    Config, Error, ExternalPager, Faults, Fork, Inherit, MemoryObject, PagerOptions, Prot, Region,
+    Statistics, Stats, Swap, Task, Vm,
+};

@@ -40,6 +40,7 @@
 
 mod copy;
 mod error;
+mod external;
 pub mod fork;
 mod gate;
 mod mach;
@@ -65,11 +66,13 @@ use machvm_pagers::PoolStats;
 
 pub use copy::copy_some;
 pub use error::Error;
+pub use external::{ExternalPager, MemoryObject};
 pub use fork::Fork;
 pub use mach::Inside;
 pub use machvm::Stats;
 pub use machvm::map::Inherit;
 pub use machvm_hal::Prot;
+pub use machvm_pagers::external::Options as PagerOptions;
 pub use platform::Hosted;
 pub use previous::replace as replace_action;
 pub use table::next_window;

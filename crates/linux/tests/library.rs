@@ -3,6 +3,7 @@
 mod library {
     mod basic;
     mod cow;
+    mod external;
     mod memory;
     mod posix;
     mod signals;

@@ -6,6 +6,7 @@ use machvm::map::{
     ProtectError,
 };
 use machvm_hal::Va;
+use machvm_pagers::external::OpenError;
 
 use crate::platform::SetupError;
 use crate::pmap::PmapError;
@@ -34,8 +35,10 @@ pub enum Error {
     Forked,
     /// Linux refused something that the VM is built on.
     Setup(SetupError),
-    /// The signal handlers or the page daemon's thread.
+    /// The signal handlers, the page daemon's thread, or a pager's socket.
     Io(std::io::Error),
+    /// A pager does not give the object.
+    Pager(OpenError),
 }
 
 impl core::fmt::Display for Error {
@@ -55,6 +58,7 @@ impl core::fmt::Display for Error {
             Error::Forked => f.write_str("this process was forked from the one that made the VM"),
             Error::Setup(e) => e.fmt(f),
             Error::Io(e) => e.fmt(f),
+            Error::Pager(e) => e.fmt(f),
         }
     }
 }
@@ -64,6 +68,7 @@ impl std::error::Error for Error {
         match self {
             Error::Setup(e) => Some(e),
             Error::Io(e) => Some(e),
+            Error::Pager(e) => Some(e),
             _ => None,
         }
     }

@@ -158,7 +158,7 @@ impl core::fmt::Debug for Task {
     }
 }
 
-fn check(addr: usize, size: usize) -> Result<VaRange, Error> {
+pub(super) fn check(addr: usize, size: usize) -> Result<VaRange, Error> {
     VaRange::check(RawAddr(addr as u64), RawSize(size as u64)).map_err(|_| Error::InvalidAddress(addr))
 }
 
@@ -212,6 +212,10 @@ impl Task {
     }
     pub(super) fn map(&self) -> &Map<'static, Hosted> {
         &self.core.map
+    }
+    /// Is it a task of that system?
+    pub(super) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.core.shared, shared)
     }
 
     /// Allocates `size` bytes of zeroes, rounded up to pages, wherever there is space
