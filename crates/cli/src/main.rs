@@ -1,6 +1,8 @@
 //! The `machvm` command.
 #![forbid(unsafe_code)]
 
+mod ask;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +33,28 @@ enum Command {
     /// program's own. machvm's own exit statuses: 2 wrong usage, 125 machvm failed, 126 the
     /// program cannot be executed, 127 there is no such program.
     Run(RunArgs),
+    /// Lists the objects of a running program's memory, and its external pagers: sizes, what
+    /// is resident, modified and paged out, errors.
+    Objects(Which),
+    /// Lists the places of swap of a running program, or changes them:
+    /// `machvm swap RUN on PLACE[,SETTING...]`, `machvm swap RUN off NAME`.
+    Swap(SwapArgs),
+}
+
+#[derive(Args)]
+struct Which {
+    /// The process id, or the socket that was given to `machvm run --control`.
+    #[arg(value_name = "RUN")]
+    run: String,
+}
+
+#[derive(Args)]
+struct SwapArgs {
+    #[command(flatten)]
+    which: Which,
+    /// list (as without one), on PLACE as for `machvm run --swap`, or off NAME.
+    #[arg(trailing_var_arg = true, value_name = "REQUEST")]
+    request: Vec<String>,
 }
 
 #[derive(Args)]
@@ -39,7 +63,7 @@ struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
     /// Where pages go when memory is short: a list of lz4[:MAX] and zstd[:MAX] (compressed pools),
-    /// file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE; or none. Earlier ones are filled first.
+    /// file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE, pager:SOCKET[:MAX] (another process); or none. Earlier ones are filled first.
     /// Settings follow their place: prio=N, level=N (zstd), plain (no encryption), force (devices).
     #[arg(long, value_name = "PLACE[,SETTING...][,PLACE...]", default_value = "lz4", value_parser = parse_swap)]
     swap: Vec<SwapPlaces>,
@@ -49,6 +73,10 @@ struct RunArgs {
     /// Prints the program's memory map at its end, to where the statistics go.
     #[arg(long)]
     maps: bool,
+    /// Answers `machvm objects` and `machvm swap` at this socket, instead of
+    /// $XDG_RUNTIME_DIR/machvm/PID.sock.
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
     /// The program and its arguments, after `--`.
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM [ARG]")]
     program: Vec<OsString>,
@@ -61,6 +89,7 @@ fn options(args: &RunArgs) -> Options {
         stats: args.stats.as_ref().map(|file| file.clone().map_or(StatsTo::Stderr, StatsTo::File)),
         maps: args.maps,
         native: std::env::var_os(SPACE_VARIABLE).is_some_and(|value| value == "native"),
+        control: args.control.clone(),
     }
 }
 
@@ -71,10 +100,25 @@ fn main() -> ExitCode {
             return explain(&error);
         }
     };
-    let Command::Run(args) = cli.command;
-    let Err(error) = start(&args);
-    eprintln!("machvm: {error}");
-    ExitCode::from(u8::try_from(error.status()).unwrap_or(FAILURE))
+    let answer = match cli.command {
+        Command::Run(args) => {
+            let Err(error) = start(&args);
+            eprintln!("machvm: {error}");
+            return ExitCode::from(u8::try_from(error.status()).unwrap_or(FAILURE));
+        }
+        Command::Objects(which) => ask::ask(&which.run, "objects"),
+        Command::Swap(args) => ask::ask(&args.which.run, &format!("swap {}", args.request.join(" "))),
+    };
+    match answer {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(sentence) => {
+            eprintln!("machvm: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// One sentence for a wrong value; for the rest, what clap shows.
@@ -101,6 +145,7 @@ mod tests {
     fn parse(line: &[&str]) -> Result<RunArgs, clap::Error> {
         Cli::try_parse_from(["machvm", "run"].iter().chain(line)).map(|cli| match cli.command {
             Command::Run(args) => args,
+            Command::Objects(_) | Command::Swap(_) => unreachable!("the line begins with run"),
         })
     }
 

@@ -347,6 +347,23 @@ impl LinuxPmap {
         let _ = self.mmu.uffd.poison(page);
     }
 
+    /// As [`LinuxPmap::poison`], unless the page has been entered meanwhile.
+    ///
+    /// # Errors
+    /// This kernel cannot (UFFDIO_POISON, Linux 6.6).
+    pub fn poison_absent(&self, va: Va) -> Result<(), i32> {
+        let page = VaRange::page(va);
+        let leaf = self.lock(va);
+        if let Some(leaf) = &leaf {
+            if leaf.pte(index(va)).present() {
+                return Ok(());
+            }
+            // The mark of a write-protected page.
+            let _ = self.mmu.uffd.write_protect(page, false);
+        }
+        self.mmu.uffd.poison(page)
+    }
+
     /// Undoes [`LinuxPmap::poison`]. The page may be entered or not; the next access is a
     /// fault.
     pub fn unpoison(&self, va: Va) {

@@ -181,12 +181,13 @@ impl Ctx {
         text
     }
 
-    /// Writes the report, the first time it is called.
+    /// Lets the program's control socket go and writes the report, the first time it is called.
     pub fn report(&self) {
         if self.reported.swap(true, Ordering::AcqRel) {
             return;
         }
         self.keeper.exiting();
+        self.space.end();
         let Some(file) = &self.report_to else {
             return;
         };

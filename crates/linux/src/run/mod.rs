@@ -35,9 +35,11 @@ pub mod threads;
 pub mod vmthread;
 
 mod calls;
+mod control;
 mod faults;
 mod gate;
 mod launch;
+mod objects;
 mod report;
 mod size;
 mod slow;
@@ -46,6 +48,7 @@ mod swap;
 pub mod vmspace;
 
 pub use context::Ctx;
+pub use control::directory as control_directory;
 pub use error::RunError;
 pub use launch::run;
 pub use options::{Options, StatsTo, SwapPlace, SwapTier};

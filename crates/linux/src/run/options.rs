@@ -31,6 +31,13 @@ pub enum SwapPlace {
         /// Even if there seems to be something else on it.
         force: bool,
     },
+    /// An external pager, which is another process (`docs/external-pagers.md`).
+    Pager {
+        /// The socket at which it listens.
+        path: PathBuf,
+        /// At most this many bytes.
+        max: Option<u64>,
+    },
 }
 
 /// A place for pages, and how it is used.
@@ -76,11 +83,13 @@ pub struct Options {
     pub maps: bool,
     /// A debugging aid: no memory of ours at all, Linux answers the memory calls.
     pub native: bool,
+    /// Where questions are answered while the program runs; `None`: in the usual place.
+    pub control: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let swap = vec![SwapTier::new(SwapPlace::Lz4 { max: None })];
-        Options { memory: None, swap, stats: None, maps: false, native: false }
+        Options { memory: None, swap, stats: None, maps: false, native: false, control: None }
     }
 }

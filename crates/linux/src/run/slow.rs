@@ -167,7 +167,10 @@ fn read(space: &VmSpace) {
         };
         match read {
             Ok(()) => space.slow.go_on(space, waiting, &mut may),
-            Err(e) => done(space, waiting, Err(e), &mut may),
+            Err(e) => {
+                uffd::watch(va);
+                done(space, waiting, Err(e), &mut may);
+            }
         }
     }
 }

@@ -157,6 +157,8 @@ pub trait Space: Sync {
     /// Ends one [`Space::wire`] of the page; nothing happens when it is unmapped.
     fn unwire(&self, addr: u64);
 
+    /// The program ends: what it has in the file system goes.
+    fn end(&self) {}
     /// The text of `--stats`.
     fn stats(&self) -> String;
     /// The text of `--maps`.

@@ -9,7 +9,7 @@ use super::size::parse_size;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SwapPlaces(pub Vec<SwapTier>);
 
-const PLACES: &str = "lz4, lz4:MAX, zstd, zstd:MAX (pools in memory), file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE, or none";
+const PLACES: &str = "lz4, lz4:MAX, zstd, zstd:MAX (pools in memory), file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE, pager:SOCKET, pager:SOCKET:MAX, or none";
 const LEVEL: i32 = 3;
 
 /// Reads a comma-separated list of places, each followed by its settings:
@@ -60,10 +60,27 @@ fn place(part: &str) -> Result<Option<SwapPlace>, String> {
             SwapPlace::Device { path: PathBuf::from(path), force: false }
         }
         ("dev", _) => return Err(format!("{part:?} lacks a path: write dev:DEVICE, such as dev:/dev/loop0")),
+        ("pager", Some(rest)) if !rest.is_empty() => pager(rest)?,
+        ("pager", _) => {
+            return Err(format!(
+                "{part:?} names no socket: write pager:SOCKET, such as pager:/run/pager.sock"
+            ));
+        }
         ("none", None) => return Err("none is no place for pages beside others".into()),
         _ if rest.is_none() && is_setting(part) => return Ok(None),
         _ => return Err(unknown(part)),
     }))
+}
+
+/// `SOCKET` or `SOCKET:MAX`. What follows the last colon and begins with a digit is a size; a
+/// path that ends so needs one.
+fn pager(text: &str) -> Result<SwapPlace, String> {
+    match text.rsplit_once(':').filter(|(_, max)| max.starts_with(|c: char| c.is_ascii_digit())) {
+        Some((path, max)) if !path.is_empty() => {
+            Ok(SwapPlace::Pager { path: PathBuf::from(path), max: Some(parse_size(max)?) })
+        }
+        _ => Ok(SwapPlace::Pager { path: PathBuf::from(text), max: None }),
+    }
 }
 
 fn is_setting(part: &str) -> bool {
@@ -115,6 +132,20 @@ mod tests {
     }
 
     #[test]
+    fn pagers_and_how_much_they_get() {
+        for (text, path, max) in [
+            ("pager:/run/p", "/run/p", None),
+            ("pager:/run/p:64M", "/run/p", Some(64 << 20)),
+            ("pager:a:b", "a:b", None),
+            ("pager:a:b:4K", "a:b", Some(4096)),
+        ] {
+            assert_eq!(places(text), [SwapTier::new(SwapPlace::Pager { path: path.into(), max })], "{text}");
+        }
+        let both = places("lz4:1M,pager:/p,prio=7");
+        assert_eq!((both.len(), both[1].prio), (2, Some(7)));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, says) in [
             ("zram", "\"zram\" is no place"),
@@ -127,6 +158,10 @@ mod tests {
             ("file:/tmp:big", "\"big\" is not a size"),
             ("dev", "lacks a path"),
             ("dev:", "lacks a path"),
+            ("pager", "names no socket"),
+            ("pager:", "names no socket"),
+            ("pager:/p:4Q", "\"4Q\" is not a size"),
+            ("pager:/p,plain", "no setting of that place"),
             ("prio=5", "is no place"),
             ("lz4,prio=-1", "0 to 32767"),
             ("lz4,prio=40000", "0 to 32767"),

@@ -1,14 +1,17 @@
 //! The places that `--swap` names.
 
 use std::fmt::Write;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use machvm_hal::PAGE_SIZE;
+use machvm_pagers::external::{self, ExternalSwap};
 use machvm_pagers::{Block, Codec, Disk, FileBlock, Heap, Memory, Opened, Pool, Source, Speed, Tier, Tiers};
 
 use super::error::RunError;
 use super::options::{SwapPlace, SwapTier};
 use super::spec::parse_swap;
+use super::vmthread::spawn_vm_thread;
 use crate::uring::UringBlock;
 
 /// Says why a place cannot be used, in a sentence.
@@ -49,10 +52,37 @@ fn open(wanted: &SwapTier) -> Result<Box<dyn Tier>, String> {
         SwapPlace::Zstd { max, level } => return Ok(pool(Codec::Zstd(*level), *max, "zstd")),
         SwapPlace::File { path, bytes } => Source::File(path.clone(), *bytes),
         SwapPlace::Device { path, force } => Source::Device(path.clone(), *force),
+        SwapPlace::Pager { path, max } => return pager(path, *max),
     };
     let opened = source.open().map_err(|e| e.to_string())?;
     let block = block(&opened);
     Ok(Box::new(Disk::new(opened, block, wanted.encrypt)))
+}
+
+/// The external pagers that are, or were, in use.
+static PAGERS: Mutex<Vec<Weak<ExternalSwap>>> = Mutex::new(Vec::new());
+
+/// The external pagers in use.
+pub(super) fn pagers() -> Vec<Arc<ExternalSwap>> {
+    let mut all = PAGERS.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|p| p.strong_count() != 0);
+    all.iter().filter_map(Weak::upgrade).collect()
+}
+
+/// Connects to an external pager.
+fn pager(path: &Path, max: Option<u64>) -> Result<Box<dyn Tier>, String> {
+    let spawn: external::Spawn = |name, body| spawn_vm_thread(name.trim_start_matches("machvm-"), body);
+    let options = external::Options { spawn, ..external::Options::default() };
+    // The program may change its working directory, which is ours too.
+    let at = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match ExternalSwap::connect(&at, max.unwrap_or(ExternalSwap::DEFAULT), options) {
+        Ok(swap) => {
+            let swap = Arc::new(swap);
+            PAGERS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&swap));
+            Ok(Box::new(swap))
+        }
+        Err(e) => Err(format!("cannot page to the pager at {} (is it running?): {e}", path.display())),
+    }
 }
 
 /// io_uring, or what every kernel and container has.
@@ -89,7 +119,9 @@ fn on(tiers: &Tiers, spec: &str) -> Result<String, String> {
     for one in &places {
         match &one.place {
             // The working directory is the program's.
-            SwapPlace::File { path, .. } | SwapPlace::Device { path, .. } if !path.is_absolute() => {
+            SwapPlace::File { path, .. } | SwapPlace::Device { path, .. } | SwapPlace::Pager { path, .. }
+                if !path.is_absolute() =>
+            {
                 return Err(format!("{} is not an absolute path", path.display()));
             }
             _ => {}
@@ -215,6 +247,8 @@ mod tests {
             ("on lz5", "no place"),
             ("on none", "no place"),
             ("on file:tmp:1M", "not an absolute path"),
+            ("on pager:socket", "not an absolute path"),
+            ("on pager:/nonexistent", "is it running?"),
             ("on dev:/dev/null", "not a block device"),
             ("on zstd:2M", "in use"),
             ("off lz4", "not in use"),

@@ -10,6 +10,7 @@ use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize, Va, VaRange};
 use machvm_pagers::{Speed, Tiers};
 
 use super::calls;
+use super::control::{self, Control};
 use super::error::RunError;
 use super::faults::{self, FaultCounters};
 use super::files::tell_user;
@@ -43,6 +44,7 @@ pub struct VmSpace {
     pub(super) slow: Slow,
     /// Pages are moved between places of swap.
     moving: Mutex<bool>,
+    control: Option<Control>,
     gate: Gate,
     /// Pages that [`Space::wire`] holds, and how often.
     held: Mutex<HashMap<u64, u32>>,
@@ -63,6 +65,7 @@ impl VmSpace {
         }
         let frames = options.memory.map_or(u64::MAX >> 13, |bytes| bytes / PAGE_SIZE);
         let tiers = swap::tiers(&options.swap)?;
+        let (control, listener) = control::open(options)?.unzip();
         let config = Config { mode: Mode::Blocking, nonblocking: false, dont_fork: true };
         let failed = |e: &dyn std::fmt::Display| RunError::Host(e.to_string());
         let linux = Linux::new(frames, tiers.clone(), config).map_err(|e| failed(&e))?;
@@ -80,6 +83,7 @@ impl VmSpace {
             options: options.clone(),
             slow: Slow::default(),
             moving: Mutex::default(),
+            control,
             gate: Gate::default(),
             held: Mutex::default(),
         });
@@ -94,6 +98,9 @@ impl VmSpace {
         thread("faults", faults::serve)?;
         if options.memory.is_some() {
             thread("pageout", faults::daemon)?;
+        }
+        if let Some(listener) = listener {
+            control::serve(&space, listener)?;
         }
         Ok(space)
     }
@@ -270,6 +277,11 @@ impl Space for VmSpace {
         }
     }
 
+    fn end(&self) {
+        if let Some(control) = &self.control {
+            control.remove();
+        }
+    }
     fn stats(&self) -> String {
         super::report::stats(self)
     }
