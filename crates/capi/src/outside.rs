@@ -97,6 +97,14 @@ pub(crate) fn is_mapped(port: &TaskPort, addr: u64, size: u64) -> bool {
         })
 }
 
+/// Where the search for a place begins. Behind the window Linux has its memory, and the VM no
+/// place: a hint there, which Mach would follow, is taken as none.
+pub(crate) fn hint(addr: RawAddr, flags: RawFlags) -> RawAddr {
+    let anywhere = flags.0 & VmFlags::ANYWHERE.bits() != 0;
+    let behind = (world().window().1..USER_END).contains(&addr.0);
+    if anywhere && behind { RawAddr(0) } else { addr }
+}
+
 /// What to say where there is no place for a mapping: outside the window there is never
 /// one, but where something is mapped there that is the reason.
 pub(crate) fn taken(

@@ -1,5 +1,7 @@
 //! Memory entries: `mach_make_memory_entry`, `mach_memory_object_memory_entry` (U09, U10).
 
+use std::sync::Arc;
+
 use machvm::task::{Made, MakeEntryError, MakeFlags, MemoryEntry};
 use machvm_hal::{PAGE_MASK, PAGE_SIZE, Prot};
 use machvm_linux::library::Hosted;
@@ -20,6 +22,13 @@ fn name(entry: MemoryEntry<'static, Hosted>) -> mach_port_t {
     world().ports().add(Right::Entry(EntryPort::new(entry)))
 }
 
+/// Does the call look at a task's memory?
+fn is_of_a_range(permission: u32, parent: bool) -> bool {
+    let flags = MakeFlags::from_bits_truncate(permission);
+    let of_range = MakeFlags::VM_COPY | MakeFlags::VM_SHARE | MakeFlags::NAMED_REUSE;
+    !flags.intersects(MakeFlags::ONLY | MakeFlags::NAMED_CREATE) && (flags.intersects(of_range) || !parent)
+}
+
 /// The name of an entry, and how much it covers: `None` where the call does not say.
 type Handle = (mach_port_t, Option<memory_object_size_t>);
 
@@ -30,16 +39,22 @@ fn make(
     permission: vm_prot_t,
     parent: mach_port_t,
 ) -> Result<Handle, kern_return_t> {
-    let Right::Task(task) = destination(target)? else { return Err(kr::KERN_INVALID_TASK) };
+    let target = destination(target)?;
     // A port that is no entry is no parent.
     let parent_entry = match in_body(parent)? {
         Some(Right::Entry(entry)) => Some(entry),
         _ => None,
     };
     let permission = permission.cast_unsigned();
-    let how = here().1;
+    let (world, how) = here();
+    let task = match target {
+        Right::Task(task) => task,
+        // New memory and parts of an entry are no task's: any port will do.
+        _ if !is_of_a_range(permission, parent_entry.is_some()) => Arc::clone(world.own()),
+        _ => return Err(kr::KERN_INVALID_TASK),
+    };
     let of = |offset| -> Result<Result<Made<'_, _>, _>, kern_return_t> {
-        let mut inside = here().0.inside().ok_or(kr::KERN_FAILURE)?;
+        let mut inside = world.inside().ok_or(kr::KERN_FAILURE)?;
         let parent = parent_entry.as_ref().map(|e| e.get());
         Ok(task.mach(how).mach_make_memory_entry(size, offset, permission, parent, inside.may()))
     };
@@ -59,8 +74,8 @@ fn make(
         // Nothing was made: the parent's cache mode was changed.
         Made::Parent if permission & MakeFlags::ONLY.bits() != 0 => (ports::NULL, None),
         Made::Parent => {
-            world().ports().retain(parent);
-            (parent, None)
+            world.ports().retain(parent);
+            (parent, parent_entry.map(|e| e.get().size()))
         }
     })
 }

@@ -48,6 +48,7 @@ pub unsafe extern "C" fn mach_vm_map(
             Some(_) => MapSource::NoMemory,
         };
         let flags = RawFlags(flags.cast_unsigned());
+        let at = outside::hint(at, flags);
         let map = |t: &Task<'_, '_, _>, may: &mut MaySleep| {
             t.vm_map(at, RawSize(size), mask, flags, &source, copy != 0, rights, may)
         };

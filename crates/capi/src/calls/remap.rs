@@ -53,7 +53,8 @@ impl Wanted {
         let (world, how) = here();
         let mut inside = world.inside().ok_or(kr::KERN_FAILURE)?;
         let (to, from, may) = (to.mach(how), from.mach(how), inside.may());
-        let (addr, size, mask, flags) = (self.address, RawSize(self.size), self.mask, self.flags);
+        let (size, mask, flags) = (RawSize(self.size), self.mask, self.flags);
+        let addr = outside::hint(self.address, flags);
         let (copy, inherit) = (self.copy, self.inherit);
         Ok(match self.rights {
             None => to.vm_remap(addr, size, mask, flags, &from, at, copy, inherit, may),

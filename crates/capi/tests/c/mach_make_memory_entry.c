@@ -101,6 +101,44 @@ static void z109_children(void) {
     OK(mach_vm_deallocate(SELF, at, 4 * PAGE));
 }
 
+/* Of an entry that begins within its memory and ends with it; nothing says where the mapping goes. */
+static void z109_a_part_of_a_part(void) {
+    mach_vm_address_t at = new_memory(8 * PAGE), a = (mach_vm_address_t) (uintptr_t) &at;
+    memory_object_size_t size = 8 * PAGE;
+    mach_port_t parent, child;
+    fill(at, 8 * PAGE, 1);
+    OK(mach_make_memory_entry_64(SELF, &size, at + 2 * PAGE, VM_PROT_DEFAULT, &parent, MACH_PORT_NULL));
+    EQUAL(size, 6 * PAGE);
+    size = PAGE;
+    OK(mach_make_memory_entry_64(SELF, &size, 3 * PAGE, VM_PROT_DEFAULT | MAP_MEM_USE_DATA_ADDR, &child, parent));
+    EQUAL(size, PAGE);
+    OK(mach_vm_map(SELF, &a, size, 0, VM_FLAGS_ANYWHERE, child, 0, FALSE, VM_PROT_DEFAULT, VM_PROT_DEFAULT,
+                   VM_INHERIT_NONE));
+    CHECK(holds(a, PAGE, 5 * PAGE, 1));
+    OK(mach_vm_deallocate(SELF, a, PAGE));
+    OK(mach_port_deallocate(SELF, parent));
+    OK(mach_port_deallocate(SELF, child));
+    OK(mach_vm_deallocate(SELF, at, 8 * PAGE));
+}
+
+/* New memory, and what is made of another entry, is no task's: there any port is good. */
+static void u09_no_task(void) {
+    mach_port_t object, entry = 5;
+    memory_object_size_t size = PAGE;
+    mach_port_t host = mach_host_self();
+    OK(mach_make_memory_entry_64(host, &size, 0, MAP_MEM_NAMED_CREATE | MAP_MEM_LEDGER_TAGGED | VM_PROT_DEFAULT,
+                                 &object, MACH_PORT_NULL));
+    RETURNS(KERN_INVALID_TASK, mach_make_memory_entry_64(host, &size, 0, VM_PROT_READ, &entry, MACH_PORT_NULL));
+    RETURNS(KERN_INVALID_TASK,
+            mach_make_memory_entry_64(host, &size, 0, MAP_MEM_VM_COPY | VM_PROT_READ, &entry, object));
+    EQUAL(entry, 5);
+    OK(mach_make_memory_entry_64(host, &size, 0, VM_PROT_READ, &entry, object));
+    OK(mach_port_deallocate(SELF, entry));
+    OK(mach_make_memory_entry_64(host, &size, 0, MAP_MEM_ONLY | VM_PROT_READ, &entry, object));
+    EQUAL(entry, MACH_PORT_NULL);
+    OK(mach_port_deallocate(SELF, object));
+}
+
 static void u09_codes(void) {
     mach_vm_address_t at = new_memory(2 * PAGE);
     memory_object_size_t size = PAGE;
@@ -126,6 +164,8 @@ int main(void) {
     u09_vm_share();
     z108_shorter_than_asked();
     z109_children();
+    z109_a_part_of_a_part();
+    u09_no_task();
     u09_codes();
     return 0;
 }

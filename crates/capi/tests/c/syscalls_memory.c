@@ -45,6 +45,8 @@ int main(void) {
     FAILS(ENOMEM, mlock(AT(a), 65 * PAGE));
     FAILS(ENOMEM, munlock(AT(a), 65 * PAGE));
 
+    EQUAL(madvise(AT(a), 64 * PAGE, MADV_WILLNEED), 0);
+    EQUAL(resident(a, 64), 64);
     fill(a, 64 * PAGE, 1);
     EQUAL(madvise(AT(a + PAGE), 2 * PAGE, MADV_DONTNEED), 0);
     CHECK(zero(a + PAGE, 2 * PAGE));

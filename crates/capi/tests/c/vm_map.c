@@ -34,6 +34,11 @@ static void u05_places(void) {
     OK(map(&fixed, PAGE, 0, VM_FLAGS_FIXED | VM_FLAGS_OVERWRITE, MACH_PORT_NULL, 0, FALSE));
     EQUAL(AT(hint)[0], 0);
     OK(mach_vm_deallocate(SELF, fixed, PAGE));
+    /* Where Linux has its memory, behind all that can be had here, is no place to begin. */
+    hint = (mach_vm_address_t) (uintptr_t) &at;
+    OK(map(&hint, PAGE, 0, VM_FLAGS_ANYWHERE, MACH_PORT_NULL, 0, FALSE));
+    CHECK(zero(hint, PAGE));
+    OK(mach_vm_deallocate(SELF, hint, PAGE));
     fixed = 0;
     RETURNS(KERN_INVALID_ADDRESS, map(&fixed, PAGE, 0, VM_FLAGS_FIXED, MACH_PORT_NULL, 0, FALSE));
 }

@@ -1,6 +1,8 @@
 /* vm_purgable_control, its twin, and mach_memory_entry_purgable_control: row U31, trap Z111. */
 #include "check.h"
 
+#include <sys/mman.h>
+
 static mach_vm_address_t purgeable(mach_vm_size_t size) {
     mach_vm_address_t at = 0;
     OK(mach_vm_allocate(SELF, &at, size, VM_FLAGS_ANYWHERE | VM_FLAGS_PURGABLE));
@@ -35,6 +37,37 @@ static void z111_empty_stays_empty(void) {
     OK(mach_vm_deallocate(SELF, at, 4 * PAGE));
 }
 
+/* Half of it is wired when it is to be forgotten. */
+static void z111_wired_pages(void) {
+    mach_vm_address_t at = purgeable(256 * PAGE);
+    fill(at, 256 * PAGE, 1);
+    EQUAL(mlock(AT(at), 128 * PAGE), 0);
+    EQUAL(set(at, VM_PURGABLE_VOLATILE), VM_PURGABLE_NONVOLATILE);
+    int old = set(at, VM_PURGABLE_EMPTY);
+    CHECK(old == VM_PURGABLE_VOLATILE || old == VM_PURGABLE_EMPTY);
+    EQUAL(munlock(AT(at), 128 * PAGE), 0);
+    EQUAL(set(at, VM_PURGABLE_VOLATILE), VM_PURGABLE_EMPTY);
+    EQUAL(set(at, VM_PURGABLE_NONVOLATILE), VM_PURGABLE_EMPTY);
+    CHECK(zero(at + 128 * PAGE, 128 * PAGE));
+    OK(mach_vm_deallocate(SELF, at, 256 * PAGE));
+}
+
+/* Copies, and copies of copies, are plain memory. */
+static void u31_copies(void) {
+    mach_vm_address_t at = purgeable(64 * PAGE), copy = 0, again = 0;
+    vm_prot_t prot, max;
+    fill(at, 64 * PAGE, 1);
+    OK(mach_vm_remap(SELF, &copy, 64 * PAGE, 0, VM_FLAGS_ANYWHERE, SELF, at, TRUE, &prot, &max, VM_INHERIT_DEFAULT));
+    OK(mach_vm_remap(SELF, &again, 64 * PAGE, 0, VM_FLAGS_ANYWHERE, SELF, copy, TRUE, &prot, &max,
+                     VM_INHERIT_DEFAULT));
+    EQUAL(set(at, VM_PURGABLE_EMPTY), VM_PURGABLE_NONVOLATILE);
+    fill(copy, PAGE, 2);
+    CHECK(holds(copy + PAGE, 63 * PAGE, PAGE, 1) && holds(again, 64 * PAGE, 0, 1));
+    OK(mach_vm_deallocate(SELF, at, 64 * PAGE));
+    OK(mach_vm_deallocate(SELF, copy, 64 * PAGE));
+    OK(mach_vm_deallocate(SELF, again, 64 * PAGE));
+}
+
 static void u31_purge_all(void) {
     mach_vm_address_t at = purgeable(2 * PAGE), kept = purgeable(2 * PAGE);
     int state = 0;
@@ -67,6 +100,8 @@ static void u31_codes(void) {
     int state = VM_PURGABLE_VOLATILE;
     RETURNS(KERN_INVALID_ARGUMENT, mach_vm_purgable_control(SELF, plain, VM_PURGABLE_SET_STATE, &state));
     RETURNS(KERN_INVALID_ARGUMENT, mach_vm_purgable_control(SELF, at, 17, &state));
+    state = VM_PURGABLE_DENY;
+    RETURNS(KERN_INVALID_ARGUMENT, mach_vm_purgable_control(SELF, at, VM_PURGABLE_SET_STATE, &state));
     state = 0x100000;
     RETURNS(KERN_INVALID_ARGUMENT, mach_vm_purgable_control(SELF, at, VM_PURGABLE_SET_STATE, &state));
     state = VM_PURGABLE_VOLATILE;
@@ -82,6 +117,8 @@ static void u31_codes(void) {
 int main(void) {
     u31_the_old_state_is_returned();
     z111_empty_stays_empty();
+    z111_wired_pages();
+    u31_copies();
     u31_purge_all();
     u31_entries();
     u31_codes();

@@ -120,6 +120,8 @@ static void u07_codes(void) {
     vm_prot_t cur = 55, max = 66;
     RETURNS(KERN_INVALID_ARGUMENT,
             mach_vm_remap(SELF, &to, 0, 0, VM_FLAGS_ANYWHERE, SELF, at, FALSE, &cur, &max, VM_INHERIT_COPY));
+    RETURNS(KERN_INVALID_ARGUMENT, mach_vm_remap(SELF, &to, (mach_vm_size_t) -2, 0, VM_FLAGS_ANYWHERE, SELF, at,
+                                                 FALSE, &cur, &max, VM_INHERIT_COPY));
     RETURNS(KERN_INVALID_ARGUMENT,
             mach_vm_remap(SELF, &to, PAGE, 0, VM_FLAGS_ANYWHERE, SELF, at, FALSE, &cur, &max, 99));
     RETURNS(KERN_INVALID_ARGUMENT, mach_vm_remap(SELF, &to, PAGE, 0, VM_FLAGS_ANYWHERE | VM_FLAGS_PURGABLE, SELF, at,

@@ -55,7 +55,9 @@ fn u09_codes() {
     for unknown in [0x8, 0x10, 0x100, 0x4000] {
         assert_eq!(make(t, P, at, unknown | R, NULL), Err(KERN_INVALID_ARGUMENT), "{unknown:#x}");
     }
-    assert_eq!(make(t, P, at, VM_COPY | VM_SHARE | R, NULL), Err(KERN_INVALID_ARGUMENT));
+    let (copy, _) = make(t, P, at, VM_COPY | VM_SHARE | R, NULL).expect("the first kind counts");
+    assert_eq!(make(t, P, 0, R, copy), Err(KERN_INVALID_ARGUMENT), "no parts of it");
+    let_go(copy);
     assert_eq!(make(t, 0, at, R, NULL), Err(KERN_INVALID_ARGUMENT));
     assert_eq!(make(t, u64::MAX, at, R, NULL), Err(KERN_INVALID_ARGUMENT), "it wraps");
     assert_eq!(make(t, P, at + 2 * P, R, NULL), Err(KERN_INVALID_ADDRESS));
@@ -102,7 +104,7 @@ fn u09_copies_and_shares_outlive_their_source() {
     let (share, _) = make(TASK_SELF, 2 * P, at, VM_SHARE | R, NULL).unwrap();
     let (copy, _) = make(TASK_SELF, 2 * P, at, VM_COPY | R, NULL).unwrap();
     let (data, size) = make(TASK_SELF, 24, at + 16, VM_SHARE | USE_DATA_ADDR | R, NULL).unwrap();
-    assert_eq!(size, 24);
+    assert_eq!(size, P - 16, "to the end of its page");
     put(at + 16, 2);
     free(TASK_SELF, at, 2);
     let mapped = [
@@ -133,7 +135,8 @@ fn u09_parents() {
     assert_eq!(make(TASK_SELF, P, 4 * P, R, parent), Err(KERN_INVALID_ARGUMENT));
     assert_eq!(make(TASK_SELF, P, 0, RW, parent), Err(KERN_PROTECTION_FAILURE), "Z109");
     assert_eq!(make(TASK_SELF, 0, 0, R, parent), Ok((NULL, 0)));
-    assert_eq!(make(TASK_SELF, P, 0, ONLY | R, parent), Err(KERN_INVALID_RIGHT));
+    assert_eq!(make(TASK_SELF, P, 0, ONLY | 3 << 24 | R, parent), Err(KERN_INVALID_RIGHT), "a change");
+    assert_eq!(make(TASK_SELF, P, 0, ONLY | R, parent), Ok((NULL, P)), "no change");
     let (writable, _) = make(TASK_SELF, P, at, RW, NULL).unwrap();
     assert_eq!(make(TASK_SELF, 77, 0, ONLY | R, writable), Ok((NULL, 77)), "no handle");
     let (copy, _) = make(TASK_SELF, P, at, VM_COPY | R, NULL).unwrap();

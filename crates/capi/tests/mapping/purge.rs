@@ -56,15 +56,16 @@ fn u31_codes_and_states() {
 /// mach_memory_entry_purgable_control of XNU.
 #[test]
 fn u31_entries() {
-    let entry = |flags| {
+    let make = |flags, parent| {
         let (mut size, mut name) = (P, 0);
-        let create = 0x2_0000 | flags;
         // SAFETY: variables of ours.
-        let r =
-            unsafe { mach_make_memory_entry_64(TASK_SELF, &raw mut size, 0, create, &raw mut name, NULL) };
-        assert_eq!(r, KERN_SUCCESS);
-        name
+        match unsafe { mach_make_memory_entry_64(TASK_SELF, &raw mut size, 0, flags, &raw mut name, parent) }
+        {
+            KERN_SUCCESS => Ok(name),
+            e => Err(e),
+        }
     };
+    let entry = |flags| make(0x2_0000 | flags, NULL).unwrap();
     let call = |name, control, state| {
         let mut now: i32 = state;
         // SAFETY: a variable of ours.
@@ -80,7 +81,8 @@ fn u31_entries() {
         assert_eq!(call(e, control, state), Err(KERN_INVALID_ARGUMENT), "{control} {state}");
     }
     assert_eq!(call(entry(RW), GET, 0), Err(KERN_INVALID_ARGUMENT), "not purgeable");
-    assert_eq!(call(entry(0x4_0000 | R), SET, 0), Err(KERN_PROTECTION_FAILURE));
+    assert_eq!(make(0x6_0000 | R, NULL), Err(KERN_INVALID_ARGUMENT), "who cannot write cannot purge");
+    assert_eq!(call(make(R, e).unwrap(), SET, 0), Err(KERN_PROTECTION_FAILURE));
     for (port, want) in [
         (NULL, MACH_SEND_INVALID_DEST),
         (UNKNOWN, MACH_SEND_INVALID_DEST),

@@ -6,18 +6,22 @@
 use machvm_arena::NoMemory;
 use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SIZE, Prot};
 
+use super::personality::{Personality, RangeEntries};
 use super::purgable::{PurgableError, PurgableState};
 use crate::map::{Attributes, MapCopy, Take};
 use crate::object::Purgeable;
 use crate::platform::{PagerId, Platform};
 use crate::vm::Vm;
 
-/// What mappings of an entry are.
+/// What an entry was made of, and so what mappings of it are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryKind {
-    /// The same memory.
+    /// A part of one object: mappings are the same memory.
+    Object,
+    /// A range with all its objects: mappings are the same memory.
     Share,
-    /// Each a copy of what the memory was when the entry was made (Z110).
+    /// A range: each mapping is a copy of what the memory was when the entry was made
+    /// (Z110).
     Copy,
 }
 
@@ -27,22 +31,22 @@ pub struct MemoryEntry<'vm, P: Platform> {
     pub(super) kind: EntryKind,
     /// The most that a mapping may get.
     pub(super) rights: Prot,
-    /// Bytes, from `data` on.
-    pub(super) size: u64,
     /// Where in the first page the data begins.
     pub(super) data: u64,
+    /// The cache mode that its maker named: kept to be compared.
+    pub(super) cache: u8,
 }
 
 impl<P: Platform> core::fmt::Debug for MemoryEntry<'_, P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "MemoryEntry({:?}, {:#x} bytes, {:?})", self.kind, self.size, self.rights)
+        write!(f, "MemoryEntry({:?}, {:#x} bytes, {:?})", self.kind, self.size(), self.rights)
     }
 }
 
 impl<'vm, P: Platform> MemoryEntry<'vm, P> {
-    /// Bytes that it covers.
+    /// Bytes that it covers: from where its data begins to the end of its last page.
     pub fn size(&self) -> u64 {
-        self.size
+        self.pieces.pages() * PAGE_SIZE - self.data
     }
     /// The most that a mapping of it may do.
     pub fn rights(&self) -> Prot {
@@ -116,15 +120,19 @@ impl<'vm, P: Platform> MemoryEntry<'vm, P> {
                 return Err(e);
             }
         };
-        Ok(MemoryEntry { pieces, kind: EntryKind::Share, rights, size: pages * PAGE_SIZE, data: 0 })
+        Ok(MemoryEntry { pieces, kind: EntryKind::Object, rights, data: 0, cache: 0 })
     }
 
-    /// Pages that bytes `[from, from + size)` of the entry touch: first and how many.
-    /// `None`: not inside it.
+    /// Pages that bytes `[from, from + size)`, counted from the start of the first page,
+    /// touch: first and how many. `None`: not inside the entry, or none.
     pub(super) fn window(&self, from: u64, size: u64) -> Option<(u64, u64)> {
-        let end = from.checked_add(size).filter(|e| *e <= self.size.next_multiple_of(PAGE_SIZE))?;
-        let (first, last) = ((self.data + from) / PAGE_SIZE, (self.data + end).div_ceil(PAGE_SIZE));
+        let (first, last) = (from / PAGE_SIZE, from.checked_add(size)?.div_ceil(PAGE_SIZE));
         (last <= self.pieces.pages() && first < last).then_some((first, last - first))
+    }
+
+    /// Can a part of it be mapped, or be an entry of its own?
+    pub(super) fn has_parts(&self, how: &Personality) -> bool {
+        self.kind == EntryKind::Object || how.range_entries == RangeEntries::Parts
     }
 
     /// A chain over that window, for one mapping.
@@ -144,15 +152,16 @@ impl<'vm, P: Platform> MemoryEntry<'vm, P> {
     /// => no lock is held.
     ///
     /// # Errors
-    /// [`PurgableError`]: `BadState`, `NotPurgeable` (with the address in the entry),
-    /// `Protection` without the right to write.
+    /// [`PurgableError`]: `BadState`, `NotPurgeable` (with the address in the entry; entries
+    /// of ranges are not), `Protection` without the right to write.
     pub fn purgable_control(
         &self,
         set: Option<PurgableState>,
         may: &mut MaySleep,
     ) -> Result<PurgableState, PurgableError> {
         let none = PurgableError::NotPurgeable(machvm_hal::Va::ZERO);
-        let (vm, o) = (self.pieces.vm(), self.pieces.first_object().ok_or(none)?);
+        let object = self.pieces.first_object().filter(|_| self.kind == EntryKind::Object);
+        let (vm, o) = (self.pieces.vm(), object.ok_or(none)?);
         let old = match set {
             Some(_) if !self.rights.contains(Prot::W) => {
                 return Err(PurgableError::Protection(machvm_hal::Va::ZERO));

@@ -1,9 +1,9 @@
 //! `mach_make_memory_entry` (U09).
 
-use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SIZE, Prot, RawAddr, Va, VaRange};
+use machvm_hal::{MaySleep, PAGE_MASK, Prot, VaRange};
 
 use super::Task;
-use super::entry::{EntryKind, MemoryEntry, pages_in};
+use super::entry::{EntryKind, MemoryEntry};
 use super::raw::RawProt;
 use super::transfer::Denied;
 use crate::map::{CopyWhy, Need, Take};
@@ -31,7 +31,7 @@ bitflags::bitflags! {
         const VM_COPY = 0x20_0000;
         /// The range, whatever it consists of.
         const VM_SHARE = 0x40_0000;
-        /// As `USE_DATA_ADDR`: pages have 4 KiB.
+        /// As `USE_DATA_ADDR`, to a multiple of 4 KiB: a page.
         const USE_4K_DATA_ADDR = 0x80_0000;
     }
 }
@@ -109,6 +109,15 @@ impl Wanted {
     fn data_address(&self) -> bool {
         self.flags.intersects(MakeFlags::USE_DATA_ADDR | MakeFlags::USE_4K_DATA_ADDR)
     }
+    /// The cache mode.
+    fn cache(&self) -> u8 {
+        self.raw.to_be_bytes()[0]
+    }
+    /// Where in the page of byte `offset` the data begins.
+    fn data(&self, offset: u64) -> u64 {
+        let bytes = self.data_address() && !self.flags.contains(MakeFlags::USE_4K_DATA_ADDR);
+        if bytes { offset & PAGE_MASK } else { 0 }
+    }
 }
 
 impl<'vm, P: Platform> Task<'_, 'vm, P> {
@@ -128,34 +137,48 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
         may: &mut MaySleep,
     ) -> Result<Made<'vm, P>, MakeEntryError> {
         let want = Wanted::parse(permission).ok_or(MakeEntryError::BadFlags(permission))?;
-        let kinds = MakeFlags::ONLY | MakeFlags::NAMED_CREATE | MakeFlags::VM_COPY | MakeFlags::VM_SHARE;
-        if (want.flags & kinds).bits().count_ones() > 1 {
-            return Err(MakeEntryError::BadFlags(permission));
+        if parent.is_some_and(|p| p.kind == EntryKind::Copy || !p.has_parts(self.how)) {
+            return Err(MakeEntryError::ParentIsCopy);
         }
+        // Of several kinds the first of these counts.
         if want.flags.contains(MakeFlags::ONLY) {
+            if want.data_address() {
+                return Err(MakeEntryError::BadFlags(permission));
+            }
             let parent = parent.ok_or(MakeEntryError::NoParent)?;
-            let right = parent.rights.contains(Prot::W);
+            let right = want.cache() == parent.cache || parent.rights.contains(Prot::W);
             return if right { Ok(Made::Parent) } else { Err(MakeEntryError::ParentRight) };
         }
         if want.flags.contains(MakeFlags::NAMED_CREATE) {
-            return self.create(size, &want, may);
+            return self.create(size, offset, &want, may);
         }
-        let reuse = want.flags.contains(MakeFlags::NAMED_REUSE);
+        let of_range = MakeFlags::VM_COPY | MakeFlags::VM_SHARE | MakeFlags::NAMED_REUSE;
         match parent {
-            Some(parent) if !reuse => child(parent, size, offset, &want, may),
+            Some(parent) if !want.flags.intersects(of_range) => child(parent, size, offset, &want, may),
             _ => self.of_range(size, offset, &want, parent, may),
         }
     }
 
-    fn create(&self, size: u64, want: &Wanted, may: &mut MaySleep) -> Result<Made<'vm, P>, MakeEntryError> {
+    /// New memory, as many pages as the range has.
+    fn create(
+        &self,
+        size: u64,
+        offset: u64,
+        want: &Wanted,
+        may: &mut MaySleep,
+    ) -> Result<Made<'vm, P>, MakeEntryError> {
         if size == 0 {
             return Ok(Made::Null);
         }
-        let pages = pages_in(size).ok_or(MakeEntryError::Wraps(size))?;
+        let pages = super::transfer::pages_of(offset, size).ok_or(MakeEntryError::Wraps(size))?.pages();
         let purgeable = want.flags.contains(MakeFlags::PURGABLE);
+        // Who cannot write cannot purge.
+        if want.data_address() || purgeable && !want.rights.contains(Prot::W) {
+            return Err(MakeEntryError::BadFlags(want.raw));
+        }
         let entry = MemoryEntry::fresh(self.map.vm(), pages, want.rights, purgeable, may);
-        let entry = entry.map_err(|_| MakeEntryError::NoMemory)?;
-        let size = entry.size;
+        let entry = MemoryEntry { cache: want.cache(), ..entry.map_err(|_| MakeEntryError::NoMemory)? };
+        let size = entry.size();
         Ok(Made::Entry(entry, size))
     }
 
@@ -193,14 +216,17 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
                 return Err(e);
             }
         };
-        let data = if want.data_address() { offset & PAGE_MASK } else { 0 };
-        let all = range.bytes() - data;
-        let size = if want.data_address() { size.min(all) } else { all };
-        let kind = if copy { EntryKind::Copy } else { EntryKind::Share };
-        let entry = MemoryEntry { pieces: taken.pieces, kind, rights, size, data };
-        if parent.is_some_and(|p| p.is_same(&entry)) {
+        let kind = match (copy, plain) {
+            (true, _) => EntryKind::Copy,
+            (_, true) => EntryKind::Object,
+            _ => EntryKind::Share,
+        };
+        let entry =
+            MemoryEntry { pieces: taken.pieces, kind, rights, data: want.data(offset), cache: want.cache() };
+        if plain && parent.is_some_and(|p| p.is_same(&entry)) {
             return Ok(Made::Parent);
         }
+        let size = entry.size();
         Ok(Made::Entry(entry, size))
     }
 
@@ -225,32 +251,25 @@ fn child<'vm, P: Platform>(
     want: &Wanted,
     may: &mut MaySleep,
 ) -> Result<Made<'vm, P>, MakeEntryError> {
-    if parent.kind == EntryKind::Copy {
-        return Err(MakeEntryError::ParentIsCopy);
-    }
     if size == 0 {
         return Ok(Made::Null);
     }
     let rights = want.of(parent.rights)?;
-    // Without a data address, whole pages of the parent.
-    let (from, bytes) = if want.data_address() {
-        (offset, size)
-    } else {
-        let start = Va::containing(RawAddr(offset)).get();
-        let end = offset.checked_add(size).and_then(|e| e.checked_next_multiple_of(PAGE_SIZE));
-        (start, end.ok_or(MakeEntryError::Wraps(offset))? - start)
-    };
-    let window = parent.window(from, bytes).ok_or(MakeEntryError::BeyondParent(offset))?;
+    // Without a data address, offsets count from the parent's first page.
+    let data = if want.data_address() { parent.data } else { 0 };
+    let from = offset.checked_add(data).ok_or(MakeEntryError::Wraps(offset))?;
+    let window = parent.window(from, size).ok_or(MakeEntryError::BeyondParent(offset))?;
     let pieces = parent.take(window, false, may).map_err(|_| MakeEntryError::NoMemory)?;
-    let data = (parent.data + from) & PAGE_MASK;
-    let entry = MemoryEntry { pieces, kind: EntryKind::Share, rights, size: bytes, data };
-    Ok(Made::Entry(entry, bytes))
+    let entry = MemoryEntry { pieces, kind: parent.kind, rights, data: want.data(from), cache: want.cache() };
+    let size = entry.size();
+    Ok(Made::Entry(entry, size))
 }
 
 impl<P: Platform> MemoryEntry<'_, P> {
     /// The same memory with the same rights?
     fn is_same(&self, other: &Self) -> bool {
-        (self.kind, self.rights, self.size, self.data) == (other.kind, other.rights, other.size, other.data)
+        (self.kind, self.rights, self.size(), self.data)
+            == (other.kind, other.rights, other.size(), other.data)
             && self.pieces.is_same_memory(&other.pieces)
     }
 }

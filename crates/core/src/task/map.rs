@@ -1,6 +1,6 @@
 //! `vm_map`, `mach_vm_map` (U05, U06).
 
-use machvm_hal::{MaySleep, PAGE_MASK, Prot, RawAddr, RawSize, Va};
+use machvm_hal::{MaySleep, PAGE_MASK, Prot, RawAddr, RawSize};
 
 use super::Task;
 use super::allocate::zero_fill;
@@ -109,19 +109,24 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
                     return Err(VmMapError::BadFlags(flags.0));
                 }
                 let rights = self.reduce(rights, entry, copy)?;
-                let (from, window, data) = window(entry, *offset, size.0, known)?;
+                if !entry.has_parts(self.how) && !(known - VmFlags::XNU_MAP_RANGE).is_empty() {
+                    return Err(VmMapError::BadFlags(flags.0));
+                }
+                let (window, data) = self.window(entry, *offset, size.0, known)?;
                 // The window says how many pages; the address is that of the first.
                 wish.size = RawSize(window.1 << machvm_hal::PAGE_SHIFT);
                 wish.rounding = Rounding::Separate;
                 let (place, pages) = self.place(&wish).map_err(unclear(addr))?;
                 let mut pieces = entry.take(window, copy, may).map_err(|_| VmMapError::NoMemory)?;
-                debug_assert!(pieces.pages() == pages, "window of {from:#x}");
-                let a = Attributes {
+                debug_assert!(pieces.pages() == pages, "window of {offset:#x}");
+                // Without a tag of its own a range keeps those it had.
+                let keep = tag == 0 && !entry.has_parts(self.how);
+                let as_new = |piece: Attributes| Attributes {
                     max: rights.max,
                     inherit: rights.inherit,
-                    ..zero_fill(known, tag, rights.prot)
+                    ..zero_fill(known, if keep { piece.tag } else { tag }, rights.prot)
                 };
-                let start = self.map.copyout(place, &mut pieces, |_| a, may);
+                let start = self.map.copyout(place, &mut pieces, as_new, may);
                 let start = start.map_err(|e| VmMapError::Place(self.not_placed(place, pages, e, may)))?;
                 self.wire_new(start, pages, may).map_err(VmMapError::Place)?;
                 Ok(start.get() + data)
@@ -141,6 +146,28 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
         };
         let mask = (prot.has(extra), max.has(extra));
         Ok(Rights { prot: cur, max: most, inherit, mask })
+    }
+
+    /// Which pages of an entry bytes `[offset, offset + size)` are in, and what the address
+    /// is to keep of the first.
+    fn window(
+        &self,
+        entry: &MemoryEntry<'vm, P>,
+        offset: u64,
+        size: u64,
+        flags: VmFlags,
+    ) -> Result<((u64, u64), u64), VmMapError> {
+        // The data may begin within the first page; without the flag whole pages count.
+        let data = if flags.data_address() { entry.data } else { 0 };
+        let from = offset.checked_add(data).ok_or(VmMapError::Wraps(offset))?;
+        let part = entry.window(from, size).ok_or(VmMapError::BeyondEntry(offset))?;
+        if !entry.has_parts(self.how) {
+            return Ok(((0, entry.pieces.pages()), flags.in_page(from)));
+        }
+        if offset & PAGE_MASK != 0 && !flags.data_address() {
+            return Err(VmMapError::BadOffset(offset));
+        }
+        Ok((part, flags.in_page(from)))
     }
 
     /// What an entry leaves of the rights that were asked for.
@@ -170,26 +197,4 @@ fn unclear(addr: RawAddr) -> impl Fn(Unclear) -> VmMapError {
         Unclear::Wraps => VmMapError::Wraps(addr.0),
         Unclear::Place(e) => VmMapError::Place(e),
     }
-}
-
-/// Which pages of an entry, and where in the first the data begins.
-fn window<P: Platform>(
-    entry: &MemoryEntry<'_, P>,
-    offset: u64,
-    size: u64,
-    flags: VmFlags,
-) -> Result<(u64, (u64, u64), u64), VmMapError> {
-    if flags.data_address() {
-        let window = entry.window(offset, size).ok_or(VmMapError::BeyondEntry(offset))?;
-        return Ok((offset, window, (entry.data + offset) & PAGE_MASK));
-    }
-    if offset & PAGE_MASK != 0 {
-        return Err(VmMapError::BadOffset(offset));
-    }
-    let whole = size.checked_next_multiple_of(PAGE_MASK + 1).ok_or(VmMapError::Wraps(size))?;
-    // Whole pages of the entry, wherever in the first its data begins.
-    let first = Va::containing(RawAddr(offset)).page();
-    let pages = whole >> machvm_hal::PAGE_SHIFT;
-    let inside = first.checked_add(pages).is_some_and(|end| end <= entry.pieces.pages());
-    if inside { Ok((offset, (first, pages), 0)) } else { Err(VmMapError::BeyondEntry(offset)) }
 }

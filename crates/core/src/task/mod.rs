@@ -63,7 +63,8 @@ pub use map::{MapSource, VmMapError};
 pub use msync::{MsyncError, SyncFlags};
 pub use page_query::{Disposition, PageQueryError};
 pub use personality::{
-    Alignment, Beyond, EntryRights, Masks, Msync, Overflow, Personality, Rounding, WirePolicy, Zero,
+    Alignment, Beyond, EntryRights, Masks, Msync, Overflow, Personality, RangeEntries, Rounding, WirePolicy,
+    Zero,
 };
 pub use phys::PhysError;
 pub use place::PlaceError;

@@ -54,6 +54,17 @@ pub enum EntryRights {
     Reduce,
 }
 
+/// A part of an entry that was made of a range, `MAP_MEM_VM_COPY` or `MAP_MEM_VM_SHARE`
+/// (U06, U09).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RangeEntries {
+    /// Can be mapped, and be an entry; of copies there are no parts as entries.
+    Parts,
+    /// Is not to be had: whoever maps a part that there is maps all, and gets the address
+    /// of the first page. Only flags that say where are taken.
+    Whole,
+}
+
 /// What an unaligned transfer is (U15, U16).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Alignment {
@@ -131,6 +142,8 @@ pub struct Personality {
     pub beyond_max: Beyond,
     /// Mappings of memory entries.
     pub entry_rights: EntryRights,
+    /// Mappings and children of memory entries.
+    pub range_entries: RangeEntries,
     /// The `mask` of `vm_map`.
     pub masks: Masks,
     /// `vm_copy` and `vm_write`.
@@ -167,6 +180,7 @@ impl Personality {
         inherit_zero: false,
         beyond_max: Beyond::Widen,
         entry_rights: EntryRights::Reduce,
+        range_entries: RangeEntries::Parts,
         masks: Masks::LowAndHigh,
         alignment: Alignment::Strict,
         buffered_below: 0,
@@ -193,6 +207,7 @@ impl Personality {
         inherit_zero: false,
         beyond_max: Beyond::Refuse,
         entry_rights: EntryRights::Refuse,
+        range_entries: RangeEntries::Whole,
         masks: Masks::Low,
         alignment: Alignment::Any,
         buffered_below: 2 * PAGE_SIZE,
@@ -219,6 +234,7 @@ impl Personality {
         inherit_zero: true,
         beyond_max: Beyond::Refuse,
         entry_rights: EntryRights::Refuse,
+        range_entries: RangeEntries::Parts,
         masks: Masks::Low,
         alignment: Alignment::Any,
         buffered_below: 0,

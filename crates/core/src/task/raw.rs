@@ -86,7 +86,7 @@ bitflags::bitflags! {
         const SUPERPAGE_2MB = 0x2_0000;
         /// Give the address of the first byte, not of its page.
         const RETURN_DATA_ADDR = 0x10_0000;
-        /// As `RETURN_DATA_ADDR`: pages have 4 KiB.
+        /// As `RETURN_DATA_ADDR`, to a multiple of 4 KiB: a page.
         const RETURN_4K_DATA_ADDR = 0x80_0000;
         /// What users of XNU may give `vm_allocate`.
         const XNU_ALLOCATE = Self::ANYWHERE.bits() | Self::PURGABLE.bits() | Self::CHUNK_4GB.bits()
@@ -96,6 +96,9 @@ bitflags::bitflags! {
         /// And `vm_map`.
         const XNU_MAP = Self::XNU_ALLOCATE.bits() | Self::RETURN_DATA_ADDR.bits()
             | Self::RETURN_4K_DATA_ADDR.bits();
+        /// And for an entry of a range that is mapped as one.
+        const XNU_MAP_RANGE = Self::ANYWHERE.bits() | Self::OVERWRITE.bits()
+            | Self::RETURN_DATA_ADDR.bits() | Self::RETURN_4K_DATA_ADDR.bits();
         /// And `vm_remap`.
         const XNU_REMAP = Self::ANYWHERE.bits() | Self::RANDOM_ADDR.bits() | Self::OVERWRITE.bits()
             | Self::RETURN_DATA_ADDR.bits() | Self::RESILIENT_CODESIGN.bits()
@@ -111,6 +114,12 @@ impl VmFlags {
     /// The address of data is wanted.
     pub(super) fn data_address(self) -> bool {
         self.intersects(VmFlags::RETURN_DATA_ADDR | VmFlags::RETURN_4K_DATA_ADDR)
+    }
+    /// What of `addr` the address that is given back keeps: where in a page the data begins,
+    /// if that is wanted, and in units of 4 KiB nothing.
+    pub(super) fn in_page(self, addr: u64) -> u64 {
+        let bytes = self.data_address() && !self.contains(VmFlags::RETURN_4K_DATA_ADDR);
+        if bytes { addr & PAGE_MASK } else { 0 }
     }
 }
 

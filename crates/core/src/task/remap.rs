@@ -1,6 +1,6 @@
 //! `vm_remap`, `vm_remap_new` (U07, U08).
 
-use machvm_hal::{MaySleep, PAGE_MASK, Prot, RawAddr, RawSize};
+use machvm_hal::{MaySleep, Prot, RawAddr, RawSize};
 
 use super::Task;
 use super::place::{PlaceError, Unclear, Wish};
@@ -153,7 +153,7 @@ impl<'vm, P: Platform> Task<'_, 'vm, P> {
             }
         };
         self.wire_new(start, source.pages(), may).map_err(RemapError::Place)?;
-        let data = if known.data_address() { from.addr.0 & PAGE_MASK } else { 0 };
+        let data = known.in_page(from.addr.0);
         let (prot, max) = from.rights.unwrap_or((taken.prot, taken.max));
         Ok(Remapped { address: start.get() + data, prot, max })
     }

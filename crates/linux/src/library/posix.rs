@@ -91,7 +91,8 @@ impl Task {
         self.map().unwire(range, Wiring::User, Holes::Skip, &mut may).map_err(|_| libc::ENOMEM)
     }
 
-    /// `madvise(2)`. Advice about huge pages and merging is taken and does nothing.
+    /// `madvise(2)`. WILLNEED makes pages resident, as far as there is memory for them without
+    /// paging. Advice about huge pages and merging is taken and does nothing.
     ///
     /// # Errors
     /// EINVAL: not aligned, advice that is not for this memory, or wired memory is to be
@@ -124,7 +125,8 @@ impl Task {
             libc::MADV_DONTFORK => Some(Inherit::None),
             libc::MADV_DOFORK | libc::MADV_KEEPONFORK => Some(Inherit::Copy),
             libc::MADV_WIPEONFORK => Some(Inherit::Zero),
-            libc::MADV_WILLNEED | libc::MADV_MERGEABLE..=libc::MADV_NOHUGEPAGE | MADV_COLD => None,
+            libc::MADV_MERGEABLE..=libc::MADV_NOHUGEPAGE | MADV_COLD => None,
+            libc::MADV_WILLNEED => return self.solid(range, may).map(|()| self.bring_in(range, may)),
             MADV_PAGEOUT => {
                 self.map().deactivate(range, may);
                 None
@@ -136,6 +138,16 @@ impl Task {
         match inherit {
             Some(inherit) => self.map().inherit(range, inherit, may).map_err(|_| libc::ENOMEM),
             None => Ok(()),
+        }
+    }
+
+    /// Until the first page that cannot be had, or not without another's going.
+    fn bring_in(&self, range: VaRange, may: &mut MaySleep) {
+        for va in range.iter() {
+            let fault = Fault { addr: RawAddr(va.get()), access: Prot::R };
+            if self.map().vm().memory_is_low() || self.map().fault(&fault, may).is_err() {
+                return;
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use machvm::FaultError;
 use machvm::task::{
-    Denied, Made, MakeEntryError, MakeFlags, MapSource, MemoryEntry, PlaceError, RawFlags, RawProt, VmFlags,
-    VmMapError,
+    Denied, EntryKind, Made, MakeEntryError, MakeFlags, MapSource, MemoryEntry, Personality, PlaceError,
+    PurgableError, PurgableState, RawFlags, RawProt, VmFlags, VmMapError,
 };
 use machvm_hal::Prot;
 use machvm_model::{Machine, Task as Program};
@@ -38,8 +38,18 @@ fn map<'vm>(
     copy: bool,
     rights: (u32, u32),
 ) -> Result<u64, VmMapError> {
+    map_as((p, XNU), e, offset, size, copy, rights)
+}
+fn map_as<'vm>(
+    (p, how): (&Program<'vm>, &'static Personality),
+    e: &MemoryEntry<'vm, Machine>,
+    offset: u64,
+    size: u64,
+    copy: bool,
+    rights: (u32, u32),
+) -> Result<u64, VmMapError> {
     let rights = (RawProt(rights.0), RawProt(rights.1), COPY);
-    xnu(p).vm_map(a(0), n(size), 0, ANYWHERE, &MapSource::Entry(e, offset), copy, rights, &mut may())
+    as_(p, how).vm_map(a(0), n(size), 0, ANYWHERE, &MapSource::Entry(e, offset), copy, rights, &mut may())
 }
 fn refused<T: std::fmt::Debug>(r: Result<T, MakeEntryError>) -> MakeEntryError {
     r.expect_err("refused")
@@ -138,7 +148,8 @@ fn u09_vm_share_spans_objects() {
         assert_eq!(next, Ok(BASE + 2 * P));
         let e = entry(make(&p, BASE, 4 * P, RW | MakeFlags::VM_SHARE.bits(), None));
         assert_eq!(e.size(), 4 * P);
-        let at = map(&q, &e, P, 3 * P, false, (3, 3)).expect("room");
+        let part = (&q, &Personality::FREEBSD);
+        let at = map_as(part, &e, P, 3 * P, false, (3, 3)).expect("room");
         p.store_word(BASE + 3 * P, 7).expect("writable");
         assert_eq!(q.load_word(at + 2 * P), Ok(7));
         assert_eq!(bytes(&q, at, P), pattern(P, P));
@@ -146,6 +157,34 @@ fn u09_vm_share_spans_objects() {
         p.store_word(BASE, 8).expect("writable");
         assert_eq!(bytes(&q, copy, 8), pattern(0, 8), "copy = TRUE is a snapshot");
         drop((p, q, e));
+    });
+}
+
+/// XNU maps what was made of a range as one, whatever part of it is asked for.
+#[test]
+fn u06_entries_of_ranges_have_no_parts_on_xnu() {
+    both(64, |vm| {
+        let p = filled(vm, 4);
+        let no_purge = Some(PurgableState(0));
+        for kind in [MakeFlags::VM_SHARE, MakeFlags::VM_COPY] {
+            let e = entry(make(&p, BASE, 4 * P, RW | kind.bits(), None));
+            let at = map(&p, &e, P + 5, P, false, (3, 3)).expect("room");
+            assert_eq!(bytes(&p, at, 4 * P), pattern(0, 4 * P));
+            let (r, _) = xnu(&p).vm_region_basic(a(at), &mut may()).expect("mapped");
+            assert_eq!((r.start().get(), r.pages()), (at, 4));
+            // KERN_INVALID_ARGUMENT: the part must be one all the same.
+            let beyond = map(&p, &e, 3 * P + 5, P, false, (3, 3));
+            assert_eq!(beyond, Err(VmMapError::BeyondEntry(3 * P + 5)));
+            let permanent = RawFlags((VmFlags::ANYWHERE | VmFlags::PERMANENT).bits());
+            let rights = (prot(Prot::RW), prot(Prot::RW), COPY);
+            let from = MapSource::Entry(&e, 0);
+            let bad = xnu(&p).vm_map(a(0), n(4 * P), 0, permanent, &from, false, rights, &mut may());
+            assert_eq!(bad, Err(VmMapError::BadFlags(permanent.0)));
+            assert_eq!(refused(make(&p, 0, P, 1, Some(&e))), MakeEntryError::ParentIsCopy);
+            assert!(matches!(e.purgable_control(no_purge, &mut may()), Err(PurgableError::NotPurgeable(_))));
+            drop(e);
+        }
+        drop(p);
     });
 }
 
@@ -203,8 +242,14 @@ fn u09_codes() {
         let p = filled(vm, 2);
         // KERN_INVALID_ARGUMENT.
         assert_eq!(refused(make(&p, BASE, P, 0x8, None)), MakeEntryError::BadFlags(0x8));
-        let two = MakeFlags::VM_COPY | MakeFlags::VM_SHARE;
-        assert_eq!(refused(make(&p, BASE, P, two.bits(), None)), MakeEntryError::BadFlags(two.bits()));
+        let purge = (MakeFlags::NAMED_CREATE | MakeFlags::PURGABLE).bits() | 1;
+        assert_eq!(refused(make(&p, 0, P, purge, None)), MakeEntryError::BadFlags(purge), "cannot write");
+        let named = (MakeFlags::NAMED_CREATE | MakeFlags::USE_DATA_ADDR).bits() | 1;
+        assert_eq!(refused(make(&p, 0, P, named, None)), MakeEntryError::BadFlags(named));
+        assert!(matches!(make(&p, 0, 0, named, None), Ok(Made::Null)), "size 0 comes first");
+        // Of two kinds the first counts.
+        let two = RW | (MakeFlags::VM_COPY | MakeFlags::VM_SHARE).bits();
+        assert_eq!(entry(make(&p, BASE, P, two, None)).kind(), EntryKind::Copy);
         assert_eq!(refused(make(&p, BASE, 0, 1, None)), MakeEntryError::BadSize);
         assert_eq!(refused(make(&p, u64::MAX - 5, 10, 1, None)), MakeEntryError::Wraps(u64::MAX - 5));
         // KERN_INVALID_ADDRESS.
@@ -278,7 +323,9 @@ fn u09_data_addresses_survive_the_way() {
         let p = filled(vm, 4);
         let data = MakeFlags::USE_DATA_ADDR.bits();
         let e = entry(make(&p, BASE + P - 3, 100, 1 | data, None));
-        assert_eq!(e.size(), 100);
+        assert_eq!(e.size(), P + 3, "to the end of the last page");
+        let whole = entry(make(&p, BASE + P - 3, 100, 1 | MakeFlags::USE_4K_DATA_ADDR.bits(), None));
+        assert_eq!(whole.size(), 2 * P, "4 KiB are a page");
         let rights = (prot(Prot::R), prot(Prot::R), COPY);
         let flags = RawFlags((VmFlags::ANYWHERE | VmFlags::RETURN_DATA_ADDR).bits());
         let at = xnu(&p).vm_map(a(0), n(50), 0, flags, &MapSource::Entry(&e, 10), false, rights, &mut may());
@@ -287,7 +334,11 @@ fn u09_data_addresses_survive_the_way() {
         let at =
             xnu(&p).vm_map(a(0), n(30), 0, flags, &MapSource::Entry(&part, 0), false, rights, &mut may());
         assert_eq!(bytes(&p, at.expect("room"), 30), pattern(P - 3 + 20, 30));
-        drop((p, e, part));
+        // Without the flag, offsets of parts count from the first page, too.
+        let pages = entry(make(&p, P, P, 1, Some(&e)));
+        let at = map(&p, &pages, 0, P, false, (1, 1)).expect("room");
+        assert_eq!((pages.size(), bytes(&p, at, P)), (P, pattern(P, P)));
+        drop((p, e, part, whole, pages));
     });
 }
 
