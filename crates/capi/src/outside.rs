@@ -31,7 +31,7 @@ use crate::kr::{self, Code};
 use crate::ports::TaskPort;
 use crate::types::kern_return_t;
 use crate::world::world;
-use maps::Maps;
+use maps::{Mapping, Maps};
 use snapshot::Snapshot;
 
 /// One past the highest address that Linux maps for a program that asks for nothing special.
@@ -122,22 +122,25 @@ pub(crate) fn taken(
 }
 
 /// A copy of memory of this process's task, inside: a source for a mapping, with the
-/// protection that the memory has.
+/// protection that the memory has. It stands for the memory itself where no `copy` is wanted
+/// and nothing writes there, as in the program's text; then nothing may write to it either.
 ///
 /// => the thread is not inside the VM.
 ///
 /// # Errors
-/// `KERN_NOT_SUPPORTED`: not a copy is wanted, and Linux's memory is not ours to share.
-/// As [`Snapshot::take`].
+/// `KERN_NOT_SUPPORTED`: the memory itself is wanted, and could be written: Linux's pages are
+/// not ours to share. As [`Snapshot::take`].
 pub(crate) fn source(addr: u64, size: u64, copy: bool) -> Result<Snapshot, kern_return_t> {
     let (world, how) = here();
     if !copy {
         for part in parts(addr, size) {
-            if let Part::Outside(start, end) = part {
-                check(start, end, Prot::NONE).map_err(|e| e.code(how))?;
+            let Part::Outside(start, end) = part else { return Err(kr::KERN_NOT_SUPPORTED) };
+            check(start, end, Prot::NONE).map_err(|e| e.code(how))?;
+            let all = Maps::within(start, end).map_err(|_| kr::KERN_RESOURCE_SHORTAGE)?;
+            if !all.iter().all(Mapping::is_constant) {
+                return Err(kr::KERN_NOT_SUPPORTED);
             }
         }
-        return Err(kr::KERN_NOT_SUPPORTED);
     }
     let taken = Snapshot::take(addr, size).map_err(|e| e.code(how))?;
     let base = addr & !PAGE_MASK;
@@ -147,8 +150,11 @@ pub(crate) fn source(addr: u64, size: u64, copy: bool) -> Result<Snapshot, kern_
         for m in Maps::within(start, end).map_err(|_| kr::KERN_RESOURCE_SHORTAGE)? {
             let (at, size) = (RawAddr(taken.start() + (m.start - base)), RawSize(m.bytes()));
             let mut inside = world.inside().ok_or(kr::KERN_FAILURE)?;
-            let done = own.vm_protect(at, size, false, m.prot.into(), inside.may());
-            done.map_err(|e| e.code(how))?;
+            // The protection, and then it as the most that there can be.
+            for most in if copy { &[false][..] } else { &[false, true] } {
+                let done = own.vm_protect(at, size, *most, m.prot.into(), inside.may());
+                done.map_err(|e| e.code(how))?;
+            }
         }
     }
     Ok(taken)

@@ -82,7 +82,8 @@ fn make(
 
 /// Makes a right to memory of `target`, of a part of another entry, or to new memory;
 /// `size` is what is wanted and gets what the entry covers (U09). Of memory outside the
-/// window of this process's task there are only copies (`KERN_NOT_SUPPORTED` else).
+/// window of this process's task there are copies, and shares of what nobody can write
+/// (`KERN_NOT_SUPPORTED` else).
 ///
 /// # Safety
 /// 1. `size` is null or good for reading and writing one size, `handle` null or good for

@@ -88,7 +88,7 @@ unsafe fn give(
 
 /// Maps memory of `source` in `target`, the same memory or a copy of it, and tells what
 /// may be done with all of it (U07). Memory outside the window of this process's task can be
-/// copied, not shared (`KERN_NOT_SUPPORTED`).
+/// copied; shared, where nobody can write it (`KERN_NOT_SUPPORTED` else).
 ///
 /// # Safety
 /// 1. `address` is null or good for reading and writing one address.

@@ -40,6 +40,11 @@ impl Mapping {
     pub(crate) fn is_private_anonymous(&self) -> bool {
         !self.shared && self.inode == 0
     }
+    /// Is it a file's contents, as the program's text is, that this process cannot write and
+    /// others do not share?
+    pub(crate) fn is_constant(&self) -> bool {
+        !self.shared && self.inode != 0 && !self.prot.contains(Prot::W)
+    }
     /// The first part that is not in a window and ends above `addr`; or where to look on.
     fn beside_windows(self, addr: u64) -> Result<Mapping, u64> {
         let mut at = self.start;

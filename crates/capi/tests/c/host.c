@@ -1,6 +1,8 @@
 /* The host: mach_host_self, host_info, host_page_size, the privileged port, the page size's variables. */
 #include "check.h"
 
+#include <mach/mach_traps.h>
+
 static void u26_page_size(void) {
     vm_size_t size = 0;
     OK(host_page_size(mach_host_self(), &size));
@@ -37,7 +39,7 @@ static void basic(void) {
 static void privileged(void) {
     mach_port_t priv = MACH_PORT_NULL, plain = MACH_PORT_NULL;
     CHECK(mach_host_self() != MACH_PORT_NULL);
-    EQUAL(mach_host_self(), mach_host_self());
+    EQUAL(mach_host_self(), host_self_trap());
     OK(host_get_host_priv_port(mach_host_self(), &priv));
     OK(host_get_host_port(mach_host_self(), &plain));
     CHECK(priv != MACH_PORT_NULL && plain != MACH_PORT_NULL && priv != SELF);

@@ -82,6 +82,36 @@ static void mapped(void) {
     free(heap);
 }
 
+__attribute__((noinline, noclone, aligned(64))) static int twice(int n) {
+    return 2 * n;
+}
+
+/* The program's text can be mapped again, to be run there too: nobody writes it. What can be written is Linux's. */
+static void text_mapped_again(void) {
+    mach_vm_address_t code = (mach_vm_address_t) (uintptr_t) &twice, at = 0, entry_at = 0;
+    mach_vm_size_t size = 64;
+    mem_entry_name_port_t entry;
+    vm_prot_t cur, max;
+    int (*again)(int);
+    OK(mach_vm_remap(SELF, &at, 64, 0, VM_FLAGS_ANYWHERE | VM_FLAGS_RETURN_DATA_ADDR, SELF, code, FALSE, &cur, &max,
+                     VM_INHERIT_DEFAULT));
+    EQUAL(cur, VM_PROT_READ | VM_PROT_EXECUTE);
+    EQUAL(max, VM_PROT_READ | VM_PROT_EXECUTE);
+    memcpy(&again, &at, sizeof again);
+    EQUAL(again(21), 42);
+    RETURNS(KERN_PROTECTION_FAILURE, mach_vm_protect(SELF, trunc_page(at), PAGE, FALSE, VM_PROT_DEFAULT));
+    OK(mach_make_memory_entry_64(SELF, &size, code, MAP_MEM_VM_SHARE | VM_PROT_READ, &entry, MACH_PORT_NULL));
+    OK(mach_vm_map(SELF, &entry_at, size, 0, VM_FLAGS_ANYWHERE, entry, 0, FALSE, VM_PROT_READ, VM_PROT_READ,
+                   VM_INHERIT_DEFAULT));
+    EQUAL(memcmp(AT(entry_at), AT(trunc_page(code)), PAGE), 0);
+    OK(mach_port_deallocate(SELF, entry));
+    OK(mach_vm_deallocate(SELF, at, 64));
+    OK(mach_vm_deallocate(SELF, entry_at, size));
+    RETURNS(KERN_NOT_SUPPORTED, mach_vm_remap(SELF, &at, 64, 0, VM_FLAGS_ANYWHERE, SELF,
+                                              (mach_vm_address_t) (uintptr_t) data, FALSE, &cur, &max,
+                                              VM_INHERIT_DEFAULT));
+}
+
 int main(void) {
     catch_faults();
     as_a_source();
@@ -89,5 +119,6 @@ int main(void) {
     attributes();
     holes();
     mapped();
+    text_mapped_again();
     return 0;
 }

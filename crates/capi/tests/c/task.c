@@ -63,6 +63,18 @@ static void u35_vm_info(void) {
         EQUAL(count, counts[i]);
         EQUAL(words[counts[i]], (int) 0xeeeeeeee);
     }
+    /* The program's own, in every revision: what a revision does not have stays. */
+    for (int i = 0; i < 3; i++) {
+        count = counts[i];
+        memset(&info, 0x0f, sizeof info);
+        info.phys_footprint = 5;
+        OK(task_info(SELF, TASK_VM_INFO_PURGEABLE, (task_info_t) &info, &count));
+        CHECK(info.virtual_size != 0);
+        CHECK((info.phys_footprint == 5) == (i < 1));
+        CHECK((info.min_address == UINT64_C(0x0f0f0f0f0f0f0f0f)) == (i < 2));
+        CHECK((info.max_address == UINT64_C(0x0f0f0f0f0f0f0f0f)) == (i < 2));
+        if (i) CHECK(info.phys_footprint != 0);
+    }
     count = TASK_VM_INFO_REV0_COUNT - 1;
     RETURNS(KERN_INVALID_ARGUMENT, task_info(task, TASK_VM_INFO, (task_info_t) &info, &count));
     OK(task_terminate(task));
