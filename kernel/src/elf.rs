@@ -191,22 +191,27 @@ pub(crate) fn stack(
     let mut random = [0; 16];
     crate::fs::random(&mut random);
     let random = put(&mut at, &random)?;
+    let [uid, euid, gid, egid] = crate::process::own_ids();
     let aux = [
         (3, image.headers),
         (4, PROGRAM_HEADER as u64),
         (5, image.count),
         (6, PAGE_SIZE),
+        (7, 0),
+        (8, 0),
         (9, image.entry),
-        (11, 0),
-        (12, 0),
-        (13, 0),
-        (14, 0),
+        (11, uid),
+        (12, euid),
+        (13, gid),
+        (14, egid),
         (15, platform),
         (16, u64::from(core::arch::x86_64::__cpuid(1).edx)),
         (17, 100),
         (23, 0),
         (25, random),
+        (26, 0),
         (31, name),
+        (51, arch::signal_frame_bytes()),
         (0, 0),
     ];
     let mut words = Vec::new();

@@ -345,3 +345,9 @@ pub(crate) fn daemon() -> ! {
 pub(crate) fn unload_pmap(cpu: CpuId) {
     pmaps().activate(pmaps().kernel_id(), cpu);
 }
+
+/// Bytes of memory that the VM manages, and those free.
+pub(crate) fn memory_bytes(vm: &Vm<Kernel>) -> (u64, u64) {
+    let (m, s) = (vm.host().managed, vm.statistics());
+    (m.end - m.start, s.frame_limit.saturating_sub(s.frames_resident) * PAGE_SIZE)
+}

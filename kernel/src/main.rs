@@ -18,6 +18,7 @@ mod lock;
 mod memory;
 mod mutex;
 mod process;
+mod random;
 mod sched;
 mod syscall;
 mod trap;

@@ -19,8 +19,4 @@ impl<T> Mutex<T> {
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         self.0.write(the_vm().host(), &mut MaySleep::claim())
     }
-    /// If it is free.
-    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
-        self.0.try_write(the_vm().host())
-    }
 }

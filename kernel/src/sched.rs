@@ -10,12 +10,15 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use machvm_hal::{CpuId, Event, PAGE_SIZE, Pmap, Woken};
+use alloc::vec::Vec;
+use machvm_hal::{CpuId, Event, PAGE_SIZE, Woken};
 
 use crate::arch::{self, Context, FpuState, Frame};
 use crate::kva;
 use crate::lock::NoInterrupts;
+use crate::mutex::Mutex;
 use crate::process::Process;
+use crate::process::signal::OfThread;
 
 /// What wakes the page daemon.
 pub(crate) const LOW_MEMORY: Event = Event(0x10);
@@ -23,7 +26,7 @@ pub(crate) const LOW_MEMORY: Event = Event(0x10);
 /// Pages of a kernel stack.
 const STACK_PAGES: u64 = 12;
 /// Ticks that a thread may run while others wait.
-const SLICE: u32 = 2;
+pub(crate) const SLICE: u32 = 2;
 const BUCKETS: usize = 64;
 
 /// What a thread does.
@@ -52,8 +55,7 @@ struct Inner {
 
 /// A thread, of a process or of the kernel.
 pub(crate) struct Thread {
-    /// Its number.
-    pub(crate) id: u32,
+    number: AtomicU32,
     /// Its process, if it is a program's.
     pub(crate) process: Option<Arc<Process>>,
     context: UnsafeCell<Context>,
@@ -62,10 +64,19 @@ pub(crate) struct Thread {
     fpu: UnsafeCell<Option<Box<FpuState>>>,
     /// Base of FS.
     pub(crate) fs: AtomicU64,
-    /// Blocked signals.
-    pub(crate) mask: AtomicU64,
-    /// Signals for this thread alone.
-    pub(crate) pending: AtomicU64,
+    /// What it blocks and what waits for it.
+    pub(crate) signals: OfThread,
+    /// Counts of the clock that it ran for, and when it began to run last.
+    ran: AtomicU64,
+    since: AtomicU64,
+    /// Ticks of the timer that found it in its program, and in the kernel.
+    ticks: [AtomicU64; 2],
+    /// Signals that ticks made due (ITIMER_VIRTUAL, ITIMER_PROF).
+    pub(crate) due: AtomicU64,
+    /// What prctl(PR_SET_NAME) called it.
+    pub(crate) name: Mutex<Option<Vec<u8>>>,
+    /// Its list of robust futexes: address, size.
+    pub(crate) robust: [AtomicU64; 2],
     /// Where a zero is written and a futex woken when it ends (`set_tid_address`).
     pub(crate) clear_tid: AtomicU64,
     /// It shall end before it runs its program again.
@@ -168,24 +179,55 @@ impl Thread {
             slice: 0,
         };
         Some(Arc::new(Thread {
-            id,
+            number: AtomicU32::new(id),
             process,
             context: UnsafeCell::new(context),
             stack,
             inner: UnsafeCell::new(inner),
             fpu: UnsafeCell::new(fpu),
             fs: AtomicU64::new(0),
-            mask: AtomicU64::new(0),
-            pending: AtomicU64::new(0),
+            signals: OfThread::new(),
+            ran: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            ticks: [const { AtomicU64::new(0) }; 2],
+            due: AtomicU64::new(0),
+            name: Mutex::new(None),
+            robust: [const { AtomicU64::new(0) }; 2],
             clear_tid: AtomicU64::new(0),
             doomed: AtomicBool::new(false),
             start: UnsafeCell::new(Frame::default()),
         }))
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.number.load(Ordering::Relaxed)
+    }
+    /// It takes the number of the thread that led the process (exec).
+    pub(crate) fn set_id(&self, id: u32) {
+        self.number.store(id, Ordering::Relaxed);
+    }
+    /// Counts of the clock that it ran for so far.
+    pub(crate) fn ran(&self) -> u64 {
+        let ran = self.ran.load(Ordering::Relaxed);
+        if core::ptr::eq(self, current()) {
+            ran + arch::ticks().wrapping_sub(self.since.load(Ordering::Relaxed))
+        } else {
+            ran
+        }
+    }
+    /// Ticks of the timer in its program, and in the kernel.
+    pub(crate) fn ticks(&self) -> [u64; 2] {
+        core::array::from_fn(|i| self.ticks[i].load(Ordering::Relaxed))
+    }
+    /// Does it wait for this signal (sigtimedwait)?
+    pub(crate) fn awaits(&self, signal: u32) -> bool {
+        self.signals.awaited.load(Ordering::Relaxed) & crate::process::signal::bit(signal) != 0
+    }
+
     /// A thread of the kernel that runs `entry`; it is ready at once.
     pub(crate) fn kernel(entry: fn() -> !) -> Option<()> {
-        let t = Thread::make(None, new_id(), kernel_steps, entry as usize)?;
+        let t = Thread::make(None, 0, kernel_steps, entry as usize)?;
         make_ready(t);
         Some(())
     }
@@ -203,7 +245,7 @@ impl Thread {
             *t.start.get() = *frame;
             if let Some(from) = like {
                 t.fs.store(from.fs.load(Ordering::Relaxed), Ordering::Relaxed);
-                t.mask.store(from.mask.load(Ordering::Relaxed), Ordering::Relaxed);
+                t.signals.set_mask(from.signals.mask.load(Ordering::Relaxed));
                 if let (Some(to), Some(_)) = (&mut *t.fpu.get(), &*from.fpu.get()) {
                     // `from` is the running thread: its registers are in the CPU.
                     to.save();
@@ -215,9 +257,28 @@ impl Thread {
 
     /// The vector registers of the running thread are as at a program's start.
     pub(crate) fn reset_fpu(&self) {
+        let _off = NoInterrupts::new();
         // SAFETY: the running thread's own.
         if let Some(fpu) = unsafe { &mut *self.fpu.get() } {
             **fpu = FpuState::new();
+            fpu.load();
+        }
+    }
+    /// Copies the running thread's vector registers out. => `self` runs.
+    pub(crate) fn read_vectors(&self, to: &mut [u8]) {
+        let _off = NoInterrupts::new();
+        // SAFETY: the running thread's own.
+        if let Some(fpu) = unsafe { &mut *self.fpu.get() } {
+            fpu.save();
+            to.copy_from_slice(&fpu.bytes()[..to.len()]);
+        }
+    }
+    /// Loads the running thread's vector registers from a program's copy. => `self` runs.
+    pub(crate) fn write_vectors(&self, from: &[u8]) {
+        let _off = NoInterrupts::new();
+        // SAFETY: the running thread's own.
+        if let Some(fpu) = unsafe { &mut *self.fpu.get() } {
+            **fpu = FpuState::from_program(from);
             fpu.load();
         }
     }
@@ -379,6 +440,10 @@ fn switch_locked(l: &mut Lists, state: State) {
     // SAFETY: both live; their own fields, and the lock is held; interrupts are off.
     unsafe {
         (*next).inner().slice = 0;
+        let now = arch::ticks();
+        let ran = now.wrapping_sub((*me).since.load(Ordering::Relaxed));
+        (*me).ran.fetch_add(ran, Ordering::Relaxed);
+        (*next).since.store(now, Ordering::Relaxed);
         if let Some(fpu) = &mut *(*me).fpu.get() {
             fpu.save();
         }
@@ -398,7 +463,7 @@ fn after_switch() {
     let me = current();
     match &me.process {
         Some(p) => {
-            p.space().map().pmap().activate(CpuId(here.number));
+            p.activate(CpuId(here.number));
             arch::set_fs(me.fs.load(Ordering::Relaxed));
         }
         None => crate::embed::unload_pmap(CpuId(here.number)),
@@ -428,11 +493,17 @@ pub(crate) fn end() -> ! {
 }
 
 /// The timer ticked. => interrupts are off.
-pub(crate) fn tick() {
+pub(crate) fn tick(from_user: bool) {
     let here = arch::here();
     let me = here.current.load(Ordering::Relaxed);
     if me.is_null() {
         return;
+    }
+    // SAFETY: the running thread.
+    let t = unsafe { &*me };
+    if let Some(p) = &t.process {
+        t.ticks[usize::from(!from_user)].fetch_add(1, Ordering::Relaxed);
+        p.tick(t, from_user);
     }
     let now = arch::now_ns();
     let l = SCHED.lock();
@@ -545,11 +616,24 @@ pub(crate) fn cancel(_t: Ticket) {
 /// Counts the wake-ups of each bucket.
 static WAKEUPS: [AtomicU64; BUCKETS] = [const { AtomicU64::new(0) }; BUCKETS];
 
+/// How often threads that wait for `ev` (or another event of its bucket) were woken, for [`sleep_unless`].
+pub(crate) fn wakeups(ev: Event) -> u64 {
+    WAKEUPS[bucket(ev.0)].load(Ordering::Acquire)
+}
+/// Sleeps until `ev` is woken or the time comes, unless it was woken since `seen` was asked.
+pub(crate) fn sleep_unless(ev: Event, seen: u64, deadline_ns: Option<u64>) {
+    let ticket = assert_wait(ev);
+    if wakeups(ev) != seen {
+        cancel(ticket);
+    } else {
+        block(ticket, deadline_ns);
+    }
+}
+
 /// Waits until `ready` gives something, asking again whenever `ev` is woken. `ready` may sleep. An error says that the
 /// time came (`TimedOut`) or that a signal waits (`Interrupted`).
 ///
 /// => no lock is held.
-#[allow(dead_code)]
 pub(crate) fn wait_for<R>(
     ev: Event,
     deadline_ns: Option<u64>,
@@ -589,17 +673,4 @@ pub(crate) fn interrupt(t: &Thread) {
             wake_where(l, bucket(inner.event), Woken::Interrupted, |i| core::ptr::eq(i, own));
         }
     });
-}
-
-/// Wakes at most `n` threads that wait for `ev`; gives how many.
-pub(crate) fn wakeup_some(ev: Event, n: u32) -> u32 {
-    let woken = core::cell::Cell::new(0);
-    SCHED.with(|l| {
-        wake_where(l, bucket(ev.0), Woken::Event, |i| {
-            let one = i.event == ev.0 && woken.get() < n;
-            woken.set(woken.get() + u32::from(one));
-            one
-        });
-    });
-    woken.get()
 }

@@ -20,14 +20,20 @@ pub(crate) enum Exception {
         /// Of this kind.
         access: Prot,
     },
-    /// SIGFPE.
-    Arithmetic,
-    /// SIGTRAP.
+    /// SIGFPE: division of integers.
+    Divide,
+    /// SIGFPE: x87 or SSE.
+    Float,
+    /// SIGTRAP: a breakpoint instruction.
     Breakpoint,
+    /// SIGTRAP: one step was made.
+    Step,
     /// SIGILL.
     Illegal,
     /// SIGBUS.
     Alignment,
+    /// SIGBUS: a bad segment.
+    Stack,
     /// SIGSEGV without an address.
     Protection,
 }
@@ -50,7 +56,7 @@ pub(crate) fn exception(f: &mut Frame, e: Exception) {
     } else if !f.is_from_user() {
         panic!("{e:x?} in the kernel: {f:#x?}");
     } else {
-        signal::exception(e);
+        signal::exception(f, e);
     }
     before_user(f);
 }
@@ -84,8 +90,11 @@ fn before_user(f: &mut Frame) {
     }
     loop {
         let me = sched::current();
+        if me.due.load(Ordering::Relaxed) != 0 {
+            crate::process::timer::send_due(me);
+        }
         if me.doomed.load(Ordering::Acquire) {
-            crate::process::end_thread();
+            crate::process::exit::end_thread();
         }
         if arch::here().resched.load(Ordering::Relaxed) {
             sched::yield_now();

@@ -23,10 +23,10 @@ pub(crate) mod wait;
 
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::arch;
-use crate::errno::Result;
+use crate::errno::{EIO, ERESTARTSYS, Result};
 use crate::mutex::Mutex;
 use crate::process::signal;
 
@@ -41,23 +41,14 @@ pub(crate) use start::start;
 pub(crate) use table::Files;
 pub(crate) use tty::arrived;
 
-static SEED: AtomicU64 = AtomicU64::new(0x2545_f491_4f6c_dd1d);
-
-/// Some bytes that are hard to guess for a program (not for a cryptographer).
+/// Bytes that are hard to guess.
 pub(crate) fn random(buf: &mut [u8]) {
-    for b in buf {
-        let mut x = SEED.load(Ordering::Relaxed) ^ arch::now_ns();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        SEED.store(x, Ordering::Relaxed);
-        *b = (x >> 32) as u8;
-    }
+    crate::random::fill(buf);
 }
 
 /// The time of day, for files.
 pub(crate) fn real_time_ns() -> u64 {
-    arch::now_ns()
+    arch::now_ns().wrapping_add(arch::epoch_ns())
 }
 
 /// The file system of files without names.
@@ -86,23 +77,29 @@ pub(crate) fn normal(place: &Place, path: &str) -> String {
 
 /// A key that is a signal was typed.
 fn signal_group(group: u32, number: u32) {
-    if let Ok(p) = crate::process::find(group) {
-        signal::send(&p, number);
-    }
+    // Where nobody said, it is the first program's.
+    signal::send_to_group(group.max(1), number);
 }
-/// The running thread wants to read from the terminal.
-fn background_read(_foreground: u32) -> Result<()> {
-    Ok(())
+/// The running thread wants to read from the terminal: its group must be in the foreground, or it is stopped.
+fn background_read(foreground: u32) -> Result<()> {
+    let me = crate::sched::process();
+    if me.group() == foreground || foreground == 0 {
+        return Ok(());
+    }
+    let blocked =
+        crate::sched::current().signals.mask.load(Ordering::Relaxed) & signal::bit(signal::SIGTTIN) != 0;
+    if blocked || me.signals.ignores(signal::SIGTTIN) || crate::process::group::is_orphaned(me.group()) {
+        return Err(EIO);
+    }
+    signal::send_to_group(me.group(), signal::SIGTTIN);
+    Err(ERESTARTSYS)
 }
 /// The running process's group.
 fn own_group() -> u32 {
-    crate::sched::process().pid
+    crate::sched::process().group()
 }
-/// Does `f` with another signal mask.
+/// Does `f`, which ends the call, with another signal mask.
 pub(crate) fn with_mask(mask: u64, f: impl FnOnce() -> Result) -> Result {
-    let t = crate::sched::current();
-    let old = t.mask.swap(mask, Ordering::AcqRel);
-    let r = f();
-    t.mask.store(old, Ordering::Release);
-    r
+    signal::mask_for_call(mask);
+    f()
 }

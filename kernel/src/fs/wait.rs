@@ -7,11 +7,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use machvm_hal::{Event, Woken};
 
-use crate::errno::{EINTR, ETIMEDOUT, Errno, Result};
+use crate::errno::{ERESTARTNOHAND, ERESTARTSYS, ETIMEDOUT, Errno, Result};
 use crate::sched;
 
 /// What a call gives that a signal ended.
-pub(crate) const INTERRUPTED: Errno = EINTR;
+pub(crate) const INTERRUPTED: Errno = ERESTARTSYS;
 
 /// Those who wait for a change of something.
 pub(crate) struct Waiters {
@@ -84,5 +84,6 @@ pub(crate) fn poll<T>(deadline: Option<u64>, look: impl FnMut() -> Option<Result
     SLEEPERS.fetch_add(1, Ordering::AcqRel);
     let r = POLLERS.until(deadline, look);
     SLEEPERS.fetch_sub(1, Ordering::AcqRel);
-    r
+    // Not made again after a handler, whatever SA_RESTART says.
+    r.map_err(|e| if e == INTERRUPTED { ERESTARTNOHAND } else { e })
 }

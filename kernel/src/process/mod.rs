@@ -1,8 +1,15 @@
 //! Processes: a space, threads, files, a family.
 
+pub(crate) mod clone;
+pub(crate) mod exec;
+pub(crate) mod exit;
+pub(crate) mod group;
+pub(crate) mod limits;
 pub(crate) mod signal;
+pub(crate) mod timer;
+pub(crate) mod wait;
 
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -12,28 +19,43 @@ use machvm::vmspace::VmSpace;
 use machvm_hal::{CpuId, Event, MaySleep, Pmap as _, RawAddr, Va, VaRange};
 
 use crate::arch::{self, Frame};
-use crate::elf;
-use crate::embed::{Kernel, Pmap, pmaps, the_vm};
-use crate::errno::{ECHILD, ENOMEM, ERESTARTSYS, ESRCH, Result};
+use crate::embed::{Kernel, Pmap, pmaps, unload_pmap};
+use crate::errno::{ENOMEM, ESRCH, Result};
 use crate::fs::{self, Files};
 use crate::lock::NoInterrupts;
 use crate::mutex::Mutex;
 use crate::sched::{self, Thread};
 
+pub(crate) use exit::{end_thread_with, exit_group};
+
 /// A process's memory.
 pub(crate) type Space = VmSpace<'static, Kernel>;
+
+/// User and group numbers: real, effective, saved, of files.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Identity {
+    /// Of the user.
+    pub(crate) user: [u32; 4],
+    /// Of the group.
+    pub(crate) group: [u32; 4],
+    /// Further groups.
+    pub(crate) groups: Vec<u32>,
+}
 
 /// A process.
 pub(crate) struct Process {
     /// Its number.
     pub(crate) pid: u32,
-    space: Space,
+    /// Its memory: the pointer is the owner's, or null when the memory was given up.
+    space: AtomicPtr<Space>,
+    owner: Mutex<Option<Arc<Space>>>,
     /// Its threads that have not ended.
     pub(crate) threads: Mutex<Vec<Arc<Thread>>>,
     /// Open files and the current directory.
-    pub(crate) files: Mutex<Files>,
+    pub(crate) files: Arc<Mutex<Files>>,
     /// What it is called.
     pub(crate) name: Mutex<String>,
+    /// The path of its program.
     program: Mutex<String>,
     arguments: Mutex<Vec<u8>>,
     /// Start and end of the heap that brk grows.
@@ -43,12 +65,32 @@ pub(crate) struct Process {
     session: AtomicU32,
     /// Handlers and pending signals.
     pub(crate) signals: signal::Signals,
+    /// Who it is.
+    pub(crate) identity: Mutex<Identity>,
+    /// Resource limits.
+    pub(crate) limits: limits::Limits,
+    /// Interval timers.
+    pub(crate) timers: timer::Timers,
+    /// Small settings of prctl, personality and the scheduler.
+    pub(crate) settings: limits::Settings,
     parent: AtomicU32,
     children: Mutex<Vec<Arc<Process>>>,
+    /// What the parent is sent at the end.
+    exit_signal: AtomicU32,
+    /// A parent that called vfork waits for this.
+    vfork_over: AtomicBool,
+    /// It called exec.
+    has_execed: AtomicBool,
+    /// Its first exit_group, or a deadly signal, decided the status.
+    ending: AtomicBool,
     /// It ended; its parent has not heard.
     zombie: AtomicBool,
     /// As wait4 reports it.
     status: AtomicI32,
+    /// Of threads that ended: counts of the clock, ticks in the program and in the kernel.
+    ended: [AtomicU64; 3],
+    /// Of children that were waited for: nanoseconds in the program and in the kernel.
+    of_children: [AtomicU64; 2],
 }
 
 static ALL: Mutex<BTreeMap<u32, Arc<Process>>> = Mutex::new(BTreeMap::new());
@@ -64,43 +106,93 @@ pub(crate) fn new_pmap() -> Result<Pmap> {
     Pmap::create(pmaps()).map_err(|_| ENOMEM)
 }
 
+/// What a new process begins with.
+struct Beginning {
+    pid: u32,
+    parent: u32,
+    space: Arc<Space>,
+    files: Arc<Mutex<Files>>,
+    name: String,
+    program: String,
+    arguments: Vec<u8>,
+    heap: (u64, u64),
+}
+
 impl Process {
-    fn make(
-        pid: u32,
-        parent: u32,
-        space: Space,
-        files: Files,
-        name: String,
-        heap: (u64, u64),
-    ) -> Arc<Process> {
+    fn make(b: Beginning) -> Arc<Process> {
         Arc::new(Process {
-            pid,
-            space,
+            pid: b.pid,
+            space: AtomicPtr::new(Arc::as_ptr(&b.space).cast_mut()),
+            owner: Mutex::new(Some(b.space)),
             threads: Mutex::new(Vec::new()),
-            files: Mutex::new(files),
-            name: Mutex::new(name),
-            program: Mutex::new(String::new()),
-            arguments: Mutex::new(Vec::new()),
-            heap: Mutex::new(heap),
-            group: AtomicU32::new(pid),
-            session: AtomicU32::new(pid),
+            files: b.files,
+            name: Mutex::new(b.name),
+            program: Mutex::new(b.program),
+            arguments: Mutex::new(b.arguments),
+            heap: Mutex::new(b.heap),
+            group: AtomicU32::new(b.pid),
+            session: AtomicU32::new(b.pid),
             signals: signal::Signals::new(),
-            parent: AtomicU32::new(parent),
+            identity: Mutex::new(Identity::default()),
+            limits: limits::Limits::new(),
+            timers: timer::Timers::new(),
+            settings: limits::Settings::new(),
+            parent: AtomicU32::new(b.parent),
             children: Mutex::new(Vec::new()),
+            exit_signal: AtomicU32::new(signal::SIGCHLD),
+            vfork_over: AtomicBool::new(true),
+            has_execed: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             zombie: AtomicBool::new(false),
             status: AtomicI32::new(0),
+            ended: [const { AtomicU64::new(0) }; 3],
+            of_children: [const { AtomicU64::new(0) }; 2],
         })
     }
-    /// Its memory.
+
+    /// Its memory. => a thread of it asks, or holds off its end; others use [`Process::hold_space`].
     pub(crate) fn space(&self) -> &Space {
-        &self.space
+        // SAFETY: the owner keeps it until the last thread ended or exec, with one thread left, replaced it; no
+        // reference is kept across either.
+        unsafe { self.space.load(Ordering::Acquire).as_ref() }.expect("a process that runs has memory")
     }
+    /// Its memory, for others than itself. `None`: it ended. To be given back by [`release`].
+    pub(crate) fn hold_space(&self) -> Option<Arc<Space>> {
+        self.owner.lock().clone()
+    }
+    /// Another memory, or none; gives the old one back. => the only thread of it calls, or its last one.
+    fn replace_space(&self, new: Option<Arc<Space>>) {
+        let mut owner = self.owner.lock();
+        {
+            let _off = NoInterrupts::new();
+            let cpu = CpuId(arch::here().number);
+            let p = new.as_ref().map_or(core::ptr::null_mut(), |s| Arc::as_ptr(s).cast_mut());
+            self.space.store(p, Ordering::Release);
+            match &new {
+                Some(s) => s.map().pmap().activate(cpu),
+                None => unload_pmap(cpu),
+            }
+        }
+        let old = core::mem::replace(&mut *owner, new);
+        drop(owner);
+        if let Some(old) = old {
+            release(old);
+        }
+    }
+    /// This CPU sees its memory. => interrupts are off, and a thread of it runs here.
+    pub(crate) fn activate(&self, cpu: CpuId) {
+        // SAFETY: as in `space`.
+        match unsafe { self.space.load(Ordering::Acquire).as_ref() } {
+            Some(s) => s.map().pmap().activate(cpu),
+            None => unload_pmap(cpu),
+        }
+    }
+
     /// Its process group.
     pub(crate) fn group(&self) -> u32 {
         self.group.load(Ordering::Relaxed)
     }
     /// Its session.
-    #[allow(dead_code)]
     pub(crate) fn session(&self) -> u32 {
         self.session.load(Ordering::Relaxed)
     }
@@ -116,16 +208,19 @@ impl Process {
     pub(crate) fn parent(&self) -> u32 {
         self.parent.load(Ordering::Relaxed)
     }
-    /// It runs this program.
-    fn runs(&self, program: String, argv: &[Vec<u8>]) {
-        *self.program.lock() = program;
-        *self.arguments.lock() = argv.iter().flat_map(|a| a.iter().copied().chain([0])).collect();
+    /// Its real user's number.
+    pub(crate) fn uid(&self) -> u32 {
+        self.identity.lock().user[0]
+    }
+    /// It ended, and nobody has waited for it.
+    pub(crate) fn is_zombie(&self) -> bool {
+        self.zombie.load(Ordering::Acquire)
     }
     /// Does a signal wait for this thread of it?
     pub(crate) fn has_signal(&self, t: &Thread) -> bool {
-        t.doomed.load(Ordering::Acquire) || self.signals.waiting(t) != 0
+        t.doomed.load(Ordering::Acquire) || self.signals.is_stopped() || self.signals.waiting(t) != 0
     }
-    /// Where those wait who wait for a child to end.
+    /// Where those wait who wait for a child.
     fn family_event(&self) -> Event {
         Event(core::ptr::from_ref(self) as u64 | 1)
     }
@@ -137,12 +232,56 @@ impl Process {
                 sched::interrupt(t);
             }
         }
+        self.wake_stopped();
+    }
+    /// Nanoseconds that it ran in its program, and in the kernel.
+    pub(crate) fn times(&self) -> (u64, u64) {
+        let mut sums: [u64; 3] = core::array::from_fn(|i| self.ended[i].load(Ordering::Relaxed));
+        for t in self.threads.lock().iter() {
+            let [user, kernel] = t.ticks();
+            sums = [sums[0] + t.ran(), sums[1] + user, sums[2] + kernel];
+        }
+        split_time(sums)
+    }
+    /// Those of its children that were waited for.
+    pub(crate) fn times_of_children(&self) -> (u64, u64) {
+        (self.of_children[0].load(Ordering::Relaxed), self.of_children[1].load(Ordering::Relaxed))
     }
 }
 
-/// The process of that number.
+/// The time that somebody ran, by the clock, divided as the ticks fell.
+pub(crate) fn split_time([ran, user, kernel]: [u64; 3]) -> (u64, u64) {
+    let ns = arch::ticks_to_ns(ran);
+    let all = user + kernel;
+    if all == 0 {
+        return (ns, 0);
+    }
+    let system = (u128::from(ns) * u128::from(kernel) / u128::from(all)) as u64;
+    (ns - system, system)
+}
+
+/// Gives a reference of a space back; with the last its contents go. => no lock is held.
+pub(crate) fn release(space: Arc<Space>) {
+    if let Some(space) = Arc::into_inner(space) {
+        space.exit(|| {}, &mut MaySleep::claim());
+    }
+}
+
+/// Real and effective user and group of who runs; root's before the first program.
+pub(crate) fn own_ids() -> [u64; 4] {
+    let Some(me) = &sched::current().process else { return [0; 4] };
+    let i = me.identity.lock();
+    [i.user[0], i.user[1], i.group[0], i.group[1]].map(u64::from)
+}
+
+/// The process of that number, a zombie too.
 pub(crate) fn find(pid: u32) -> Result<Arc<Process>> {
     ALL.lock().get(&pid).cloned().ok_or(ESRCH)
+}
+/// The thread of that number.
+pub(crate) fn find_thread(id: u32) -> Result<Arc<Thread>> {
+    let everybody = all(|_| true);
+    everybody.iter().find_map(|p| p.threads.lock().iter().find(|t| t.id() == id).cloned()).ok_or(ESRCH)
 }
 
 /// The processes that `which` is true of.
@@ -174,7 +313,8 @@ pub(crate) fn start(command_line: &'static str) {
     }
     let envp = ["PATH=/bin:/usr/bin:/sbin:/usr/sbin:/", "HOME=/", "TERM=dumb", "USER=root"];
     let envp: Vec<Vec<u8>> = envp.iter().map(|e| e.as_bytes().to_vec()).collect();
-    if let Err(e) = first(&argv, &envp) {
+    Thread::kernel(timer::serve).expect("memory for the timers' thread");
+    if let Err(e) = first(argv.clone(), &envp) {
         crate::say!(
             "cannot start {:?}: error {}: is it in the initial file system, a static ELF64 program for this machine?",
             String::from_utf8_lossy(&argv[0]),
@@ -184,243 +324,23 @@ pub(crate) fn start(command_line: &'static str) {
     }
 }
 
-fn first(argv: &[Vec<u8>], envp: &[Vec<u8>]) -> Result<()> {
+fn first(argv: Vec<Vec<u8>>, envp: &[Vec<u8>]) -> Result<()> {
     let path = String::from_utf8_lossy(&argv[0]).into_owned();
-    let node = fs::lookup(&fs::Place::first(), &path)?;
-    let space = Space::alloc(the_vm(), new_pmap()?, bounds());
+    let new = exec::prepare(&fs::Place::first(), &path, argv, envp)?;
     let pid = sched::new_id();
-    let image = elf::load(&space, &node)?;
-    let sp = elf::stack(&space, &image, argv, envp, &path)?;
-    let p = Process::make(pid, 0, space, Files::standard(), name_of(&path), (image.heap, image.heap));
-    p.runs(fs::normal(&fs::Place::first(), &path), argv);
-    let t = Thread::user(p.clone(), pid, &Frame::user(image.entry, sp), None).ok_or(ENOMEM)?;
+    let p = Process::make(Beginning {
+        pid,
+        parent: 0,
+        space: new.space,
+        files: Arc::new(Mutex::new(Files::standard())),
+        name: new.name,
+        program: new.program,
+        arguments: new.arguments,
+        heap: (new.heap, new.heap),
+    });
+    let t = Thread::user(p.clone(), pid, &Frame::user(new.entry, new.sp), None).ok_or(ENOMEM)?;
     p.threads.lock().push(t.clone());
     ALL.lock().insert(pid, p);
     sched::make_ready(t);
     Ok(())
-}
-
-fn name_of(path: &str) -> String {
-    path.rsplit('/').next().unwrap_or(path).into()
-}
-
-/// fork(2) and clone(2) without CLONE_VM. Gives the child's number.
-pub(crate) fn fork(f: &Frame, stack: u64) -> Result<Arc<Process>> {
-    let me = sched::process();
-    let space = me.space.fork(new_pmap()?, &mut MaySleep::claim()).map_err(|_| ENOMEM)?;
-    let pid = sched::new_id();
-    let files = me.files.lock().for_child();
-    let heap = *me.heap.lock();
-    let name = me.name.lock().clone();
-    let child = Process::make(pid, me.pid, space, files, name, heap);
-    child.group.store(me.group(), Ordering::Relaxed);
-    child.session.store(me.session(), Ordering::Relaxed);
-    child.signals.inherit(&me.signals);
-    *child.program.lock() = me.program();
-    *child.arguments.lock() = me.arguments();
-    let mut frame = *f;
-    frame.set_result(0);
-    if stack != 0 {
-        frame.rsp = stack;
-    }
-    let Some(t) = Thread::user(child.clone(), pid, &frame, Some(sched::current())) else {
-        discard(&child);
-        return Err(ENOMEM);
-    };
-    child.threads.lock().push(t.clone());
-    ALL.lock().insert(pid, child.clone());
-    me.children.lock().push(child.clone());
-    sched::make_ready(t);
-    Ok(child)
-}
-
-/// A process that never ran.
-fn discard(p: &Process) {
-    p.space.exit(|| {}, &mut MaySleep::claim());
-}
-
-/// execve(2): this process becomes another program.
-pub(crate) fn exec(f: &mut Frame, path: &str, argv: &[Vec<u8>], envp: &[Vec<u8>]) -> Result<()> {
-    let me = sched::process();
-    let place = me.files.lock().cwd.clone();
-    let node = fs::lookup(&place, path)?;
-    elf::check(&node)?;
-    let program = fs::normal(&place, path);
-    // From here on there is no way back.
-    let t = sched::current();
-    me.doom(Some(t));
-    while me.threads.lock().len() > 1 {
-        sched::yield_now();
-    }
-    let space = &me.space;
-    let mut may = MaySleep::claim();
-    match space.exec(bounds(), new_pmap, &mut may) {
-        Ok(None) => {}
-        _ => fatal("the space is in use"),
-    }
-    let done = elf::load(space, &node).and_then(|image| {
-        let sp = elf::stack(space, &image, argv, envp, path)?;
-        Ok((image, sp))
-    });
-    let Ok((image, sp)) = done else { fatal("no memory for the new program") };
-    *me.heap.lock() = (image.heap, image.heap);
-    *me.name.lock() = name_of(path);
-    me.runs(program, argv);
-    me.files.lock().close_on_exec();
-    t.fs.store(0, Ordering::Relaxed);
-    t.clear_tid.store(0, Ordering::Relaxed);
-    {
-        let _off = NoInterrupts::new();
-        arch::set_fs(0);
-        t.reset_fpu();
-    }
-    *f = Frame::user(image.entry, sp);
-    f.return_whole();
-    Ok(())
-}
-
-/// execve failed when the old program was gone already.
-fn fatal(why: &str) -> ! {
-    crate::say!("machvm: process {}: execve: {why}: killed", sched::process().pid);
-    exit_group(9)
-}
-
-/// exit_group(2), with a status as wait4 reports it.
-pub(crate) fn exit_group(status: i32) -> ! {
-    let me = sched::process();
-    me.status.store(status, Ordering::Relaxed);
-    me.doom(Some(sched::current()));
-    end_thread()
-}
-
-/// exit(2). The status is the process's if this is its last thread.
-pub(crate) fn end_thread_with(code: i32) -> ! {
-    let me = sched::process();
-    if me.threads.lock().len() == 1 {
-        me.status.store((code & 0xff) << 8, Ordering::Relaxed);
-    }
-    end_thread()
-}
-
-/// This thread ends, and with the last one the process.
-pub(crate) fn end_thread() -> ! {
-    let t = sched::current();
-    let me = sched::process();
-    let clear = t.clear_tid.load(Ordering::Relaxed);
-    if clear != 0 {
-        let _ = crate::user::write(clear, &0u32.to_le_bytes());
-        crate::syscall::futex::wake(clear, i32::MAX as u32);
-    }
-    let last = {
-        let mut threads = me.threads.lock();
-        threads.retain(|x| !core::ptr::eq(&**x, t));
-        threads.is_empty()
-    };
-    if last {
-        end_process(me);
-    }
-    sched::end()
-}
-
-/// => the last thread of it calls.
-fn end_process(me: &Arc<Process>) {
-    me.files.lock().close_all();
-    let leave = || {
-        let _off = NoInterrupts::new();
-        me.space.map().pmap().deactivate(CpuId(arch::here().number));
-    };
-    me.space.exit(leave, &mut MaySleep::claim());
-    // Children go to the first process.
-    let orphans = core::mem::take(&mut *me.children.lock());
-    let init = ALL.lock().values().next().cloned();
-    if let Some(init) = init.filter(|i| i.pid != me.pid) {
-        for o in orphans {
-            o.parent.store(init.pid, Ordering::Relaxed);
-            init.children.lock().push(o);
-        }
-        sched::wakeup(init.family_event());
-    }
-    ALL.lock().remove(&me.pid);
-    let parent = find(me.parent()).ok();
-    me.zombie.store(true, Ordering::Release);
-    match parent {
-        Some(p) => {
-            signal::send(&p, signal::SIGCHLD);
-            sched::wakeup(p.family_event());
-        }
-        None => the_end(me.status.load(Ordering::Relaxed)),
-    }
-}
-
-/// The first program ended: the machine is switched off with its status.
-fn the_end(status: i32) {
-    let code = if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) };
-    crate::say!("exit: {code}");
-    arch::exit(code as u32);
-}
-
-/// Which children wait4 is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Which {
-    /// Any.
-    Any,
-    /// This one.
-    Pid(u32),
-}
-
-/// wait4(2): number and status of a child that ended; `None`: none has, and `hang` is not set.
-pub(crate) fn wait(which: Which, hang: bool) -> Result<Option<(u32, i32)>> {
-    let me = sched::process();
-    loop {
-        let ticket = sched::assert_wait(me.family_event());
-        // The ticket is a place in a queue: whatever sleeps must come after it is given up.
-        let found = try_reap(me, which, ticket)?;
-        match found {
-            Reaped::Child(pid, status) => return Ok(Some((pid, status))),
-            Reaped::None(ticket) if hang => {
-                if sched::block_interruptible(ticket, None) == machvm_hal::Woken::Interrupted {
-                    return Err(ERESTARTSYS);
-                }
-            }
-            Reaped::None(ticket) => {
-                sched::cancel(ticket);
-                return Ok(None);
-            }
-            Reaped::Again => {}
-        }
-    }
-}
-
-enum Reaped {
-    Child(u32, i32),
-    None(sched::Ticket),
-    Again,
-}
-
-/// Takes a child that ended. The lock of the children is taken by try: a thread waits for one thing at a time.
-fn try_reap(me: &Process, which: Which, ticket: sched::Ticket) -> Result<Reaped> {
-    let Some(mut children) = me.children.try_lock() else {
-        sched::cancel(ticket);
-        drop(me.children.lock());
-        return Ok(Reaped::Again);
-    };
-    let wanted = |c: &Process| match which {
-        Which::Any => true,
-        Which::Pid(pid) => c.pid == pid,
-    };
-    let at = children.iter().position(|c| wanted(c) && c.zombie.load(Ordering::Acquire));
-    let any = children.iter().any(|c| wanted(c));
-    let child = at.map(|i| children.swap_remove(i));
-    drop(children);
-    match child {
-        Some(c) => {
-            sched::cancel(ticket);
-            Ok(Reaped::Child(c.pid, c.status.load(Ordering::Relaxed)))
-        }
-        None if !any => {
-            sched::cancel(ticket);
-            Err(ECHILD)
-        }
-        None => Ok(Reaped::None(ticket)),
-    }
 }

@@ -2,15 +2,23 @@
 
 mod file;
 pub(crate) mod futex;
+mod ids;
+mod info;
 mod memory;
 mod proc;
+mod remote;
+pub(crate) mod sem;
+mod signal;
+mod time;
 
 use alloc::collections::BTreeSet;
 
 use crate::arch::Frame;
 use crate::errno::{ENOSYS, Result};
 use crate::mutex::Mutex;
-use crate::process;
+use crate::process::{self, group};
+use crate::sched;
+use ids::Kind::{Group, User};
 
 /// Numbers that were asked for and are not known.
 static UNKNOWN: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
@@ -26,10 +34,14 @@ pub(crate) fn dispatch(f: &mut Frame) {
         }
         return;
     }
+    if n == 15 {
+        return signal::sigreturn(f);
+    }
     let v = match call(f, n, a) {
         Ok(v) => v,
         Err(e) => -i64::from(e.0),
     };
+    crate::process::signal::call_ended(v);
     f.set_result(v);
 }
 
@@ -48,6 +60,8 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         10 => memory::mprotect(a[0], a[1], a[2]),
         11 => memory::munmap(a[0], a[1]),
         12 => memory::brk(a[0]),
+        13 => signal::sigaction(a[0], a[1], a[2], a[3]),
+        14 => signal::sigprocmask(a[0], a[1], a[2], a[3]),
         16 => file::ioctl(a[0] as i32, a[1], a[2]),
         17 => file::pread(a[0] as i32, a[1], a[2], a[3] as i64),
         18 => file::pwrite(a[0] as i32, a[1], a[2], a[3] as i64),
@@ -56,11 +70,18 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         21 => file::faccessat(-100, a[0], a[1], 0),
         22 => file::pipe2(a[0], 0),
         23 => file::select(a[0] as i32, [a[1], a[2], a[3]], a[4]),
-        24 => proc::sched_yield(),
+        24 => {
+            sched::yield_now();
+            Ok(0)
+        }
         28 => memory::madvise(a[0], a[1], a[2]),
         32 => file::dup(a[0] as i32),
         33 => file::dup2(a[0] as i32, a[1] as i32),
-        35 => proc::nanosleep(a[0]),
+        34 => signal::pause(),
+        35 => time::nanosleep(a[0], a[1]),
+        36 => time::getitimer(a[0], a[1]),
+        37 => time::alarm(a[0] as u32),
+        38 => time::setitimer(a[0], a[1], a[2]),
         39 => proc::getpid(),
         40 => file::sendfile(a[0] as i32, a[1] as i32, a[2], a[3]),
         41 => file::socket(),
@@ -72,13 +93,19 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         53 => file::socketpair(a[0], a[1], a[2], a[3]),
         55 => file::getsockopt(a[0] as i32, a[1], a[2], a[3], a[4]),
         56 => proc::clone(f, a),
-        57 | 58 => proc::fork(f),
+        57 => proc::fork(f),
+        58 => proc::vfork(f),
         60 => process::end_thread_with(a[0] as i32),
-        61 => proc::wait4(a[0] as i32, a[1], a[2]),
-        63 => proc::uname(a[0]),
+        61 => proc::wait4(a[0] as i32, a[1], a[2], a[3]),
+        62 => signal::kill(a[0] as i32, a[1]),
+        63 => info::uname(a[0]),
+        64 => sem::semget(a[0] as i32, a[1] as i32, a[2]),
+        65 => sem::semtimedop(a[0] as i32, a[1], a[2], 0),
+        66 => sem::semctl(a[0] as i32, a[1] as i32, a[2] & 0xff, a[3]),
         72 => file::fcntl(a[0] as i32, a[1], a[2]),
         73 => file::flock(a[0] as i32, a[1]),
-        74 | 75 => file::fsync(a[0] as i32),
+        74 => file::fsync(a[0] as i32),
+        75 => file::fsync(a[0] as i32),
         76 => file::truncate(a[0], a[1] as i64),
         77 => file::ftruncate(a[0] as i32, a[1] as i64),
         79 => file::getcwd(a[0], a[1]),
@@ -98,28 +125,90 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         93 => file::fchown(a[0] as i32, a[1], a[2]),
         94 => file::lchown(a[0], a[1], a[2]),
         95 => file::umask(a[0]),
-        102 | 104 | 107 | 108 => Ok(0),
+        96 => time::gettimeofday(a[0], a[1]),
+        97 => info::getrlimit(a[0], a[1]),
+        98 => time::getrusage(a[0] as i32, a[1]),
+        99 => info::sysinfo(a[0]),
+        100 => time::times(a[0]),
+        102 => ids::get(User, false),
+        104 => ids::get(Group, false),
+        105 => ids::set(User, a[0] as u32),
+        106 => ids::set(Group, a[0] as u32),
+        107 => ids::get(User, true),
+        108 => ids::get(Group, true),
+        109 => group::setpgid(a[0] as i32, a[1] as i32),
         110 => proc::getppid(),
+        111 => group::getpgid(0),
+        112 => group::setsid(),
+        113 => ids::set_re(User, a[0] as u32, a[1] as u32),
+        114 => ids::set_re(Group, a[0] as u32, a[1] as u32),
+        115 => ids::getgroups(a[0] as i32, a[1]),
+        116 => ids::setgroups(a[0], a[1]),
+        117 => ids::set_res(User, [a[0] as u32, a[1] as u32, a[2] as u32]),
+        118 => ids::get_res(User, [a[0], a[1], a[2]]),
+        119 => ids::set_res(Group, [a[0] as u32, a[1] as u32, a[2] as u32]),
+        120 => ids::get_res(Group, [a[0], a[1], a[2]]),
+        121 => group::getpgid(a[0] as i32),
+        122 => ids::set_files(User, a[0] as u32),
+        123 => ids::set_files(Group, a[0] as u32),
+        124 => group::getsid(a[0] as i32),
+        125 => ids::capget(a[0], a[1]),
+        126 => ids::capset(a[0], a[1]),
+        127 => signal::sigpending(a[0], a[1]),
+        128 => signal::sigtimedwait(a[0], a[1], a[2], a[3]),
+        129 => signal::sigqueueinfo(a[0] as i32, a[1], a[2]),
+        130 => signal::sigsuspend(a[0], a[1]),
+        131 => signal::sigaltstack(a[0], a[1], f.rsp),
         132 => file::utime(a[0], a[1]),
         133 => file::mknodat(-100, a[0], a[1], a[2]),
+        135 => info::personality(a[0]),
         137 => file::statfs(a[0], a[1]),
         138 => file::fstatfs(a[0] as i32, a[1]),
+        140 => ids::getpriority(a[0], a[1] as i32),
+        141 => ids::setpriority(a[0], a[1] as i32, a[2] as i32),
+        142 => info::sched_setscheduler(a[0] as i32, 0, a[1]),
+        143 => info::sched_getparam(a[0] as i32, a[1]),
+        144 => info::sched_setscheduler(a[0] as i32, a[1] as i32, a[2]),
+        145 => info::sched_getscheduler(a[0] as i32),
+        146 => info::sched_priority(a[0], true),
+        147 => info::sched_priority(a[0], false),
+        148 => info::sched_rr_get_interval(a[0] as i32, a[1]),
+        157 => info::prctl(a),
         158 => proc::arch_prctl(a[0], a[1]),
+        160 => info::setrlimit(a[0], a[1]),
         161 => file::chroot(a[0]),
         162 => Ok(0),
         165 => file::mount_at(a[0], a[1], a[2], a[3], a[4]),
         166 => file::umount2(a[0], a[1]),
+        170 => info::set_name(false, a[0], a[1] as i32),
+        171 => info::set_name(true, a[0], a[1] as i32),
         186 => proc::gettid(),
+        200 => signal::tgkill(-1, a[0] as i32, a[1]),
+        201 => time::time(a[0]),
         202 => futex::futex(a),
+        203 => info::sched_setaffinity(a[0] as i32, a[1], a[2]),
+        204 => info::sched_getaffinity(a[0] as i32, a[1], a[2]),
         213 => file::epoll_create(a[0] as i32),
         217 => file::getdents64(a[0] as i32, a[1], a[2]),
         218 => proc::set_tid_address(a[0]),
+        219 => process::signal::restart_syscall(),
+        220 => sem::semtimedop(a[0] as i32, a[1], a[2], a[3]),
         221 => file::fadvise(a[0] as i32, a[2] as i64, a[3]),
-        228 => proc::clock_gettime(a[1]),
+        222 => time::timer_create(a[0], a[1], a[2]),
+        223 => time::timer_settime(a[0] as i32, a[1], a[2], a[3]),
+        224 => time::timer_gettime(a[0] as i32, a[1]),
+        225 => time::timer_getoverrun(a[0] as i32),
+        226 => time::timer_delete(a[0] as i32),
+        227 => time::clock_settime(a[0], a[1]),
+        228 => time::clock_gettime(a[0], a[1]),
+        229 => time::clock_getres(a[0], a[1]),
+        230 => time::clock_nanosleep(a[0], a[1], a[2], a[3]),
         231 => process::exit_group((a[0] as i32 & 0xff) << 8),
         232 => file::epoll_pwait([a[0], a[1], a[2], a[3], 0, 8]),
         233 => file::epoll_ctl(a[0] as i32, a[1], a[2] as i32, a[3]),
+        234 => signal::tgkill(a[0] as i32, a[1] as i32, a[2]),
         235 => file::futimesat(-100, a[0], a[1]),
+        247 => proc::waitid(a[0], a[1], a[2], a[3], a[4]),
         257 => file::openat(a[0] as i32, a[1], a[2], a[3]),
         258 => file::mkdirat(a[0] as i32, a[1], a[2]),
         259 => file::mknodat(a[0] as i32, a[1], a[2], a[3]),
@@ -135,7 +224,8 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         269 => file::faccessat(a[0] as i32, a[1], a[2], 0),
         270 => file::pselect6(a[0] as i32, [a[1], a[2], a[3]], a[4], a[5]),
         271 => file::ppoll(a[0], a[1], a[2], a[3], a[4]),
-        273 => Ok(0),
+        273 => proc::set_robust_list(a[0], a[1]),
+        274 => proc::get_robust_list(a[0] as i32, a[1], a[2]),
         280 => file::utimensat(a[0] as i32, a[1], a[2], a[3]),
         281 => file::epoll_pwait(a),
         284 => file::eventfd2(a[0], 0),
@@ -146,13 +236,22 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         293 => file::pipe2(a[0], a[1]),
         295 => file::preadv(a[0] as i32, a[1], a[2], a[3] as i64, false),
         296 => file::pwritev(a[0] as i32, a[1], a[2], a[3] as i64, false),
+        297 => signal::tgsigqueueinfo(a[0] as i32, a[1] as i32, a[2], a[3]),
+        302 => info::prlimit64(a[0] as i32, a[1], a[2], a[3]),
+        309 => info::getcpu(a[0], a[1]),
+        310 => remote::process_vm(a, false),
+        311 => remote::process_vm(a, true),
         316 => file::renameat2(a[0] as i32, a[1], a[2] as i32, a[3], a[4]),
-        318 => proc::getrandom(a[0], a[1]),
+        318 => info::getrandom(a[0], a[1], a[2]),
         319 => file::memfd_create(a[0], a[1]),
+        324 => info::membarrier(a[0], a[1]),
         326 => file::copy_file_range(a),
         327 => file::preadv(a[0] as i32, a[1], a[2], a[3] as i64, true),
         328 => file::pwritev(a[0] as i32, a[1], a[2], a[3] as i64, true),
         332 => file::statx(a[0] as i32, a[1], a[2], a[3], a[4]),
+        // rseq: libraries do without.
+        334 => Err(ENOSYS),
+        435 => proc::clone3(f, a[0], a[1]),
         436 => file::close_range(a[0], a[1], a[2]),
         437 => file::openat2(a[0] as i32, a[1], a[2], a[3]),
         439 => file::faccessat(a[0] as i32, a[1], a[2], a[3]),

@@ -6,6 +6,7 @@ mod desc;
 mod fpu;
 mod paging;
 mod serial;
+mod sigframe;
 mod switch;
 mod timer;
 mod trap;
@@ -17,13 +18,14 @@ pub(crate) use cpu::{
     set_kernel_stack, wait_for_interrupt,
 };
 pub(crate) use desc::init as init_cpu;
-pub(crate) use fpu::FpuState;
+pub(crate) use fpu::{FpuState, float_code};
 pub(crate) use paging::{Format, NativeTlb, extend_direct_map, kernel_entries, make_tlb, map_kernel_page};
 pub(crate) use serial::{init_input, put, take};
+pub(crate) use sigframe::{is_on, pop_signal, push_signal, signal_frame_bytes};
 pub(crate) use switch::{Context, switch};
-pub(crate) use timer::{init as init_timer, now_ns};
-pub(crate) use trap::{Frame, return_to_user};
-pub(crate) use usercopy::{copy_from_user, copy_to_user, fix_up};
+pub(crate) use timer::{HZ, entropy, epoch_ns, init as init_timer, now_ns, set_epoch_ns, ticks, ticks_to_ns};
+pub(crate) use trap::{Frame, RESTART_SYSCALL, return_to_user};
+pub(crate) use usercopy::{compare_exchange_user, copy_from_user, copy_to_user, fix_up};
 
 /// Where physical memory is mapped.
 pub(crate) const DIRECT: u64 = 0xffff_8000_0000_0000;

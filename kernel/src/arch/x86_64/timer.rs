@@ -45,8 +45,12 @@ pub(crate) fn ticks() -> u64 {
 
 /// Nanoseconds since the start.
 pub(crate) fn now_ns() -> u64 {
-    let since = ticks().wrapping_sub(TSC_ZERO.load(Relaxed));
-    (u128::from(since) * 10_000_000 / u128::from(TSC_10MS.load(Relaxed))) as u64
+    ticks_to_ns(ticks().wrapping_sub(TSC_ZERO.load(Relaxed)))
+}
+
+/// Counts of the time-stamp counter as nanoseconds.
+pub(crate) fn ticks_to_ns(counts: u64) -> u64 {
+    (u128::from(counts) * 10_000_000 / u128::from(TSC_10MS.load(Relaxed))) as u64
 }
 
 /// Counts of the time-stamp counter in 10 ms.
@@ -81,15 +85,76 @@ pub(crate) fn init() {
     let (counted, tsc) = (u32::MAX - read(CURRENT), ticks() - before);
     TSC_10MS.store(tsc.max(1), Relaxed);
     TSC_ZERO.store(before, Relaxed);
+    EPOCH.store((cmos_seconds() * 1_000_000_000).saturating_sub(now_ns()), Relaxed);
     write(LVT_TIMER, 1 << 17 | u32::from(TIMER));
     write(INITIAL, (u64::from(counted) * 100 / HZ).max(1) as u32);
 }
 
+/// The time of day at time zero, in nanoseconds since 1970.
+static EPOCH: AtomicU64 = AtomicU64::new(0);
+
+/// The time of day at time zero of [`now_ns`].
+pub(crate) fn epoch_ns() -> u64 {
+    EPOCH.load(Relaxed)
+}
+/// Sets the clock.
+pub(crate) fn set_epoch_ns(ns: u64) {
+    EPOCH.store(ns, Relaxed);
+}
+
+/// A register of the clock that runs on a battery.
+fn cmos(register: u8) -> u8 {
+    outb(0x70, register | 0x80);
+    inb(0x71)
+}
+
+/// Seconds since 1970 by that clock, which QEMU sets to UTC.
+fn cmos_seconds() -> u64 {
+    let read = || [0u8, 2, 4, 7, 8, 9, 0x32].map(cmos);
+    // Twice the same: it did not move on meanwhile.
+    let mut seen = read();
+    for _ in 0..100 {
+        let again = read();
+        if again == seen && cmos(0x0a) & 0x80 == 0 {
+            break;
+        }
+        seen = again;
+    }
+    let binary = cmos(0x0b) & 4 != 0;
+    let v = seen.map(|v| u64::from(if binary { v } else { (v >> 4) * 10 + (v & 15) }));
+    let [second, minute, hour, day, month, year, century] = v;
+    let year = if (19..=21).contains(&century) { century * 100 + year } else { 2000 + year };
+    days_since_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second
+}
+
+fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
+    // Years that begin in March have their leap day at the end.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year.saturating_sub(1), month + 9) };
+    let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day;
+    days.saturating_sub(719_469)
+}
+
+/// A word that is hard to guess: of the CPU's generator if it has one, and of the clock's jitter.
+pub(crate) fn entropy() -> u32 {
+    let mut word = 0u64;
+    for _ in 0..8 {
+        word = word.rotate_left(7) ^ ticks();
+        core::hint::spin_loop();
+    }
+    if super::cpu::cpuid(1, 0).ecx & 1 << 30 != 0 {
+        let random: u64;
+        // SAFETY: the instruction exists; without luck it gives 0, which does no harm.
+        unsafe { core::arch::asm!("rdrand {}", out(reg) random, options(nomem, nostack)) }
+        word ^= random;
+    }
+    (word ^ word >> 32) as u32
+}
+
 /// An interrupt came.
-pub(super) fn interrupt(vector: u8) {
+pub(super) fn interrupt(vector: u8, from_user: bool) {
     match vector {
         SPURIOUS_VECTOR => return,
-        TIMER => crate::sched::tick(),
+        TIMER => crate::sched::tick(from_user),
         SERIAL => crate::fs::arrived(),
         _ => {}
     }

@@ -4,6 +4,7 @@
 //! again before anything that takes time.
 
 use core::arch::global_asm;
+use core::sync::atomic::Ordering;
 
 use machvm_hal::Prot;
 
@@ -124,6 +125,7 @@ trap_return:
     iretq
 
     .balign 16
+    .global syscall_entry
 syscall_entry:
     swapgs
     mov  gs:[16], rsp
@@ -173,6 +175,9 @@ unsafe extern "C" {
     safe static SYSCALL_ENTRY: u8;
     fn enter_user(frame: *const Frame) -> !;
 }
+
+/// The number of restart_syscall(2).
+pub(crate) const RESTART_SYSCALL: u64 = 219;
 
 /// Where SYSCALL goes.
 pub(super) fn syscall_entry() -> u64 {
@@ -224,8 +229,9 @@ impl Frame {
         (self.vector == SYSTEM_CALL && (512..=516).contains(&code)).then_some(code as i32)
     }
     /// The program makes the same call once more. => `note_call` was called, and nothing changed the arguments.
-    pub(crate) fn call_again(&mut self) {
-        self.rax = self.error;
+    /// Or the call `other`.
+    pub(crate) fn call_again(&mut self, other: Option<u64>) {
+        self.rax = other.unwrap_or(self.error);
         // SYSCALL has two bytes.
         self.rip -= 2;
     }
@@ -243,7 +249,7 @@ extern "C" fn dispatch(f: &mut Frame) {
         core::arch::asm!("mov {}, cr2", out(reg) fault_address, options(nomem, nostack, preserves_flags))
     }
     if f.vector >= FIRST_INTERRUPT {
-        super::timer::interrupt(f.vector as u8);
+        super::timer::interrupt(f.vector as u8, f.is_from_user());
         return interrupted(f);
     }
     let e = match f.vector {
@@ -255,16 +261,23 @@ extern "C" fn dispatch(f: &mut Frame) {
             };
             Exception::Page { address: fault_address, access }
         }
-        0 | 16 | 19 => Exception::Arithmetic,
-        1 | 3 => Exception::Breakpoint,
+        0 => Exception::Divide,
+        16 | 19 => Exception::Float,
+        1 => Exception::Step,
+        3 => Exception::Breakpoint,
         6 => Exception::Illegal,
         17 => Exception::Alignment,
-        4 | 5 | 10 | 11 | 12 | 13 => Exception::Protection,
+        11 | 12 => Exception::Stack,
+        4 | 5 | 10 | 13 => Exception::Protection,
         n => panic!(
             "{}: {f:#x?}",
             if n == 8 { "double fault (kernel stack overflow?)" } else { "machine check or NMI" }
         ),
     };
+    if f.is_from_user() && f.vector < FIRST_INTERRUPT {
+        let trap = &crate::sched::current().signals.trap;
+        trap.iter().zip([f.vector, f.error, fault_address]).for_each(|(t, v)| t.store(v, Ordering::Relaxed));
+    }
     // Where interrupts were on they are on again: the fault may sleep.
     if f.rflags & 0x200 != 0 {
         super::interrupts_restore(true);

@@ -69,3 +69,28 @@ pub(crate) fn copy_to_user(at: u64, data: &[u8]) -> usize {
     // SAFETY: `data` is the kernel's.
     data.len() - unsafe { copy(data.as_ptr(), at as *mut u8, data.len()) }
 }
+
+/// Puts `new` at a program's word if `old` is there, as one step; gives what was there. `None`: it cannot be written.
+pub(crate) fn compare_exchange_user(at: u64, old: u32, new: u32) -> Option<u32> {
+    if !is_user(at, 4) || !at.is_multiple_of(4) {
+        return None;
+    }
+    let (mut found, mut done) = (old, 0u32);
+    // SAFETY: a word of a program's; a fault ends it with `done` unset.
+    unsafe {
+        asm!(
+            "2: lock cmpxchg dword ptr [{at}], {new:e}",
+            "mov {done:e}, 1",
+            "3:",
+            ".pushsection .fixups, \"a\"",
+            ".quad 2b, 3b",
+            ".popsection",
+            at = in(reg) at,
+            new = in(reg) new,
+            done = inout(reg) done,
+            inout("eax") found,
+            options(nostack),
+        );
+    }
+    (done != 0).then_some(found)
+}

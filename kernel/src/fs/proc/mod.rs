@@ -162,7 +162,7 @@ impl Node {
             }
             What::Threads(pid) => {
                 let p = find(pid)?;
-                let there = number(name).filter(|n| p.threads.lock().iter().any(|t| t.id == *n));
+                let there = number(name).filter(|n| p.threads.lock().iter().any(|t| t.id() == *n));
                 // A thread shows its process.
                 there.map(|_| What::Task(pid))
             }
@@ -202,7 +202,7 @@ impl Node {
             What::Threads(pid) => {
                 let Ok(p) = find(pid) else { return Vec::new() };
                 let threads = p.threads.lock();
-                threads.iter().map(|t| (format!("{}", t.id).into_bytes(), S_IFDIR)).collect()
+                threads.iter().map(|t| (format!("{}", t.id()).into_bytes(), S_IFDIR)).collect()
             }
             What::Fds(pid) | What::FdInfos(pid) => {
                 let Ok(p) = find(pid) else { return Vec::new() };
@@ -242,7 +242,9 @@ impl Node {
         let mine = || sched::process().pid;
         match self.what {
             What::Link("self") => Ok(format!("{}", mine()).into_bytes()),
-            What::Link("thread-self") => Ok(format!("{}/task/{}", mine(), sched::current().id).into_bytes()),
+            What::Link("thread-self") => {
+                Ok(format!("{}/task/{}", mine(), sched::current().id()).into_bytes())
+            }
             What::Link(to) => Ok(to.as_bytes().to_vec()),
             What::Fd(pid, fd) => {
                 let file = find(pid)?.files.lock().get(fd).map_err(|_| ENOENT)?;

@@ -101,12 +101,15 @@ pub(super) fn program(p: &Process) -> Result<Vec<u8>> {
 /// Its mappings, as they are one moment after the other.
 fn entries(p: &Process) -> Vec<EntryInfo> {
     let mut all = Vec::new();
-    let mut at = p.space().map().min();
+    // A zombie has none.
+    let Some(space) = p.hold_space() else { return all };
+    let mut at = space.map().min();
     // One at a time: the map is not locked while memory is asked for.
-    while let Some(e) = p.space().map().entry_from(at, &mut MaySleep::claim()) {
+    while let Some(e) = space.map().entry_from(at, &mut MaySleep::claim()) {
         at = e.range.end();
         all.push(e);
     }
+    crate::process::release(space);
     all
 }
 
@@ -168,7 +171,9 @@ pub(crate) fn maps_text(p: &Process) -> String {
 
 /// Pages of one mapping: in memory, of these shared, of these modified, on swap.
 fn pages_of(p: &Process, e: &EntryInfo) -> [u64; 4] {
-    let facts = p.space().map().facts_at(e.range.start(), e.range, &mut MaySleep::claim());
+    let Some(space) = p.hold_space() else { return [0; 4] };
+    let facts = space.map().facts_at(e.range.start(), e.range, &mut MaySleep::claim());
+    crate::process::release(space);
     facts.map_or([0; 4], |f| {
         let shared = if f.shared { f.pages.resident } else { f.pages.copied };
         [f.pages.resident, shared, f.pages.dirty, f.pages.swapped]

@@ -9,7 +9,7 @@ use crate::errno::{EBADF, EFAULT, EINVAL, EPIPE, ESPIPE, Result};
 use crate::fs::File;
 use crate::fs::file::MOST;
 use crate::process::signal;
-use crate::{arch, sched, user};
+use crate::{arch, user};
 
 /// Bytes that go through the stack; more go through the heap, so many at a time.
 const SMALL: usize = PAGE_SIZE as usize;
@@ -92,7 +92,7 @@ fn write_piece(file: &File, piece: Piece, position: &mut u64) -> Result<u64> {
 /// A signal goes with EPIPE.
 fn broken<T>(r: Result<T>) -> Result<T> {
     if r.as_ref().err() == Some(&EPIPE) {
-        signal::send(sched::process(), SIGPIPE);
+        signal::raise(SIGPIPE);
     }
     r
 }

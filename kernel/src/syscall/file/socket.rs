@@ -12,7 +12,7 @@ use crate::fs::file::{File, O_CLOEXEC, O_NONBLOCK, O_RDWR};
 use crate::fs::inode::Kind;
 use crate::fs::socket::{Carries, pair};
 use crate::process::signal;
-use crate::{sched, user};
+use crate::user;
 
 const AF_UNIX: u64 = 1;
 const MSG_PEEK: u64 = 2;
@@ -58,7 +58,7 @@ fn send(fd: i32, data: &[u8], flags: u64) -> Result {
     let nonblock = flags & MSG_DONTWAIT != 0 || f.flags() & O_NONBLOCK != 0;
     let r = f.special().ok_or(ENOTSOCK)?.write(data, nonblock);
     if r == Err(EPIPE) && flags & MSG_NOSIGNAL == 0 {
-        signal::send(sched::process(), SIGPIPE);
+        signal::raise(SIGPIPE);
     }
     r.map(|n| n as i64)
 }
