@@ -266,7 +266,7 @@ fn status(p: &Process) -> String {
         (p.threads.lock().len(), files.room(), files.umask)
     };
     let mut t = String::new();
-    let _ = writeln!(t, "Name:\t{}\nUmask:\t{umask:04o}\nState:\tR (running)", comm(p));
+    let _ = writeln!(t, "Name:\t{}\nUmask:\t{umask:04o}\nState:\t{} ({})", comm(p), state(p).0, state(p).1);
     let _ = writeln!(t, "Tgid:\t{0}\nNgid:\t0\nPid:\t{0}\nPPid:\t{1}\nTracerPid:\t0", p.pid, p.parent());
     let _ = writeln!(t, "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t{room}\nGroups:\t ");
     let rows = [
@@ -294,14 +294,33 @@ fn status(p: &Process) -> String {
     t
 }
 
+/// What it does, in a letter and a word.
+fn state(p: &Process) -> (char, &'static str) {
+    if p.is_zombie() {
+        ('Z', "zombie")
+    } else if p.signals.is_stopped() {
+        ('T', "stopped")
+    } else if core::ptr::eq(p, &raw const **crate::sched::process()) {
+        ('R', "running")
+    } else {
+        ('S', "sleeping")
+    }
+}
+
 fn stat(p: &Process) -> String {
     let n = Sizes::of(p);
     let threads = p.threads.lock().len();
-    let (pid, parent) = (p.pid, p.parent());
+    let (pid, parent, group, session) = (p.pid, p.parent(), p.group(), p.session());
+    // In ticks, as times(2).
+    let ticks = |(user, system): (u64, u64)| (user / 10_000_000, system / 10_000_000);
+    let ((user, system), (below_user, below_system)) = (ticks(p.times()), ticks(p.times_of_children()));
+    let nice = p.settings.nice();
     format!(
-        "{pid} ({}) R {parent} {pid} {pid} 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 0 {} {} {} 0 0 0 0 0 0 0 0 0 0 0 0 17 \
-         0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+        "{pid} ({}) {} {parent} {group} {session} 0 -1 0 0 0 0 0 {user} {system} {below_user} {below_system} {} {nice} \
+         {threads} 0 0 {} {} {} 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
         comm(p),
+        state(p).0,
+        20 + nice,
         n.all * PAGE_SIZE,
         n.resident,
         u64::MAX

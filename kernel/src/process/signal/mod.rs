@@ -208,7 +208,7 @@ impl Signals {
         (self.pending.load(Ordering::Acquire) | t.signals.pending.load(Ordering::Acquire))
             & !t.signals.mask.load(Ordering::Relaxed)
     }
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
     /// The action of a signal.
@@ -298,8 +298,6 @@ fn post(p: &Process, target: &Target<'_>, info: Info) -> Result<()> {
         stop::go_on(p);
     } else if STOPS & bit(signal) != 0 {
         forget(bit(SIGCONT));
-    } else if signal == SIGKILL {
-        stop::wake(p);
     }
     let blocks = |t: &Thread| t.signals.mask.load(Ordering::Relaxed) & bit(signal) != 0;
     let blocked = match target {
@@ -325,6 +323,9 @@ fn post(p: &Process, target: &Target<'_>, info: Info) -> Result<()> {
         }
     };
     drop(inner);
+    if signal == SIGKILL {
+        stop::wake(p);
+    }
     match target {
         Target::Thread(t) => sched::interrupt(t),
         // Each that may take it looks; the first one does.
