@@ -125,7 +125,7 @@ pub(crate) fn make(place: &Place, path: &[u8], what: &What<'_>, rights: u32) -> 
         What::Directory => Inode::directory(&dir.fs, Arc::downgrade(dir), rights),
         What::Link(to) => Inode::new(&dir.fs, Kind::Link((*to).into()), 0o777),
         What::Regular => Inode::new(&dir.fs, Kind::Regular(Contents::new(&[])?), rights),
-        What::Fifo => Inode::new(&dir.fs, Kind::Fifo(Pipe::new()), rights),
+        What::Fifo => Inode::new(&dir.fs, Kind::Fifo(Pipe::new(true)), rights),
         What::Socket => Inode::new(&dir.fs, Kind::Socket, rights),
         What::Device(kind, major, minor) => super::device::node(&dir.fs, kind | rights, *major, *minor),
     };
@@ -148,7 +148,7 @@ pub(crate) fn memory_file(name: &[u8], sealing: bool) -> Result<Arc<File>> {
 
 /// A pipe: the file to read from, the file to write to.
 pub(crate) fn pipe(flags: u32) -> (Arc<File>, Arc<File>) {
-    let pipe = Pipe::new();
+    let pipe = Pipe::new(false);
     let file = |reads: bool| {
         let end = pipe.end(reads, !reads);
         let mode = if reads { 0 } else { O_WRONLY };

@@ -28,6 +28,8 @@ struct Inner {
 pub(crate) struct Pipe {
     inner: Mutex<Inner>,
     waiters: Waiters,
+    /// It has a name: who opens it waits for the other side.
+    named: bool,
 }
 
 /// An open end of one, or both ends.
@@ -38,7 +40,7 @@ pub(crate) struct End {
 }
 
 impl Pipe {
-    pub(super) fn new() -> Arc<Pipe> {
+    pub(super) fn new(named: bool) -> Arc<Pipe> {
         let inner = Inner {
             bytes: VecDeque::new(),
             capacity: CAPACITY,
@@ -47,7 +49,7 @@ impl Pipe {
             readers_ever: 0,
             writers_ever: 0,
         };
-        Arc::new(Pipe { inner: Mutex::new(inner), waiters: Waiters::new() })
+        Arc::new(Pipe { inner: Mutex::new(inner), waiters: Waiters::new(), named })
     }
     /// An end of it.
     pub(super) fn end(self: &Arc<Self>, reads: bool, writes: bool) -> End {
@@ -65,13 +67,13 @@ impl Pipe {
     pub(super) fn open(self: &Arc<Self>, reads: bool, writes: bool, nonblock: bool) -> Result<End> {
         let seen = {
             let p = self.inner.lock();
-            if writes && !reads && nonblock && p.readers == 0 {
+            if self.named && writes && !reads && nonblock && p.readers == 0 {
                 return Err(ENXIO);
             }
             (p.readers_ever, p.writers_ever)
         };
         let end = self.end(reads, writes);
-        if !nonblock && reads != writes {
+        if self.named && !nonblock && reads != writes {
             self.waiters.until(None, || {
                 let p = self.inner.lock();
                 let there = if reads {

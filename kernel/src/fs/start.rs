@@ -61,7 +61,7 @@ fn unpack(root: &Arc<Inode>, e: &cpio::Entry<'_>, links: &mut Links) -> Result<(
         }
         S_IFLNK => Inode::new(&root.fs, Kind::Link(Box::from(e.data)), 0o777),
         S_IFCHR | S_IFBLK => device::node(&root.fs, e.mode, e.device.0, e.device.1),
-        S_IFIFO => Inode::new(&root.fs, Kind::Fifo(Pipe::new()), rights),
+        S_IFIFO => Inode::new(&root.fs, Kind::Fifo(Pipe::new(true)), rights),
         _ => return Err(EINVAL),
     };
     if e.mode & S_IFMT != S_IFDIR {
