@@ -218,6 +218,37 @@ fn e22_contents_that_a_pager_lost_are_errors() {
     drop(program);
 }
 
+/// Prints what requests cost.
+#[test]
+#[ignore = "a measurement"]
+fn cost() {
+    const PAGES: u64 = 4096;
+    for (language, p) in [("C", in_c()), ("Python", in_python())] {
+        let (_pager, swap) = only(&p, PAGES, options(LONG));
+        let mut slots = Vec::new();
+        let figure = |what: &str, work: &mut dyn FnMut()| {
+            let begun = Instant::now();
+            work();
+            let each = begun.elapsed().as_secs_f64() / PAGES as f64;
+            println!(
+                "{language:<7} {what:<28} {:>8.2} us a page {:>8.1} MiB/s",
+                each * 1e6,
+                each.recip() / 256.0
+            );
+        };
+        figure("page-out, one at a time", &mut || {
+            slots.extend((0..PAGES).map(|n| swap.put(&page(n)).expect("room")))
+        });
+        let mut buf = [0; PAGE];
+        figure("page-in, one at a time", &mut || {
+            slots.iter().for_each(|s| swap.get(*s, &mut buf).expect("there"))
+        });
+        figure("page-in, 16 at a time", &mut || {
+            slots.chunks(16).for_each(|c| swap.get_run(c, &mut |_, got| assert!(got.is_ok())));
+        });
+    }
+}
+
 /// The numbers in the header, in the script and in the manual are those of the crate.
 #[test]
 fn every_number_is_the_same_in_every_language() {
