@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use machvm_hal::{MAX_RUN, PageRun};
 
@@ -16,8 +16,8 @@ use super::{PAGE, PageBytes, PageId, Place, Speed, Tier, TierError};
 
 /// The tier of contents that are known to be lost.
 const NOWHERE: u8 = u8::MAX;
-/// How often a tier that leaves is looked through for pages that were just being stored.
-const PASSES: u32 = 1000;
+/// How long a tier that leaves waits for pages that were just being stored.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the mover is in the table, and its buffers.
 #[derive(Default)]
@@ -134,7 +134,7 @@ impl Tiers {
         let number = (1..=MAX_TIERS).map(|i| (sweep.last + i) % MAX_TIERS).find(free);
         sweep.last = number.ok_or(OnError::TooMany)?;
         let number = sweep.last as u8;
-        let held = Held { tier, number, prio, leaving: false.into(), retried: 0.into(), refused: 0.into() };
+        let held = Held::new(tier, number, prio);
         {
             let mut list = self.list_mut();
             list.at[usize::from(number)] = Some(Arc::new(held));
@@ -166,7 +166,7 @@ impl Tiers {
         if need / 16 > room {
             return Err(OffError::NoRoom { left: held.tier.stats().pages, room });
         }
-        held.leaving.store(true, Relaxed);
+        held.leave(true);
         match self.empty(&held, &mut sweep, room) {
             Ok(moved) => {
                 let mut list = self.list_mut();
@@ -177,7 +177,7 @@ impl Tiers {
                 Ok(moved)
             }
             Err(e) => {
-                held.leaving.store(false, Relaxed);
+                held.leave(false);
                 Err(e)
             }
         }
@@ -186,7 +186,8 @@ impl Tiers {
     fn empty(&self, held: &Arc<Held>, sweep: &mut Sweep, room: u64) -> Result<u64, OffError> {
         let mut moved = 0;
         let mut ids = [PageId(0); MAX_RUN];
-        for pass in 0..PASSES {
+        let begun = Instant::now();
+        for pass in 1u64.. {
             let mut cursor = Some((0, 0));
             while cursor.is_some() {
                 let n = self.table.scan(&mut cursor, held.number, (0, 0), &mut ids);
@@ -199,11 +200,14 @@ impl Tiers {
                     return Err(OffError::NoRoom { left: held.tier.stats().pages, room });
                 }
             }
-            if held.tier.stats().pages == 0 {
+            if held.is_empty_for_good() {
                 return Ok(moved);
             }
             // A put that had chosen this tier before it was leaving.
-            std::thread::sleep(Duration::from_micros(u64::from(pass.min(100)) * 10));
+            if begun.elapsed() > PATIENCE {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(pass.min(100) * 10));
         }
         Err(OffError::Busy(held.tier.stats().pages))
     }

@@ -271,8 +271,9 @@ fn s09_swapoff_under_load() {
                     for _ in 0..16 {
                         let i = r.below(kept.len());
                         let mut bytes = [0; PAGE];
-                        if tiers.get(kept[i].0, &mut bytes).is_err() || bytes != page(kept[i].1) {
-                            *wrong.lock().unwrap() = Some(kept[i]);
+                        let read = tiers.get(kept[i].0, &mut bytes);
+                        if read.is_err() || bytes != page(kept[i].1) {
+                            *wrong.lock().unwrap() = Some((kept[i], read));
                         }
                         reads.fetch_add(1, Relaxed);
                         if kept.len() > 600 {

@@ -1,6 +1,7 @@
 //! The ordered list of tiers, and the swap that it is.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use machvm_hal::{EachPage, MAX_RUN, PageRun, Swap, SwapError, SwapSlot};
@@ -27,10 +28,44 @@ pub(super) struct Held {
     pub(super) prio: i32,
     /// Nothing is stored there any more.
     pub(super) leaving: AtomicBool,
+    /// Runs that are being stored there.
+    putting: AtomicU32,
     /// Pages read again because the device failed.
     pub(super) retried: AtomicU64,
     /// Pages refused for want of room when the mover last looked.
     pub(super) refused: AtomicU64,
+}
+
+/// The right to store something in a tier.
+struct Putting<'a>(&'a Held);
+
+impl Held {
+    pub(super) fn new(tier: Box<dyn Tier>, number: u8, prio: i32) -> Self {
+        let (leaving, putting) = (false.into(), 0.into());
+        Held { tier, number, prio, leaving, putting, retried: 0.into(), refused: 0.into() }
+    }
+    /// `None`: nothing is stored there any more.
+    fn begin_put(&self) -> Option<Putting<'_>> {
+        // SeqCst, with `leave`: either it sees this run, or we see that the tier leaves.
+        self.putting.fetch_add(1, SeqCst);
+        let putting = Putting(self);
+        (!self.leaving.load(SeqCst)).then_some(putting)
+    }
+    /// From now on nothing more begins to be stored there, or is again.
+    pub(super) fn leave(&self, leaving: bool) {
+        self.leaving.store(leaving, SeqCst);
+    }
+    /// While it leaves: it has no pages, and gets none any more.
+    pub(super) fn is_empty_for_good(&self) -> bool {
+        // In this order: what was being stored counts as soon as it has been.
+        self.putting.load(SeqCst) == 0 && self.tier.stats().pages == 0
+    }
+}
+
+impl Drop for Putting<'_> {
+    fn drop(&mut self) {
+        self.0.putting.fetch_sub(1, SeqCst);
+    }
 }
 
 #[derive(Default)]
@@ -243,9 +278,7 @@ impl Tiers {
             if count == 0 {
                 break;
             }
-            if held.leaving.load(Relaxed) || !may(held) {
-                continue;
-            }
+            let Some(_putting) = may(held).then(|| held.begin_put()).flatten() else { continue };
             let mut names = [PageId(0); MAX_RUN];
             let mut places = [None; MAX_RUN];
             for (to, i) in names.iter_mut().zip(&left[..count]) {
