@@ -2,13 +2,14 @@
 
 use alloc::vec::Vec;
 
-use machvm::map::{Attributes, Backing, SetProt};
-use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize, VaRange};
+use machvm::map::{Attributes, Backing, Place, SetProt};
+use machvm_hal::{MaySleep, PAGE_SIZE, Pindex, Prot, RawAddr, RawSize, VaRange};
 
 use crate::arch;
 use crate::errno::{ENOEXEC, ENOMEM, Result};
-use crate::fs::Node;
+use crate::fs::{Mappable, Node};
 use crate::process::Space;
+use crate::syscall::memory::copy_of;
 
 /// Where programs without an address of their own go.
 const PIE_BASE: u64 = 0x5555_5555_4000;
@@ -118,30 +119,43 @@ fn range(start: u64, end: u64) -> Result<VaRange> {
     VaRange::check(RawAddr(start), RawSize(end - start)).map_err(|_| ENOEXEC)
 }
 
+/// Maps a segment: what the file has of it copy-on-write, zeroes behind it.
+fn segment(space: &Space, node: &Node, s: &Segment, start: u64, r: VaRange) -> Result<()> {
+    let (map, mut may) = (space.map(), MaySleep::claim());
+    let from_file = match s.file {
+        0 => 0,
+        n => (start % PAGE_SIZE + n).div_ceil(PAGE_SIZE),
+    };
+    let zeroes = start + s.file;
+    let ends_inside = s.memory > s.file && from_file != 0 && !zeroes.is_multiple_of(PAGE_SIZE);
+    let rights = prot(s.flags);
+    if from_file != 0 {
+        let Mappable::Object(object) = node.object()? else { return Err(ENOEXEC) };
+        // The rest of its last page becomes zero before the program sees it.
+        let a = Attributes::new(if ends_inside { rights | Prot::RW } else { rights });
+        let first = Pindex(s.offset / PAGE_SIZE);
+        copy_of(map, (object, first), from_file, Place::At(r.start()), a)?;
+    }
+    if ends_inside {
+        let tail = (PAGE_SIZE - zeroes % PAGE_SIZE).min(s.memory - s.file) as usize;
+        map.write_in_page(zeroes, &[0; PAGE_SIZE as usize][..tail], &mut may).map_err(|_| ENOMEM)?;
+        let file = VaRange::of_pages(r.start(), from_file).ok_or(ENOEXEC)?;
+        map.protect(file, &SetProt::prot(rights), &mut may).map_err(|_| ENOMEM)?;
+    }
+    if let Some(rest) = VaRange::between(r.start().add(from_file), r.end()) {
+        map.insert(rest, Backing::Anonymous, &Attributes::new(rights), &mut may).map_err(|_| ENOMEM)?;
+    }
+    Ok(())
+}
+
 /// Loads a program into an empty space.
 pub(crate) fn load(space: &Space, node: &Node) -> Result<Image> {
     let p = parse(node)?;
-    let map = space.map();
-    let mut may = MaySleep::claim();
     let (mut heap, mut headers) = (0, 0);
     for s in p.segments.iter().filter(|s| s.kind == PT_LOAD && s.memory != 0) {
         let (start, end) = (s.va + p.bias, s.va + p.bias + s.memory);
         let r = range(start, end)?;
-        let attributes = Attributes::new(Prot::R | Prot::W);
-        map.insert(r, Backing::Anonymous, &attributes, &mut may).map_err(|_| ENOMEM)?;
-        let mut buf = [0; PAGE_SIZE as usize];
-        let mut done = 0;
-        while done < s.file {
-            let at = start + done;
-            let n = (PAGE_SIZE - at % PAGE_SIZE).min(s.file - done) as usize;
-            if node.read_at(s.offset + done, &mut buf[..n])? != n {
-                return Err(ENOEXEC);
-            }
-            map.write_in_page(at, &buf[..n], &mut may).map_err(|_| ENOMEM)?;
-            done += n as u64;
-        }
-        let set = SetProt::prot(prot(s.flags));
-        map.protect(r, &set, &mut may).map_err(|_| ENOMEM)?;
+        segment(space, node, s, start, r)?;
         heap = heap.max(r.end().get());
         if p.table >= s.offset && p.table < s.offset + s.file {
             headers = start + (p.table - s.offset);

@@ -15,6 +15,7 @@ mod fs;
 mod heap;
 mod kva;
 mod lock;
+mod mapped;
 mod memory;
 mod mutex;
 mod process;

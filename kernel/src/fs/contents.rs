@@ -50,7 +50,6 @@ impl Contents {
     }
     /// The object, with a reference of the caller's: for a mapping. Accesses behind the file's last page end with
     /// [`machvm::FaultError::Beyond`].
-    #[allow(dead_code, reason = "mmap of files and exec use it")]
     pub(crate) fn object(&self) -> Handle<Object> {
         the_vm().object_reference(self.object);
         self.object

@@ -36,7 +36,6 @@ const O_SETTABLE: u32 = O_APPEND | O_NONBLOCK | 0o20_000 | 0o40_000 | 0o1_000_00
 const O_LARGEFILE: u32 = 0o100_000;
 
 /// What a mapping of a file maps.
-#[allow(dead_code, reason = "mmap of files and exec use it")]
 pub(crate) enum Mappable {
     /// Pages of this object: index `i` is byte `i * PAGE_SIZE`. A reference comes with it.
     Object(Handle<machvm::object::Object>),
@@ -151,7 +150,6 @@ impl File {
     }
 
     /// For mmap: what a mapping of it maps. Who may map it how is for the caller to ask.
-    #[allow(dead_code, reason = "mmap of files and exec use it")]
     pub(crate) fn object(&self) -> Result<Mappable> {
         if self.is_path() {
             return Err(EBADF);

@@ -167,7 +167,6 @@ impl Inode {
         }
     }
     /// Type and rights, as stat reports them.
-    #[allow(dead_code, reason = "mmap of files and exec use it")]
     pub(crate) fn mode(&self) -> u32 {
         self.type_bits() | self.attr().rights
     }
@@ -176,9 +175,9 @@ impl Inode {
         self.type_bits() == S_IFDIR
     }
     /// May it be run?
-    #[allow(dead_code, reason = "mmap of files and exec use it")]
     pub(crate) fn is_executable(&self) -> bool {
-        self.type_bits() == S_IFREG && self.attr().rights & 0o111 != 0
+        let mode = self.mode();
+        mode & !0o7777 == S_IFREG && mode & 0o111 != 0
     }
     /// Its directory, if it is one in memory.
     pub(super) fn dir(&self) -> Option<&Directory> {
@@ -212,7 +211,6 @@ impl Inode {
     }
 
     /// What a mapping of it maps.
-    #[allow(dead_code, reason = "mmap of files and exec use it")]
     pub(crate) fn object(&self) -> Result<Mappable> {
         match &self.kind {
             Kind::Regular(c) => Ok(Mappable::Object(c.object())),

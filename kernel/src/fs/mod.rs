@@ -31,7 +31,6 @@ use crate::mutex::Mutex;
 use crate::process::signal;
 
 pub(crate) use file::File;
-#[allow(unused_imports, reason = "mmap comes next")]
 pub(crate) use file::Mappable;
 pub(crate) use inode::{Inode, Node};
 pub(crate) use names::{make, memory_file, open, pipe};

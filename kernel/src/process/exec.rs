@@ -77,7 +77,7 @@ pub(super) fn prepare(
     let mut file: String = path.into();
     let mut node = fs::lookup(cwd, &file)?;
     for depth in 0.. {
-        if node.is_directory() || node.mode() & 0o111 == 0 {
+        if !node.is_executable() {
             return Err(EACCES);
         }
         let mut line = [0; LINE];

@@ -264,6 +264,7 @@ pub(crate) fn split_time([ran, user, kernel]: [u64; 3]) -> (u64, u64) {
 pub(crate) fn release(space: Arc<Space>) {
     if let Some(space) = Arc::into_inner(space) {
         space.exit(|| {}, &mut MaySleep::claim());
+        crate::syscall::memory::sweep();
     }
 }
 

@@ -4,7 +4,7 @@ mod file;
 pub(crate) mod futex;
 mod ids;
 mod info;
-mod memory;
+pub(crate) mod memory;
 mod proc;
 mod remote;
 pub(crate) mod sem;
@@ -74,7 +74,13 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
             sched::yield_now();
             Ok(0)
         }
+        25 => memory::mremap([a[0], a[1], a[2], a[3], a[4]]),
+        26 => memory::msync(a[0], a[1], a[2]),
+        27 => memory::mincore(a[0], a[1], a[2]),
         28 => memory::madvise(a[0], a[1], a[2]),
+        29 => memory::shmget(a[0], a[1], a[2]),
+        30 => memory::shmat(a[0], a[1], a[2]),
+        31 => memory::shmctl(a[0], a[1], a[2]),
         32 => file::dup(a[0] as i32),
         33 => file::dup2(a[0] as i32, a[1] as i32),
         34 => signal::pause(),
@@ -102,6 +108,7 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         64 => sem::semget(a[0] as i32, a[1] as i32, a[2]),
         65 => sem::semtimedop(a[0] as i32, a[1], a[2], 0),
         66 => sem::semctl(a[0] as i32, a[1] as i32, a[2] & 0xff, a[3]),
+        67 => memory::shmdt(a[0]),
         72 => file::fcntl(a[0] as i32, a[1], a[2]),
         73 => file::flock(a[0] as i32, a[1]),
         74 => file::fsync(a[0] as i32),
@@ -173,6 +180,10 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         146 => info::sched_priority(a[0], true),
         147 => info::sched_priority(a[0], false),
         148 => info::sched_rr_get_interval(a[0] as i32, a[1]),
+        149 => memory::mlock(a[0], a[1], 0),
+        150 => memory::munlock(a[0], a[1]),
+        151 => memory::mlockall(a[0]),
+        152 => memory::munlockall(),
         157 => info::prctl(a),
         158 => proc::arch_prctl(a[0], a[1]),
         160 => info::setrlimit(a[0], a[1]),
@@ -189,6 +200,7 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         203 => info::sched_setaffinity(a[0] as i32, a[1], a[2]),
         204 => info::sched_getaffinity(a[0] as i32, a[1], a[2]),
         213 => file::epoll_create(a[0] as i32),
+        216 => memory::remap_file_pages(a[0], a[1], a[2], a[3]),
         217 => file::getdents64(a[0] as i32, a[1], a[2]),
         218 => proc::set_tid_address(a[0]),
         219 => process::signal::restart_syscall(),
@@ -245,9 +257,11 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         318 => info::getrandom(a[0], a[1], a[2]),
         319 => file::memfd_create(a[0], a[1]),
         324 => info::membarrier(a[0], a[1]),
+        325 => memory::mlock(a[0], a[1], a[2]),
         326 => file::copy_file_range(a),
         327 => file::preadv(a[0] as i32, a[1], a[2], a[3] as i64, true),
         328 => file::pwritev(a[0] as i32, a[1], a[2], a[3] as i64, true),
+        329 => memory::pkey_mprotect(a[0], a[1], a[2], a[3] as i32),
         332 => file::statx(a[0] as i32, a[1], a[2], a[3], a[4]),
         // rseq: libraries do without.
         334 => Err(ENOSYS),

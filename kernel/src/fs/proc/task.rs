@@ -10,6 +10,7 @@ use machvm_hal::{MaySleep, PAGE_SIZE, Prot, VaRange};
 
 use crate::errno::{EACCES, ENOENT, Result};
 use crate::fs;
+use crate::mapped;
 use crate::process::Process;
 
 /// A file.
@@ -136,6 +137,7 @@ fn line(p: &Process, e: &EntryInfo) -> String {
     let bit = |b: Prot, c: char| if prot.contains(b) { c } else { '-' };
     let guard = e.kind != Kind::Object;
     let shared = e.attributes.inherit == Inherit::Share;
+    let named = mapped::named(e.attributes.tag);
     let mut t = format!(
         "{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {}",
         e.range.start().get(),
@@ -144,12 +146,12 @@ fn line(p: &Process, e: &EntryInfo) -> String {
         if guard { '-' } else { bit(Prot::W, 'w') },
         if guard { '-' } else { bit(Prot::X, 'x') },
         if shared { 's' } else { 'p' },
+        if named.is_some() { e.offset.0 * PAGE_SIZE } else { 0 },
         0,
-        0,
-        0,
-        0
+        named.as_ref().map_or(0, |n| n.device),
+        named.as_ref().map_or(0, |n| n.inode)
     );
-    let name = name_of(p, e);
+    let name = named.map_or_else(|| name_of(p, e), |n| n.path);
     if !name.is_empty() {
         while t.len() < 73 {
             t.push(' ');
