@@ -229,7 +229,8 @@ fn wrong_usage_exits_with_2_and_names_the_value() {
         (&["--memory", "64Q"][..], "64Q"),
         (&["--memory", "0"], "0"),
         (&["--memory", ""], "size"),
-        (&["--swap", "zstd"], "zstd"),
+        (&["--swap", "zstd9"], "zstd9"),
+        (&["--swap", "file:"], "file"),
         (&["--no-such-option"], "--no-such-option"),
     ] {
         let outcome = Job::new(&["true"]).under(options);
