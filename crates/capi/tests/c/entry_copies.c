@@ -1,6 +1,8 @@
 /* Copies that memory entries, wiring and first faults could get wrong: rows U07, U09 to U11, U14, U16, trap Z110. */
 #include "grid.h"
 
+#include <sys/mman.h>
+
 #define SIZE (256 * PAGE)
 #define NUMBER(at) (*(volatile int *) AT(at))
 
@@ -57,11 +59,14 @@ static void u10_pages_of_an_odd_size(void) {
 }
 
 /* Wired in part, copied in part, then shared as a whole. */
-static void u11_wired_copied_and_shared(void) {
+static void u11_wired_copied_and_shared(int by_mlock) {
     mach_vm_address_t memory = new_memory(SIZE), copy = new_memory(SIZE - PAGE), shared = 0;
     vm_prot_t prot, max;
     for (mach_vm_size_t i = 0; i < SIZE; i += PAGE) NUMBER(memory + i) = (int) i + 1;
-    OK(mach_vm_wire(mach_host_self(), SELF, memory, PAGE, VM_PROT_READ));
+    if (by_mlock)
+        EQUAL(mlock(AT(memory), PAGE), 0);
+    else
+        OK(mach_vm_wire(mach_host_self(), SELF, memory, PAGE, VM_PROT_READ));
     OK(mach_vm_copy(SELF, memory + PAGE, SIZE - PAGE, copy));
     OK(mach_vm_remap(SELF, &shared, SIZE, 0, VM_FLAGS_ANYWHERE, SELF, memory, FALSE, &prot, &max, VM_INHERIT_DEFAULT));
     for (mach_vm_size_t i = 0; i < SIZE; i += PAGE) {
@@ -73,7 +78,10 @@ static void u11_wired_copied_and_shared(void) {
         EQUAL(NUMBER(memory + i), -2);
         if (i) EQUAL(NUMBER(copy + i - PAGE), i + 1);
     }
-    OK(mach_vm_wire(mach_host_self(), SELF, memory, PAGE, VM_PROT_NONE));
+    if (by_mlock)
+        EQUAL(munlock(AT(memory), PAGE), 0);
+    else
+        OK(mach_vm_wire(mach_host_self(), SELF, memory, PAGE, VM_PROT_NONE));
     OK(mach_vm_deallocate(SELF, memory, SIZE));
     OK(mach_vm_deallocate(SELF, copy, SIZE - PAGE));
     OK(mach_vm_deallocate(SELF, shared, SIZE));
@@ -108,7 +116,8 @@ static void u14_a_copy_of_what_was_never_touched(int write_first, int share) {
 int main(void) {
     z110_an_entry_that_is_a_copy();
     u10_pages_of_an_odd_size();
-    u11_wired_copied_and_shared();
+    u11_wired_copied_and_shared(0);
+    u11_wired_copied_and_shared(1);
     for (int i = 0; i < 4; i++) u14_a_copy_of_what_was_never_touched(i & 1, i & 2);
     return 0;
 }

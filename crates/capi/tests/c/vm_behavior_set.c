@@ -28,6 +28,25 @@ static void u30_at_once(void) {
     OK(mach_vm_deallocate(SELF, at, 4 * PAGE));
 }
 
+/* What others see, and what the system may forget by itself, cannot be reused in place. */
+static void u30_can_reuse(void) {
+    mach_vm_address_t at = 0, plain = new_memory(2 * PAGE), other = 0;
+    vm_prot_t cur, max;
+    OK(mach_vm_allocate(SELF, &at, 2 * PAGE,
+                        VM_FLAGS_ANYWHERE | VM_FLAGS_PURGABLE | VM_MAKE_TAG(VM_MEMORY_MALLOC)));
+    fill(at, 2 * PAGE, 1);
+    RETURNS(KERN_FAILURE, mach_vm_behavior_set(SELF, at, 2 * PAGE, VM_BEHAVIOR_CAN_REUSE));
+    CHECK(holds(at, 2 * PAGE, 0, 1));
+    fill(plain, 2 * PAGE, 2);
+    OK(mach_vm_behavior_set(SELF, plain, 2 * PAGE, VM_BEHAVIOR_CAN_REUSE));
+    OK(mach_vm_remap(SELF, &other, 2 * PAGE, 0, VM_FLAGS_ANYWHERE, SELF, plain, FALSE, &cur, &max, VM_INHERIT_COPY));
+    RETURNS(KERN_FAILURE, mach_vm_behavior_set(SELF, plain, 2 * PAGE, VM_BEHAVIOR_CAN_REUSE));
+    CHECK(holds(plain, 2 * PAGE, 0, 2) && holds(other, 2 * PAGE, 0, 2));
+    OK(mach_vm_deallocate(SELF, at, 2 * PAGE));
+    OK(mach_vm_deallocate(SELF, plain, 2 * PAGE));
+    OK(mach_vm_deallocate(SELF, other, 2 * PAGE));
+}
+
 static void u30_codes(void) {
     mach_vm_address_t at = new_memory(3 * PAGE);
     RETURNS(KERN_INVALID_ARGUMENT, mach_vm_behavior_set(SELF, at, PAGE, 99));
@@ -43,6 +62,7 @@ static void u30_codes(void) {
 int main(void) {
     u30_remembered();
     u30_at_once();
+    u30_can_reuse();
     u30_codes();
     return 0;
 }

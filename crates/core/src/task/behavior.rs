@@ -216,7 +216,7 @@ impl<P: Platform> Task<'_, '_, P> {
         }
     }
 
-    /// Anonymous, private and writable.
+    /// Anonymous, private, writable, and not purgeable.
     fn check_reusable(&self, range: VaRange, may: &mut MaySleep) -> Result<(), BehaviorError> {
         self.map.check_access(range, Prot::RW, may).map_err(access_error)?;
         let mut at = range.start();
@@ -224,7 +224,7 @@ impl<P: Platform> Task<'_, '_, P> {
             let Some(f) = self.map.facts_at(at, VaRange::page(at), may) else {
                 return Err(BehaviorError::Hole(at));
             };
-            if f.shared || f.external {
+            if f.shared || f.external || self.purgeable_at(at, may).is_some() {
                 return Err(BehaviorError::NotReusable(at));
             }
             at = f.entry.range.end();
