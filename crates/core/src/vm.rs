@@ -4,7 +4,7 @@ use machvm_arena::{NoMemory, Slab};
 use machvm_hal::{Gather, MaySleep, PageArray, PhysMem, Placement};
 use machvm_sync::{Field64, Rank, Spin};
 
-use crate::map::{Body, Entry};
+use crate::map::{Body, Entry, Later};
 use crate::object::{Anon, Nodes, Object, Volatile};
 use crate::page::{self, Frames, FreeBatch, PageTable, QueueId, Queues};
 use crate::platform::Platform;
@@ -28,6 +28,8 @@ pub struct Vm<P: Platform> {
     pub(crate) strays: Spin<u64>,
     /// Objects whose contents may be thrown away.
     pub(crate) volatile: Volatile,
+    /// Contents that were replaced and are freed later.
+    pub(crate) later: Later,
     /// Page-outs refused since the last that was not. \[a\]
     pub(crate) refusals: Field64,
     /// What was promised.
@@ -60,6 +62,7 @@ impl<P: Platform> Vm<P> {
             queues: Queues::new(),
             strays: Spin::new(Rank::PagerTable, 0),
             volatile: Volatile::default(),
+            later: Later::default(),
             refusals: Field64::new(0),
             commit: crate::commit::Commit::default(),
             stats: Counters::default(),

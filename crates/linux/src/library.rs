@@ -94,6 +94,9 @@ const LARGEST_WINDOW: u64 = 1 << 46;
 /// "Without a limit": more frames than any machine has.
 const UNLIMITED: u64 = u64::MAX >> 13;
 
+/// Pages that copies replaced and that wait to be freed, at most (1 GiB).
+const REPLACED: u64 = 1 << 18;
+
 /// What a [`Vm`] is to be like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -197,6 +200,10 @@ struct Shared {
     stop: Arc<AtomicBool>,
     /// As `tasks`.
     daemon: Mutex<Option<JoinHandle<()>>>,
+    /// There is one, or it is being started.
+    has_daemon: AtomicBool,
+    /// Memory has no limit: there is nothing to do for it before a copy replaces much.
+    daemon_on_demand: bool,
     /// As `tasks`; with [`Faults::Thread`].
     server: Mutex<Option<FaultThread>>,
 }
@@ -231,10 +238,37 @@ impl Shared {
         Ok(())
     }
 
+    /// Has the page daemon free what copies replaced, if anything waits. A system without a
+    /// limit gets one here; without a thread it is done at once.
+    ///
+    /// => outside the gate: to start a thread takes memory, which may be managed.
+    fn free_later(&self) {
+        if self.vm.replaced_pages() == 0 || self.is_forked() {
+            return;
+        }
+        if !self.has_daemon.swap(true, Ordering::SeqCst) {
+            let mask = quiet::block();
+            let started = Vm::start_daemon(&self.vm, &self.stop);
+            quiet::restore(&mask);
+            let Ok(_quiet) = self.enter() else { return };
+            match started {
+                Ok(daemon) => *self.daemon() = Some(daemon),
+                Err(_) => {
+                    self.has_daemon.store(false, Ordering::SeqCst);
+                    self.vm.free_all_replaced(&mut MaySleep::claim());
+                }
+            }
+        }
+        machvm::Platform::memory_low(self.vm.platform());
+    }
+
     /// In the child of a fork, where there is no thread but the one that forked.
     fn restart_daemon(&self) -> io::Result<()> {
         let mut daemon = self.daemon();
-        let Some(old) = daemon.take() else { return Ok(()) };
+        let Some(old) = daemon.take() else {
+            self.has_daemon.store(false, Ordering::SeqCst);
+            return Ok(());
+        };
         // Its references are nobody's any more.
         core::mem::forget(old);
         // SAFETY: `start_daemon` gave the thread one reference on each.
@@ -242,7 +276,11 @@ impl Shared {
             Arc::decrement_strong_count(Arc::as_ptr(&self.vm));
             Arc::decrement_strong_count(Arc::as_ptr(&self.stop));
         }
-        *daemon = Some(Vm::start_daemon(&self.vm, &self.stop)?);
+        if self.daemon_on_demand {
+            self.has_daemon.store(false, Ordering::SeqCst);
+        } else {
+            *daemon = Some(Vm::start_daemon(&self.vm, &self.stop)?);
+        }
         Ok(())
     }
 }
@@ -278,6 +316,9 @@ fn daemon(vm: &machvm::Vm<Hosted>, stop: &AtomicBool) {
         loop {
             // Threads inside may wait for memory, so as their helper.
             let _pass = gate::enter_helper();
+            if !stop.load(Ordering::SeqCst) && vm.free_replaced(&mut may) {
+                continue;
+            }
             if stop.load(Ordering::SeqCst) || vm.pageout_to_target(&mut may) == 0 {
                 break;
             }
@@ -321,6 +362,9 @@ impl Vm {
         signal::install().map_err(Error::Io)?;
         let platform = Hosted::new(frames, swap, config.faults)?;
         let vm = machvm::Vm::new(platform).map_err(|_| Error::ResourceShortage)?;
+        if config.memory.is_none() {
+            vm.set_replaced_limit(REPLACED);
+        }
         let (vm, stop) = (Arc::new(vm), Arc::new(AtomicBool::new(false)));
         let server = (vm.platform().mode() == Mode::Blocking).then(|| FaultThread::start(&vm));
         let server = server.transpose().map_err(Error::Io)?;
@@ -335,6 +379,8 @@ impl Vm {
             generation: AtomicU32::new(quiet::generation()),
             tasks: Mutex::default(),
             stop,
+            has_daemon: AtomicBool::new(daemon.is_some()),
+            daemon_on_demand: config.memory.is_none(),
             daemon: Mutex::new(daemon),
             server: Mutex::new(server),
         });
@@ -385,6 +431,7 @@ impl Vm {
     /// [`Error::Forked`].
     pub fn page_out(&self, pages: u64) -> Result<u64, Error> {
         let _quiet = self.0.enter()?;
+        self.0.vm.free_all_replaced(&mut MaySleep::claim());
         Ok(self.0.vm.pageout(pages, &mut MaySleep::claim()))
     }
 
@@ -394,6 +441,7 @@ impl Vm {
     /// [`Error::Io`]: Linux does not say how much of the memfd is resident.
     pub fn statistics(&self) -> Result<Statistics, Error> {
         let _quiet = self.0.enter()?;
+        self.0.vm.free_all_replaced(&mut MaySleep::claim());
         let platform = self.0.vm.platform();
         Ok(Statistics {
             core: self.0.vm.statistics(),
@@ -408,6 +456,9 @@ impl Vm {
     #[doc(hidden)]
     #[must_use]
     pub fn live(&self) -> [u64; 6] {
+        if let Ok(_quiet) = self.0.enter() {
+            self.0.vm.free_all_replaced(&mut MaySleep::claim());
+        }
         self.0.vm.live()
     }
 }

@@ -2,7 +2,7 @@
 //! reads zero, private file mappings read the file. Tests are named after rows.
 
 use machvm::Vm;
-use machvm::map::{Advise, Attributes, Backing, Inherit, Leave, MapCopy, Need, Place, Take};
+use machvm::map::{Advice, Advise, Attributes, Backing, Inherit, Leave, MapCopy, Need, Place, Take};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot, Va, VaRange};
 use machvm_model::{Config, Machine, Point, Task, check_quiet};
 
@@ -335,5 +335,156 @@ fn d17_memory_that_grows_behind_a_shared_part_is_private() {
         expect(&child, 8, 8, |p| p + 100);
         expect(&child, 16, 8, |_| 0);
         check_quiet(vm, [&t, &child]);
+    });
+}
+
+/// Pages of a range that is large enough to be freed later.
+const LARGE: u64 = 4100;
+
+/// Memory of which only what is touched comes into memory.
+fn insert_random(t: &Task<'_>, first: u64, n: u64) {
+    let random = Attributes { advice: Advice::Random, ..RW };
+    t.map.insert(pages(first, n), Backing::Anonymous, &random, &mut may()).expect("insert");
+}
+fn copy(t: &Task<'_>, from: u64, n: u64, to: u64) {
+    t.map.copy_range(pages(from, n), &t.map, va(to), &mut may()).expect("copied");
+}
+fn resident(vm: &Vm<Machine>) -> u64 {
+    vm.live()[0]
+}
+
+/// What a copy replaced may be freed later: nobody sees it meanwhile, and then it is gone.
+#[test]
+fn m66_what_a_copy_replaced_goes_later() {
+    with(|vm| {
+        let t = Task::new(vm);
+        for base in [0, 10_000, 20_000] {
+            insert_random(&t, base, LARGE + 10);
+        }
+        fill(&t, 3, 20, 1000);
+        fill(&t, 10_003, 40, 2000);
+        fill(&t, 10_000 + LARGE, 2, 3000);
+        let before = resident(vm);
+        // Not asked for: at once.
+        copy(&t, 0, LARGE, 10_000);
+        assert_eq!((vm.replaced_pages(), resident(vm)), (0, before - 40));
+        expect(&t, 10_003, 20, |p| p - 10_000 + 1000);
+
+        vm.set_replaced_limit(LARGE + 10);
+        fill(&t, 20_003, 30, 4000);
+        fill(&t, 20_000 + LARGE, 2, 5000);
+        let before = resident(vm);
+        copy(&t, 0, LARGE, 20_000);
+        assert_eq!((vm.replaced_pages(), resident(vm)), (LARGE, before));
+        expect(&t, 20_003, 20, |p| p - 20_000 + 1000);
+        expect(&t, 20_023, 10, |_| 0);
+        expect(&t, 20_000 + LARGE, 2, |p| p + 5000);
+        // No more than the limit.
+        insert_random(&t, 30_000, LARGE);
+        fill(&t, 30_003, 5, 1);
+        let before = resident(vm);
+        copy(&t, 0, LARGE, 30_000);
+        assert_eq!((vm.replaced_pages(), resident(vm)), (LARGE, before - 5));
+
+        let before = resident(vm);
+        assert!(vm.free_replaced(&mut may()) && !vm.free_replaced(&mut may()));
+        assert_eq!((vm.replaced_pages(), resident(vm)), (0, before - 30));
+        check_quiet(vm, [&t]);
+        expect(&t, 20_000 + LARGE, 2, |p| p + 5000);
+        vm.free_all_replaced(&mut may());
+    });
+}
+
+/// New memory where replaced contents wait has none of them, and keeps its own when they go.
+#[test]
+fn z56_memory_that_is_new_is_not_what_a_copy_replaced() {
+    with(|vm| {
+        vm.set_replaced_limit(3 * LARGE);
+        for end in [0, 10] {
+            let t = Task::new(vm);
+            insert_random(&t, 10_000, 50 + LARGE + end);
+            fill(&t, 10_040, 10, 100);
+            // A gap, then contents.
+            fill(&t, 10_050 + 80, 20, 200);
+            insert_random(&t, 0, LARGE);
+            fill(&t, 0, 5, 300);
+            copy(&t, 0, LARGE, 10_050);
+            assert_eq!(vm.replaced_pages(), LARGE);
+            t.map.delete(pages(10_050, LARGE + end), &mut may()).expect("deleted");
+            // Joins what is before it, if it may; then more than the gap.
+            insert_random(&t, 10_050, 60);
+            fill(&t, 10_050, 30, 400);
+            insert_random(&t, 10_110, 200);
+            expect(&t, 10_110, 200, |_| 0);
+            vm.free_all_replaced(&mut may());
+            check_quiet(vm, [&t]);
+            expect(&t, 10_040, 10, |p| p + 100);
+            expect(&t, 10_050, 30, |p| p + 400);
+            expect(&t, 10_080, 230, |_| 0);
+            insert_random(&t, 10_310, 200);
+            expect(&t, 10_310, 60, |_| 0);
+        }
+    });
+}
+
+/// A fork takes nothing along that waits to be freed; what waits outlives its map.
+#[test]
+fn m61_a_fork_and_a_map_that_ends_while_replaced_contents_wait() {
+    with(|vm| {
+        vm.set_replaced_limit(4 * LARGE);
+        let t = Task::new(vm);
+        insert_random(&t, 0, LARGE);
+        fill(&t, 0, 10, 1000);
+        // Of an object that goes on, of one that is nobody else's, and of one that is copied.
+        for (to, n) in [(10_000, LARGE + 10), (20_000, LARGE), (20_000, LARGE)] {
+            if to == 10_000 || t.load_word(at(to)).is_err() {
+                insert_random(&t, to, n);
+            }
+            fill(&t, to, 10, 6000);
+            copy(&t, 0, LARGE, to);
+            let child = fork(&t);
+            expect(&child, to, 10, |p| p - to + 1000);
+            fill(&child, to, 10, 1);
+            expect(&t, to, 10, |p| p - to + 1000);
+            drop(child);
+        }
+        vm.free_all_replaced(&mut may());
+        check_quiet(vm, [&t]);
+        insert_random(&t, 30_000, 2 * LARGE + 10);
+        fill(&t, 30_000, 10, 6000);
+        fill(&t, 30_000 + LARGE, 10, 6000);
+        let before = resident(vm);
+        copy(&t, 0, LARGE, 30_000);
+        copy(&t, 0, LARGE, 30_000 + LARGE);
+        assert_eq!((vm.replaced_pages(), resident(vm)), (2 * LARGE, before));
+        let child = fork(&t);
+        assert_eq!(vm.replaced_pages(), 0, "a copy of the object would have it too");
+        check_quiet(vm, [&t, &child]);
+        drop(child);
+        insert_random(&t, 50_000, LARGE);
+        fill(&t, 50_000, 10, 7000);
+        copy(&t, 0, LARGE, 50_000);
+        drop(t);
+        assert_eq!((vm.replaced_pages(), resident(vm)), (LARGE, 10));
+        vm.free_all_replaced(&mut may());
+    });
+}
+
+/// Where memory is short, what waits goes before anything is written.
+#[test]
+fn m66_replaced_contents_are_freed_before_pages_are_written() {
+    with(|vm| {
+        vm.set_replaced_limit(LARGE);
+        let t = Task::new(vm);
+        insert_random(&t, 0, LARGE);
+        insert_random(&t, 10_000, LARGE);
+        fill(&t, 10_000, 100, 1);
+        copy(&t, 0, LARGE, 10_000);
+        assert_eq!((vm.replaced_pages(), resident(vm)), (LARGE, 100));
+        // Half the memory is what waits.
+        fill(&t, 0, 150, 2);
+        assert_eq!((vm.replaced_pages(), vm.statistics().swapouts), (0, 0));
+        expect(&t, 0, 150, |p| p + 2);
+        expect(&t, 10_000, 100, |_| 0);
     });
 }

@@ -413,7 +413,7 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
         let Some(at) = refused else {
             // A stack whose lowest part has other contents now cannot grow into them.
             self.detach_gap(range.start(), may);
-            self.bury_copy(copy);
+            self.bury_replaced(copy);
             self.drop_contents(may);
             return Ok(());
         };
@@ -446,6 +446,19 @@ impl<'vm, P: Platform> Edit<'_, 'vm, P> {
         let differ = (e.flags() ^ p.flags()) & EntryFlags::SHARED;
         e.set_flags(e.flags() ^ differ);
         p.set_flags(p.flags() ^ differ);
+    }
+
+    /// As [`Edit::bury_copy`], but for what may wait until later.
+    fn bury_replaced(&mut self, copy: &mut MapCopy<'vm, P>) {
+        let vm = self.map.vm;
+        while let Some(h) = copy.head {
+            copy.head = self.entry(h).links.next.get();
+            vm.entry_uncharge(self.entry(h));
+            if !vm.put_off(h) {
+                self.bury(h);
+            }
+        }
+        copy.tail = None;
     }
 
     /// The pieces now hold what was replaced.

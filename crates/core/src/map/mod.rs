@@ -44,6 +44,7 @@ mod fork;
 mod info;
 mod inherit;
 mod insert;
+mod later;
 mod lock;
 mod lookup;
 mod madvise;
@@ -75,6 +76,7 @@ pub use error::{
 pub use extract::{Extract, Need, Take};
 pub use find::{Order, Place, Search};
 pub use insert::Backing;
+pub(crate) use later::Later;
 pub use lookup::Lookup;
 pub use madvise::Advise;
 pub use protect::{Holes, SetProt};

@@ -57,6 +57,11 @@ impl<P: Platform> Vm<P> {
         if let Some(copy) = self.object_copy_of_bytes(h, may) {
             return copy.map(|object| Copied { object, whole: true });
         }
+        if much == Much::All && self.object_has_replaced(h) {
+            // Else the copy would keep what nobody can see.
+            self.finish(core::mem::take(g), may);
+            self.free_replaced_of(h, may);
+        }
         let copy = self.object_make(object.capacity.get())?;
         let to = self.objects.get(copy);
         let mut tries = 0;

@@ -100,6 +100,8 @@ pub struct Object {
     purge_order: Field64,
     /// Pages that are reserved for its contents, beside what entries are charged. \[a\]
     pub(crate) charge: Field64,
+    /// Ranges of it that were replaced and wait to be freed (`map::later`). \[a\]
+    replaced: Field32,
     /// The first of its reservations. \[F\], the free-frames lock
     pub(crate) reservs: HandleField<Reserv>,
     /// \[O\]
@@ -118,6 +120,7 @@ impl Default for Object {
             purge: Field32::new(0),
             purge_order: Field64::new(0),
             charge: Field64::new(0),
+            replaced: Field32::new(0),
             reservs: HandleField::new(None),
             lock: RwSleep::new(Rank::Object, ObjectInner::default()),
         }
@@ -128,9 +131,9 @@ impl Object {
     pub(crate) fn flags(&self) -> ObjectFlags {
         ObjectFlags::from_bits_truncate(self.flags.get())
     }
-    /// Entries and handles that name it now.
+    /// Entries and handles that name it now, without those of ranges that wait to be freed.
     pub(crate) fn references(&self) -> u32 {
-        self.refs.get()
+        self.refs.get().saturating_sub(self.replaced.get())
     }
     /// The colour, if it has one.
     pub(crate) fn color(&self) -> Option<u64> {
@@ -273,6 +276,7 @@ impl<P: Platform> Vm<P> {
         object.purge.set(0);
         object.purge_order.set(0);
         object.flags.set(0);
+        object.replaced.set(0);
         object.refs.set(1);
         Ok(h)
     }
@@ -351,6 +355,23 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn object_is_shared(&self, h: Handle<Object>) -> bool {
         self.objects.get(h).flags().contains(ObjectFlags::SHARED)
     }
+    /// May a range that nothing maps any more be freed later? Of anonymous memory that has
+    /// one entry at most for each index, and that nobody holds.
+    pub(crate) fn object_may_wait(&self, h: Handle<Object>) -> bool {
+        (self.objects.get(h).flags() - ObjectFlags::COPIED).is_empty()
+    }
+    /// A range of it waits to be freed.
+    pub(crate) fn object_replaced(&self, h: Handle<Object>) {
+        self.objects.get(h).replaced.atomic().fetch_add(1, Relaxed);
+    }
+    /// See [`Vm::object_replaced`]: the contents are gone.
+    pub(crate) fn object_replaced_free(&self, h: Handle<Object>) {
+        self.objects.get(h).replaced.atomic().fetch_sub(1, AcqRel);
+    }
+    /// Does a range of it wait to be freed, or is one being freed?
+    pub(crate) fn object_has_replaced(&self, h: Handle<Object>) -> bool {
+        self.objects.get(h).replaced.atomic().load(Acquire) != 0
+    }
     /// Has the object a pager?
     pub(crate) fn object_has_pager(&self, h: Handle<Object>, may: &mut MaySleep) -> bool {
         self.objects.get(h).lock.read(self.plat.host(), may).source.is_some()
@@ -366,7 +387,8 @@ impl<P: Platform> Vm<P> {
 
     /// May `[first, first + pages)` be added to what the caller's entry maps of this
     /// object (O13)? Only for anonymous memory that no other map shares, inside the
-    /// number space and with no old contents there (Z56).
+    /// number space and with no old contents there (Z56); nor while some wait to be freed,
+    /// in a range that may have gaps.
     pub(crate) fn object_coalesce(
         &self,
         h: Handle<Object>,
@@ -378,6 +400,7 @@ impl<P: Platform> Vm<P> {
         if object.flags().intersects(
             ObjectFlags::SHARED | ObjectFlags::WRITE_BACK | ObjectFlags::COPIED | ObjectFlags::PURGEABLE,
         ) || first.0.checked_add(pages).is_none_or(|end| end > object.capacity.get())
+            || self.object_has_replaced(h)
         {
             return false;
         }

@@ -10,19 +10,26 @@ use crate::vm::Vm;
 /// Pages in a [`FreeBatch`]: a sixteenth of a leaf; 128 bytes of stack.
 const BATCH: usize = 32;
 
+/// Most frames discarded in one call: what others wait for meanwhile is a few milliseconds.
+const MOST: u32 = 4096;
+
 /// Pages on their way to the free list: unmapped, flushed, discarded and uncharged
 /// together, contiguous frames in one call.
 pub(crate) struct FreeBatch<'a, P: Platform> {
     vm: &'a Vm<P>,
     pages: [Option<Handle<Page>>; BATCH],
     len: usize,
+    /// First of the frames whose pages are gone already, and how many: charged until they
+    /// are discarded, with those that follow or at the end. Nobody fills them before: they
+    /// are no anon's, and the extent is the caller's that long.
+    run: (u64, u32),
     /// Some page was busy elsewhere; its holder frees it.
     pub(crate) orphaned: bool,
 }
 
 impl<'a, P: Platform> FreeBatch<'a, P> {
     pub(crate) fn new(vm: &'a Vm<P>) -> Self {
-        FreeBatch { vm, pages: [None; BATCH], len: 0, orphaned: false }
+        FreeBatch { vm, pages: [None; BATCH], len: 0, run: (0, 0), orphaned: false }
     }
 
     /// Adds a page. If it still has an owner, the contents are taken from that anon.
@@ -38,6 +45,9 @@ impl<'a, P: Platform> FreeBatch<'a, P> {
 
     fn flush(&mut self) {
         let vm = self.vm;
+        if self.len == 0 {
+            return;
+        }
         let list = &mut self.pages[..self.len];
         let mut mapped = [PageNo(core::num::NonZeroU32::MIN); BATCH];
         let (mut m, mut any) = (0, false);
@@ -71,24 +81,21 @@ impl<'a, P: Platform> FreeBatch<'a, P> {
                 vm.leave_to_holders(h);
             }
         }
-        // One discard for each run of frames.
-        let mut run: Option<(u64, u32)> = None;
+        let mut due = 0;
         for h in list.iter().flatten() {
             let f = vm.pages.get(*h).pfn.get();
-            run = match run {
-                Some((first, n)) if first + u64::from(n) == f => Some((first, n + 1)),
-                other => {
-                    if let Some((first, n)) = other {
-                        vm.plat.mem().discard(Pfn(first), n);
-                    }
-                    Some((f, 1))
-                }
-            };
+            let (first, n) = self.run;
+            if n != 0 && (first + u64::from(n) != f || n == MOST) {
+                due += discard(vm, &mut self.run);
+            }
+            self.run = if self.run.1 == 0 { (f, 1) } else { (first, n + 1) };
         }
-        if let Some((first, n)) = run {
-            vm.plat.mem().discard(Pfn(first), n);
+        // A frame that an anon still names may be filled as soon as that gives it up below;
+        // and in the dense placement any that is retired.
+        let named = |h: &Handle<Page>| vm.pages.get(*h).owner.get().is_some();
+        if !vm.frames.is_sparse() || list.iter().flatten().any(named) {
+            due += discard(vm, &mut self.run);
         }
-        let mut n = 0;
         for slot in list.iter_mut() {
             let Some(h) = *slot else { continue };
             // An anon that is still named gives its page up only now: earlier, a fault
@@ -98,21 +105,33 @@ impl<'a, P: Platform> FreeBatch<'a, P> {
             {
                 vm.page_unbusy(h); // dying: both go there
                 *slot = None;
-                continue;
+                due -= 1;
             }
-            n += 1;
         }
         vm.pages_retire(list);
         list.fill(None);
         self.len = 0;
-        if n != 0 {
-            vm.uncharge(n);
+        if due != 0 {
+            vm.uncharge(due);
         }
     }
+}
+
+/// Discards a run of frames, which is empty then; gives how many they were.
+fn discard<P: Platform>(vm: &Vm<P>, run: &mut (u64, u32)) -> u64 {
+    let (first, n) = core::mem::take(run);
+    if n != 0 {
+        vm.plat.mem().discard(Pfn(first), n);
+    }
+    u64::from(n)
 }
 
 impl<P: Platform> Drop for FreeBatch<'_, P> {
     fn drop(&mut self) {
         self.flush();
+        let left = discard(self.vm, &mut self.run);
+        if left != 0 {
+            self.vm.uncharge(left);
+        }
     }
 }

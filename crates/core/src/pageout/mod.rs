@@ -39,7 +39,8 @@ impl<P: Platform> Vm<P> {
     /// => no lock is held.
     pub fn pageout(&self, want: u64, may: &mut MaySleep) -> u64 {
         // Contents that nobody needs go before anything is written.
-        let mut freed = self.purge_volatile(want, may);
+        let mut freed = self.free_replaced_first(may);
+        freed += self.purge_volatile(want.saturating_sub(freed), may);
         // Twice around the active queue: once to clear references, once to unmap.
         let mut budget = 2 * self.queues.len(QueueId::Active) / BATCH as u64 + 4;
         loop {
@@ -70,6 +71,13 @@ impl<P: Platform> Vm<P> {
             freed = self.launder(QueueId::Unswappable, may);
         }
         freed
+    }
+
+    /// Frees all that copies replaced; gives how many frames, about.
+    fn free_replaced_first(&self, may: &mut MaySleep) -> u64 {
+        let before = self.frames.charged();
+        while self.free_replaced(may) {}
+        before.saturating_sub(self.frames.charged())
     }
 
     /// Nothing could be written for so long that every page was tried several times:

@@ -37,6 +37,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub(super) use pager::{COMMONS, CommonPager, snapshot};
 
+use machvm_hal::MaySleep;
+
 use super::quiet::{self, Quiet};
 use super::{Shared, gate};
 use crate::sys;
@@ -125,6 +127,8 @@ extern "C" fn prepare() {
     let ours = |s: &Arc<Shared>| !s.is_forked();
     let followers: Vec<_> = lock(&FOLLOWERS).iter().filter_map(Weak::upgrade).filter(ours).collect();
     let ready = |s: Arc<Shared>| {
+        // What waits to be freed would be copied.
+        s.vm.free_all_replaced(&mut MaySleep::claim());
         let done = lend::lend(&s);
         (s, done)
     };

@@ -23,6 +23,8 @@
 //! # }
 //! ```
 
+use std::sync::Arc;
+
 use machvm::task::Personality;
 use machvm_hal::MaySleep;
 
@@ -34,15 +36,30 @@ use super::{Shared, Vm};
 
 /// The calling thread is inside the VM: no signal from outside is delivered to it, and it
 /// must not touch managed memory.
-#[derive(Debug)]
 pub struct Inside {
     _quiet: Quiet,
     may: MaySleep,
+    _after: After,
+}
+
+/// What is done after a call, outside.
+struct After(Arc<Shared>);
+
+impl Drop for After {
+    fn drop(&mut self) {
+        self.0.free_later();
+    }
+}
+
+impl core::fmt::Debug for Inside {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Inside")
+    }
 }
 
 impl Inside {
-    fn of(shared: &Shared) -> Result<Self, Error> {
-        Ok(Inside { _quiet: shared.enter()?, may: MaySleep::claim() })
+    fn of(shared: &Arc<Shared>) -> Result<Self, Error> {
+        Ok(Inside { _quiet: shared.enter()?, may: MaySleep::claim(), _after: After(Arc::clone(shared)) })
     }
     /// The right to sleep, which calls ask for.
     pub fn may(&mut self) -> &mut MaySleep {

@@ -326,9 +326,12 @@ impl Task {
             return Ok(());
         }
         let range = check(src, size)?;
-        let (_quiet, mut may) = (self.enter()?, MaySleep::claim());
+        let (quiet, mut may) = (self.enter()?, MaySleep::claim());
         let dst = Va::containing(RawAddr(dst as u64));
-        Ok(self.map().copy_range(range, to.map(), dst, &mut may)?)
+        let done = self.map().copy_range(range, to.map(), dst, &mut may);
+        drop(quiet);
+        self.core.shared.free_later();
+        Ok(done?)
     }
 
     /// A child (`task_create` with inheritance, `fork`): at the same addresses it has the

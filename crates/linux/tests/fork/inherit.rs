@@ -197,3 +197,40 @@ fn nothing_is_left_open_or_mapped() {
     t.deallocate(a, 100 * PAGE).expect("deallocate");
     assert_eq!(resources().0, before.0 - 1, "the shared file is closed with its memory");
 }
+
+/// Forks while what large copies replaced waits to be freed, in the parent and in the child.
+#[test]
+fn m66_a_fork_while_replaced_contents_wait() {
+    const PAGES: usize = 4096;
+    let w = world(None);
+    let t = &w.task;
+    let from = t.allocate(PAGES * PAGE).expect("memory");
+    let to = t.allocate(PAGES * PAGE).expect("memory");
+    let fill = |at: usize, value: u64| (0..PAGES).step_by(4).for_each(|i| store(t, at + i * PAGE, value));
+    let expect = |value: u64| {
+        let wrong = (0..PAGES).find(|i| load(t, to + i * PAGE) != if i % 4 == 0 { value } else { 0 });
+        assert_eq!(wrong, None, "pages of {value}");
+    };
+    for round in 1..4 {
+        fill(from, round);
+        fill(to, 100 + round);
+        t.copy(from, PAGES * PAGE, t, to).expect("copied");
+        let child = fork(|| {
+            expect(round);
+            for more in 1..3 {
+                fill(to, 200);
+                fill(from, 300 + more);
+                t.copy(from, PAGES * PAGE, t, to).expect("copied");
+                expect(300 + more);
+            }
+            t.deallocate(from, PAGES * PAGE).expect("deallocated");
+            t.deallocate(to, PAGES * PAGE).expect("deallocated");
+            assert_eq!(w.vm.live(), [0; 6], "something is left over in the child");
+        });
+        expect(round);
+        child.well();
+    }
+    t.deallocate(from, PAGES * PAGE).expect("deallocated");
+    t.deallocate(to, PAGES * PAGE).expect("deallocated");
+    assert_eq!(w.vm.live(), [0; 6], "something is left over");
+}

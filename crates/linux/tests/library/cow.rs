@@ -182,3 +182,49 @@ fn z51_a_chain_of_256_generations_costs_what_one_child_does() {
     drop(task);
     assert_eq!((vm.live(), vm.statistics().expect("statistics").frames), ([0; 6], 0));
 }
+
+/// Large copies over memory in use, on two threads: what they replace is freed by a thread of
+/// the system while the tasks go on.
+#[test]
+fn m66_replaced_contents_never_come_back() {
+    const LARGE: usize = 4096;
+    let vm = vm();
+    let rounds = |thread: u64| {
+        let task = vm.task().expect("a task");
+        let from = task.allocate(LARGE * PAGE).expect("memory");
+        for round in 1..=5 {
+            let value = |i: usize| thread << 48 | round << 32 | i as u64;
+            let expect = |task: &Task, to: usize| {
+                let read = |i: usize| load(task, to + i * PAGE);
+                let wrong =
+                    (0..LARGE).step_by(3).find(|i| read(*i) != if i % 7 == 0 { value(*i) } else { 0 });
+                assert_eq!(wrong, None, "thread {thread}, round {round}");
+            };
+            let to = task.allocate((LARGE + 9) * PAGE).expect("memory");
+            (0..LARGE).step_by(7).for_each(|i| store(&task, from + i * PAGE, value(i)));
+            (0..LARGE + 9).step_by(2).for_each(|i| store(&task, to + i * PAGE, u64::MAX));
+            task.copy(from, LARGE * PAGE, &task, to).expect("copied");
+            let child = (round % 2 == 0).then(|| task.fork().expect("a child"));
+            expect(&task, to);
+            assert_eq!([0, 8].map(|i| load(&task, to + (LARGE + i) * PAGE)), [u64::MAX; 2]);
+            // Over what was copied to.
+            (0..LARGE).step_by(5).for_each(|i| store(&task, to + i * PAGE, 1));
+            task.copy(from, LARGE * PAGE, &task, to).expect("copied");
+            expect(&task, to);
+            child.iter().for_each(|c| expect(c, to));
+            task.deallocate(to, (LARGE + 9) * PAGE).expect("deallocated");
+            let new = task.allocate(LARGE * PAGE).expect("memory");
+            let old = (0..LARGE).step_by(11).find(|i| load(&task, new + i * PAGE) != 0);
+            assert_eq!(old, None, "fresh memory, thread {thread}, round {round}");
+            task.deallocate(new, LARGE * PAGE).expect("deallocated");
+        }
+    };
+    std::thread::scope(|s| {
+        for thread in 1..3 {
+            let rounds = &rounds;
+            s.spawn(move || rounds(thread));
+        }
+    });
+    assert_eq!(vm.live(), [0; 6], "something is left over");
+    assert_eq!(vm.statistics().expect("statistics").frames, 0);
+}
