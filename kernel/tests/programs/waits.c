@@ -75,17 +75,26 @@ int main(void) {
   a.sa_sigaction = on_chld;
   a.sa_flags = SA_SIGINFO | SA_RESTART;
   sigaction(SIGCHLD, &a, 0);
+  // The child ends only when told: the signals about it do not meet.
+  int tell[2];
+  char byte;
+  pipe(tell);
   p = fork();
   if (!p) {
     raise(SIGSTOP);
+    read(tell[0], &byte, 1);
     _exit(3);
   }
   waitpid(p, &st, WUNTRACED);
-  nap(20);
+  while (info.si_code != CLD_STOPPED) nap(1);
   printf("SIGCHLD %d code %d status %d pid ok %d\n", info.si_signo, info.si_code, info.si_status, info.si_pid == p);
   kill(p, SIGCONT);
+  waitpid(p, &st, WCONTINUED);
+  while (info.si_code != CLD_CONTINUED) nap(1);
+  printf("SIGCHLD code %d status %d\n", info.si_code, info.si_status);
+  write(tell[1], "x", 1);
   waitpid(p, &st, 0);
-  nap(20);
+  while (info.si_code != CLD_EXITED) nap(1);
   printf("SIGCHLD code %d status %d\n", info.si_code, info.si_status);
   chld = 0;
   a.sa_flags = SA_SIGINFO | SA_NOCLDSTOP;
@@ -100,6 +109,7 @@ int main(void) {
   printf("NOCLDSTOP: %d\n", chld);
   kill(p, SIGCONT);
   waitpid(p, &st, 0);
+  while (info.si_code != CLD_KILLED) nap(1);
   printf("killed: code %d status %d\n", info.si_code, info.si_status);
   signal(SIGCHLD, SIG_IGN);
   p = fork();
