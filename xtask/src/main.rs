@@ -23,6 +23,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   install   installs the C library, its headers and manual pages (--prefix DIR)
   kernel-run [--mem 512M] [--icount] --initrd FILE.cpio -- PROGRAM [ARG...]
             boots our kernel in QEMU with PROGRAM as its first process; ends with its status
+  kernel-test [NAME...]
+            runs the programs and scripts of kernel/tests under our kernel and here, and compares
   coverage  writes docs/coverage.md: which rows of the interface which tests show (--check: compares)";
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Some("no-alloc") => no_alloc::check(),
         Some("install") => install::run_with(&args[1..]),
         Some("kernel-run") => return kernel::run_program(&args[1..]),
+        Some("kernel-test") => kernel::test(&args[1..]),
         Some("cross") => cross::check(),
         Some("coverage") => coverage::run(args.iter().any(|a| a == "--check")),
         _ => {

@@ -1,7 +1,13 @@
 //! Our kernel under QEMU.
 
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+mod initrd;
+mod test;
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+pub(crate) use test::test;
 
 use crate::{cross, run};
 
@@ -59,7 +65,44 @@ fn build() -> Option<PathBuf> {
     run("the kernel", &args, &vars).then(|| dir.join(TARGET).join("release/machvm-kernel"))
 }
 
-/// `kernel-run`: gives the program's status, as the kernel hands it to QEMU's `isa-debug-exit`.
+/// QEMU with the kernel in it and no devices but the serial line, which is standard input and output.
+fn qemu(kernel: &Path, memory: &str, initrd: &Path, program: &[String]) -> Command {
+    let mut qemu = Command::new(QEMU);
+    qemu.args(["-M", "q35,hpet=off", "-cpu", "max,-erms,-fsrm", "-smp", "1", "-accel", "tcg,thread=single"]);
+    qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-m", memory]);
+    qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
+    qemu.arg("-append").arg(format!("-- {}", program.join(" ")));
+    qemu
+}
+
+/// What the kernel's last line says of the status of its first program.
+fn status_in(line: &str) -> Option<u8> {
+    line.trim_end().strip_prefix("exit: ")?.parse().ok()
+}
+
+/// Passes what the kernel prints on; gives the status that the last line tells.
+fn pass_on(mut from: impl Read, mut out: impl Write) -> Option<u8> {
+    let (mut buf, mut line) = ([0; 4096], Vec::new());
+    let mut said = None;
+    while let Ok(n) = from.read(&mut buf)
+        && n != 0
+    {
+        // Whoever reads us may be gone; the status is wanted all the same.
+        let _ = out.write_all(&buf[..n]).and_then(|()| out.flush());
+        for &b in &buf[..n] {
+            if b == b'\n' {
+                said = status_in(&String::from_utf8_lossy(&line)).or(said);
+                line.clear();
+            } else {
+                line.push(b);
+            }
+        }
+    }
+    said
+}
+
+/// `kernel-run`: ends with the program's status.
 pub(crate) fn run_program(args: &[String]) -> ExitCode {
     let o = match options(args) {
         Ok(o) => o,
@@ -69,27 +112,27 @@ pub(crate) fn run_program(args: &[String]) -> ExitCode {
         }
     };
     let Some(kernel) = build() else { return ExitCode::from(2) };
-    let mut qemu = Command::new(QEMU);
-    qemu.args(["-M", "q35,hpet=off", "-cpu", "max,-erms,-fsrm", "-smp", "1", "-accel", "tcg,thread=single"]);
-    qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-m", &o.memory]);
-    qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    let mut qemu = qemu(&kernel, &o.memory, Path::new(&o.initrd), &o.program);
     if o.icount {
         qemu.args(["-icount", "shift=0,sleep=off"]);
     }
-    qemu.arg("-kernel").arg(kernel).args(["-initrd", &o.initrd]);
-    qemu.arg("-append").arg(format!("-- {}", o.program.join(" ")));
-    match qemu.status() {
-        // QEMU makes (status << 1) | 1 of it; eight bits are left.
-        Ok(s) => match s.code() {
-            Some(code) if code & 1 != 0 => ExitCode::from((code >> 1) as u8),
-            _ => {
-                eprintln!("xtask: {QEMU} ended by itself ({s})");
-                ExitCode::FAILURE
-            }
-        },
+    let mut child = match qemu.stdout(Stdio::piped()).spawn() {
+        Ok(child) => child,
         Err(e) => {
             eprintln!("xtask: cannot start {QEMU}: {e}; on Debian: apt-get install qemu-system-x86");
-            ExitCode::from(2)
+            return ExitCode::from(2);
+        }
+    };
+    let said = child.stdout.take().and_then(|from| pass_on(from, std::io::stdout()));
+    match (child.wait(), said) {
+        (Ok(_), Some(status)) => ExitCode::from(status),
+        (Ok(s), None) => {
+            eprintln!("xtask: {QEMU} ended ({s}) before the program did");
+            ExitCode::FAILURE
+        }
+        (Err(e), _) => {
+            eprintln!("xtask: {QEMU}: {e}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -108,6 +151,13 @@ mod tests {
         assert!(parse("--initrd f").is_err_and(|e| e.contains("-- PROGRAM")));
         assert!(parse("--mem").is_err_and(|e| e.contains("needs a value")));
         assert!(parse("--fast").is_err_and(|e| e.contains("--fast")));
+    }
+
+    #[test]
+    fn the_last_line_tells_the_status() {
+        assert_eq!(status_in("exit: 139\r"), Some(139));
+        assert_eq!(status_in("exit: none"), None);
+        assert_eq!(pass_on(&b"exit: 1\r\nexit: 0\r\n"[..], Vec::new()), Some(0));
     }
 
     #[test]
