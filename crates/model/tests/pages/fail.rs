@@ -31,7 +31,10 @@ impl<'vm> World<'vm> {
         let ((t, o, i), copy) = shared_by_copy(vm);
         t.store_word(at(1), 22).expect("store");
         copy.store_word(at(2), 33).expect("store");
-        vm.pageout(1, &mut may());
+        // Any page but the first.
+        let first = vm.vm_page_tryxbusy(o, Pindex(i), &mut may()).expect("resident");
+        assert_ne!(vm.pageout(1, &mut may()), 0, "a page goes to swap");
+        drop(first);
         let file = file(vm, 4).1;
         World { vm, t, copy, o, i, file }
     }
