@@ -114,6 +114,65 @@ fn s06_threads_and_forks_see_their_pages_while_others_wait_for_theirs() {
     std::fs::remove_dir_all(dir).expect("removed");
 }
 
+/// Asks a run at its control socket: what it answers, and whether that is an error.
+fn ask(socket: &Path, request: &[&str]) -> (bool, String) {
+    let asked = Command::new(machvm()).arg("swap").arg(socket).args(request).output().expect("machvm starts");
+    let said = if asked.status.success() { asked.stdout } else { asked.stderr };
+    (asked.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// `swapoff` of a place that is in use, of the only one, and `swapon` of another, while the
+/// program pages: no page is wrong.
+#[test]
+fn s09_places_come_and_go_while_the_program_runs() {
+    let dir = scratch("swap-control");
+    let (socket, stats) = (dir.join("control"), dir.join("stats"));
+    let places = [format!("file:{}:32M", dir.display()), "lz4:32M".to_owned()];
+    let names = [dir.display().to_string(), "lz4".to_owned()];
+    let program = common::build("swapped_threads.c", "swapped_threads_on_off", &[]);
+    let mut child = Command::new(machvm())
+        .args(["run", "--memory", "2M", "--swap", &places[0], &format!("--stats={}", stats.display())])
+        .arg("--control")
+        .arg(&socket)
+        .arg("--")
+        .arg(program)
+        .args(["3", "8", "0", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("machvm starts");
+    let mut out = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).expect("read");
+    assert_eq!(line, "ready\n");
+
+    let (done, said) = ask(&socket, &["off", &names[0]]);
+    assert!(!done && said.contains("cannot hold"), "{said}");
+    for turn in 0..4 {
+        let (old, new) = (turn % 2, (turn + 1) % 2);
+        let (done, said) = ask(&socket, &["on", &places[new]]);
+        assert!(done && said.contains("in use"), "{said}");
+        let (done, said) = ask(&socket, &["on", &places[new]]);
+        assert!(!done && said.contains("in use for swap already"), "{said}");
+        let (done, said) = ask(&socket, &["off", &names[old]]);
+        assert!(done && said.contains("pages moved"), "{said}");
+        let (done, table) = ask(&socket, &[]);
+        assert!(
+            done && table.contains(&names[new]) && !table.contains(&format!("{} ", names[old])),
+            "{table}"
+        );
+    }
+    drop(child.stdin.take());
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut out, &mut rest).expect("read");
+    assert!(child.wait().expect("it ended").success(), "{rest}");
+    assert_eq!(rest, "right\n");
+    let stats = std::fs::read_to_string(&stats).expect("written");
+    assert_eq!(number(&stats, "pages that could not be read back"), 0, "{stats}");
+    assert_ne!(number(&stats, "pages moved from one place of swap to another"), 0, "{stats}");
+    std::fs::remove_dir_all(dir).expect("removed");
+}
+
 /// A loop device, until it is dropped.
 struct Loop(String);
 

@@ -1,5 +1,6 @@
 /* Threads that read and change pages of their own and of all in random order, while children are
- * forked that look at everything: swapped_threads THREADS MIB ROUNDS FORKS. */
+ * forked that look at everything: swapped_threads THREADS MIB ROUNDS FORKS.
+ * Of no rounds it does as many as it can until its input ends. */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 enum { PAGE = 4096, WORDS = PAGE / 8 };
 static uint64_t *memory;
 static size_t pages, threads, rounds;
+static volatile int ended;
 static uint64_t *shared; /* never changed after the beginning */
 
 static uint64_t mix(uint64_t x) {
@@ -35,7 +37,7 @@ static void wrong(const char *what, size_t n) {
 static void *work(void *arg) {
     size_t me = (size_t)arg;
     uint64_t r = me + 1;
-    for (size_t k = 0; k < rounds; k++) {
+    for (size_t k = 0; rounds ? k < rounds : !ended; k++) {
         r = mix(r + k);
         size_t mine = (r % (pages / threads)) * threads + me;
         uint64_t *page = memory + mine * WORDS;
@@ -67,6 +69,12 @@ int main(int argc, char **argv) {
         }
         int status;
         if (child < 0 || waitpid(child, &status, 0) != child || status) return printf("child %x\n", status), 4;
+    }
+    if (!rounds) {
+        char c;
+        puts("ready"), fflush(stdout);
+        while (read(0, &c, 1) > 0);
+        ended = 1;
     }
     for (size_t t = 0; t < threads; t++) pthread_join(all[t], 0);
     for (size_t n = 0; n < pages; n++)
