@@ -96,6 +96,12 @@ impl Directory {
     pub(super) fn size(&self) -> u64 {
         40 + 20 * self.entries.lock().by_name.len() as u64
     }
+    /// Takes everything out.
+    fn clear(&self) -> Vec<Arc<Inode>> {
+        let mut e = self.entries.lock();
+        e.by_order.clear();
+        core::mem::take(&mut e.by_name).into_values().map(|(_, i)| i).collect()
+    }
     fn is_empty(&self) -> bool {
         self.entries.lock().by_name.is_empty()
     }
@@ -277,6 +283,18 @@ impl Inode {
         self.written();
         to.written();
         Ok(())
+    }
+}
+
+impl Drop for Directory {
+    /// What nobody else has goes level by level: a deep tree would need a deep stack.
+    fn drop(&mut self) {
+        let mut rest = self.clear();
+        while let Some(i) = rest.pop() {
+            if let (1, Some(d)) = (Arc::strong_count(&i), i.dir()) {
+                rest.extend(d.clear());
+            }
+        }
     }
 }
 

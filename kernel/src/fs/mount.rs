@@ -103,13 +103,18 @@ pub(crate) fn unmount(root: &Arc<Inode>, lazy: bool) -> Result<()> {
 
 /// Has anybody something of it open, or something mounted in it?
 fn is_used(root: &Arc<Inode>) -> bool {
-    let Some(d) = root.dir() else { return false };
-    let children = d.children();
-    children.iter().any(|c| {
-        let names = if c.is_directory() { 1 } else { c.attr().links as usize };
-        // Its names, and our list.
-        Arc::strong_count(c) > names + 1
-            || c.dir().is_some_and(|d| d.mounted.lock().is_some())
-            || c.is_directory() && is_used(c)
-    })
+    let mut rest = alloc::vec![root.clone()];
+    while let Some(d) = rest.pop() {
+        for c in d.dir().map(super::dir::Directory::children).unwrap_or_default() {
+            let names = if c.is_directory() { 1 } else { c.attr().links as usize };
+            // Its names, and we.
+            if Arc::strong_count(&c) > names + 1 || c.dir().is_some_and(|d| d.mounted.lock().is_some()) {
+                return true;
+            }
+            if c.is_directory() {
+                rest.push(c);
+            }
+        }
+    }
+    false
 }

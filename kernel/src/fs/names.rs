@@ -9,7 +9,7 @@ use super::file::{
 use super::inode::{Inode, Kind, S_IFLNK};
 use super::path::{End, Found, Last, Place};
 use super::pipe::Pipe;
-use crate::errno::{EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, EOPNOTSUPP, Result};
+use crate::errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, EOPNOTSUPP, Result};
 
 /// open(2). `rights`: of a file that is made, the umask taken away.
 pub(crate) fn open(place: &Place, path: &[u8], flags: u32, rights: u32) -> Result<Arc<File>> {
@@ -42,7 +42,7 @@ pub(crate) fn open(place: &Place, path: &[u8], flags: u32, rights: u32) -> Resul
         }
         let Last::Name(name) = found.last else { return Err(EISDIR) };
         if found.dir.dir().is_none() {
-            return Err(EACCES);
+            return Err(ENOENT); // as /proc has it
         }
         let inode = Inode::new(&found.dir.fs, Kind::Regular(Contents::new(&[])?), rights);
         match found.dir.enter(&name, &inode) {
@@ -119,7 +119,7 @@ pub(crate) fn make(place: &Place, path: &[u8], what: &What<'_>, rights: u32) -> 
     }
     let dir = &found.dir;
     if dir.dir().is_none() {
-        return Err(crate::errno::EPERM);
+        return Err(ENOENT); // as /proc has it
     }
     let inode = match what {
         What::Directory => Inode::directory(&dir.fs, Arc::downgrade(dir), rights),

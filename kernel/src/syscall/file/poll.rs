@@ -58,7 +58,7 @@ fn wait_for(until: Option<u64>, mut look: impl FnMut() -> i64) -> Result {
 }
 
 fn poll_until(list: u64, n: u64, until: Option<u64>) -> Result {
-    if n > sched::process().files.lock().limit as u64 {
+    if n > (sched::process().files.lock().limit as u64).min(1 << 20) {
         return Err(EINVAL);
     }
     let mut bytes = vec![0; 8 * n as usize];
