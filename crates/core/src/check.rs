@@ -14,6 +14,7 @@ pub enum Seen {
     Object {
         id: u32,
         refs: u32,
+        below: Option<u32>,
     },
     Inner {
         id: u32,
@@ -54,7 +55,11 @@ impl<P: Platform> Vm<P> {
         });
         self.objects.for_each(|h, o| {
             if o.references() != 0
-                && f(Seen::Object { id: h.get(), refs: o.references() })
+                && f(Seen::Object {
+                    id: h.get(),
+                    refs: o.references(),
+                    below: o.below.get().map(Handle::get),
+                })
                 && let Some(inner) = o.lock.try_read(self.plat.host())
             {
                 self.tree_walk(&inner.tree, f);

@@ -1,7 +1,7 @@
 //! machvm: the Mach/BSD virtual memory system as a library.
 //!
 //! Maps ([`map`]), objects and copy-on-write ([`object`]), pages ([`page`]), the
-//! fault ([`fault`]) and page-out ([`pageout`]), and the Mach calls ([`task`]), over any machine that implements
+//! fault ([`fault`]), page-out ([`pageout`]), memory objects ([`pager`]), and the Mach calls ([`task`]), over any machine that implements
 //! [`Platform`]. A [`Vm`] is a value: no statics, no allocator, no threads of its
 //! own.
 //!
@@ -19,6 +19,7 @@ pub mod map;
 pub mod object;
 pub mod page;
 pub mod pageout;
+pub mod pager;
 mod platform;
 mod stats;
 pub mod task;

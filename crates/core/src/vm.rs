@@ -24,6 +24,12 @@ pub struct Vm<P: Platform> {
     pub(crate) bodies: Slab<Body, P::Chunks>,
     pub(crate) frames: Frames<P::Chunks>,
     pub(crate) queues: Queues,
+    /// What pagers know of objects.
+    pub(crate) controls: Slab<crate::pager::Control, P::Chunks>,
+    /// Those in use.
+    pub(crate) memory_objects: Spin<crate::pager::Table>,
+    /// Some pager is to be told of a copy.
+    pub(crate) copies_untold: machvm_sync::Field32,
     /// Next unused stray frame number; 0: none reserved yet.
     pub(crate) strays: Spin<u64>,
     /// Objects whose contents may be thrown away.
@@ -60,6 +66,9 @@ impl<P: Platform> Vm<P> {
             entries: Slab::new(c, SLAB_LIMIT),
             bodies: Slab::new(c, SLAB_LIMIT),
             queues: Queues::new(),
+            controls: Slab::new(c, SLAB_LIMIT),
+            memory_objects: crate::pager::Table::new(),
+            copies_untold: machvm_sync::Field32::new(0),
             strays: Spin::new(Rank::PagerTable, 0),
             volatile: Volatile::default(),
             later: Later::default(),
@@ -105,6 +114,7 @@ impl<P: Platform> Vm<P> {
             + self.nodes.leaves.touched_bytes()
             + self.nodes.inners.touched_bytes()
             + self.objects.touched_bytes()
+            + self.controls.touched_bytes()
             + self.entries.touched_bytes()
             + self.bodies.touched_bytes()
             + self.frames.touched_bytes();

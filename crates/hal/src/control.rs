@@ -22,8 +22,8 @@ pub struct ControlId(pub NonZeroU64);
 /// How a copy of a memory object becomes one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum CopyStrategy {
-    /// The pager may change its data at any time: pages are copied at once
-    /// (`MEMORY_OBJECT_COPY_NONE`).
+    /// The pager may change its data at any time: a copy gets what was not in memory when it was
+    /// made as the pager has it by then (`MEMORY_OBJECT_COPY_NONE`).
     None,
     /// The pager is told ([`Pager::copied`](crate::Pager::copied), `MEMORY_OBJECT_COPY_CALL`).
     Call,

@@ -50,9 +50,10 @@ pub trait PageInSink: Sync {
         debug_assert!(lock.is_empty(), "this sink has no page locks");
         self.complete(pages, got, how);
     }
-    /// The pages wait in the core from here on, until they are answered by offset. `false`:
-    /// nobody could answer for them, since they are no memory object's.
-    fn detach(&self, _object: ControlId, _pages: &[PageNo]) -> bool {
+    /// The pages, the first at byte `offset`, wait in the core from here on, until they are
+    /// answered by offset. `false`: nobody could answer for them, since they are no memory
+    /// object's.
+    fn detach(&self, _object: ControlId, _offset: u64, _pages: &[PageNo]) -> bool {
         false
     }
 }
@@ -142,7 +143,7 @@ impl<'a> PageIn<'a> {
         let mut list = [PageNo(core::num::NonZeroU32::MIN); MAX_CLUSTER];
         let list = self.list(&mut list);
         match self.object {
-            Some(object) if self.sink.detach(object, list) => {
+            Some(object) if self.sink.detach(object, self.offset, list) => {
                 self.done = true;
                 Ok(())
             }

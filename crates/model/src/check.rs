@@ -13,6 +13,8 @@ use crate::task::Task;
 struct Counts {
     entries: Vec<Part>,
     objects: HashMap<u32, u32>,
+    /// Memory objects, and how many copies name them.
+    below: HashMap<u32, u32>,
     /// By number: times named, and what the structure says.
     inners: HashMap<u32, (u32, u32)>,
     leaves: HashMap<u32, (u32, u32)>,
@@ -110,7 +112,8 @@ fn check_maps<'a, 'vm: 'a>(tasks: impl IntoIterator<Item = &'a Task<'vm>>) -> Ha
     named
 }
 
-/// As [`check_quiet`], without the maps. Gives the references of every object.
+/// As [`check_quiet`], without the maps. Gives the references of every object, but for those
+/// of its copies.
 ///
 /// # Panics
 /// Something is wrong.
@@ -121,7 +124,10 @@ pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
             c.entries.push(Part { object, first, end: first + pages, shared });
             false
         }
-        Seen::Object { id, refs } => c.objects.insert(id, refs).is_none(),
+        Seen::Object { id, refs, below } => {
+            below.into_iter().for_each(|o| *c.below.entry(o).or_default() += 1);
+            c.objects.insert(id, refs).is_none()
+        }
         Seen::Inner { id, refs } => count(&mut c.inners, id, refs),
         Seen::Leaf { id, refs } => count(&mut c.leaves, id, refs),
         Seen::Anon { id, refs, page, swap } => {
@@ -164,6 +170,12 @@ pub fn check_vm(vm: &Vm<Machine>) -> HashMap<u32, u32> {
     if let Some(swap) = machine.mem_swap() {
         assert_eq!(swap.kept(), c.swapped.len(), "swap slots in use (left) and known (right)");
     }
+    for (o, n) in &c.below {
+        let refs = c.objects.get_mut(o).unwrap_or_else(|| panic!("copies name object {o}, which has ended"));
+        *refs =
+            refs.checked_sub(*n).unwrap_or_else(|| panic!("object {o} has {n} copies, {refs} references"));
+    }
+    c.objects.retain(|_, refs| *refs != 0);
     c.objects
 }
 

@@ -1,8 +1,7 @@
 //! The platform.
 
-use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use machvm::{PagerId, Platform};
 use machvm_arena::HeapChunks;
@@ -15,7 +14,7 @@ use crate::hw::{self, Arch};
 use crate::inject::Injector;
 use crate::mem::{Frames, ModelMem};
 use crate::mmu::{FlatFlush, FlatPages, FlatPmap};
-use crate::pager::MemPager;
+use crate::pager::{MemPager, Pagers};
 use crate::paging::Tables;
 use crate::pmap::{ModelFlush, ModelPages, ModelPmap};
 use crate::swap::MemSwap;
@@ -120,7 +119,7 @@ pub struct Machine {
     flush: ModelFlush,
     swap: Option<MemSwap>,
     /// Pagers live as long as the process, so that they can be lent out.
-    pagers: Mutex<Vec<&'static MemPager>>,
+    pagers: Pagers,
     users: AtomicU64,
     inject: &'static Injector,
 }
@@ -159,7 +158,7 @@ impl Machine {
             pages,
             flush,
             swap: c.swap.map(|n| MemSwap::new(n, host.clone(), inject)),
-            pagers: Mutex::default(),
+            pagers: Pagers::default(),
             users: AtomicU64::new(0),
             host,
             under,
@@ -262,10 +261,15 @@ impl Machine {
     /// A new pager over `data`.
     pub fn add_pager(&self, data: Vec<u8>) -> (PagerId, &'static MemPager) {
         let p: &'static MemPager = Box::leak(Box::new(MemPager::new(data, self.host.clone(), self.inject)));
-        let mut list = self.pagers.lock().unwrap_or_else(PoisonError::into_inner);
-        list.push(p);
-        let id = NonZeroU32::new(list.len() as u32).expect("not empty");
-        (PagerId(id), p)
+        (self.add_any_pager(p), p)
+    }
+    /// Names a pager of any kind.
+    pub fn add_any_pager(&self, p: &'static (dyn Pager + Send + Sync)) -> PagerId {
+        PagerId(self.pagers.add(p))
+    }
+    /// From now on nobody has that name.
+    pub fn remove_pager(&self, id: PagerId) {
+        self.pagers.remove(id.0);
     }
     /// Objects that use a pager now, as the core told.
     pub fn pager_users(&self) -> u64 {
@@ -300,8 +304,7 @@ impl Platform for Machine {
         self.swap.as_ref().map(|s| s as &dyn Swap)
     }
     fn pager(&self, id: PagerId) -> Option<&dyn Pager> {
-        let list = self.pagers.lock().unwrap_or_else(PoisonError::into_inner);
-        list.get(id.0.get() as usize - 1).map(|p| *p as &dyn Pager)
+        self.pagers.get(id.0).map(|p| p as &dyn Pager)
     }
     fn pager_used(&self, _id: PagerId) {
         self.users.fetch_add(1, SeqCst);

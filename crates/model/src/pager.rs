@@ -1,6 +1,7 @@
 //! A file in memory, as a pager.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -106,5 +107,34 @@ impl Pager for MemPager {
         f.data[offset as usize..offset as usize + n].copy_from_slice(&data[..n]);
         self.writes.fetch_add(1, SeqCst);
         Ok(())
+    }
+}
+
+type AnyPager = &'static (dyn Pager + Send + Sync);
+
+/// The pagers of a machine, by name.
+#[derive(Default)]
+pub(crate) struct Pagers(Mutex<Vec<Option<AnyPager>>>);
+
+impl std::fmt::Debug for Pagers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} pagers", self.list().len())
+    }
+}
+
+impl Pagers {
+    fn list(&self) -> MutexGuard<'_, Vec<Option<AnyPager>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub(crate) fn add(&self, p: AnyPager) -> NonZeroU32 {
+        let mut list = self.list();
+        list.push(Some(p));
+        NonZeroU32::new(list.len() as u32).expect("not empty")
+    }
+    pub(crate) fn remove(&self, name: NonZeroU32) {
+        self.list()[name.get() as usize - 1] = None;
+    }
+    pub(crate) fn get(&self, name: NonZeroU32) -> Option<AnyPager> {
+        self.list().get(name.get() as usize - 1).copied().flatten()
     }
 }

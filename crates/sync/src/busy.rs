@@ -216,6 +216,13 @@ impl Busy {
         }
     }
 
+    /// Did the owner drop the last reference while somebody held it busy? A hint, unless the
+    /// caller holds what keeps the holder from letting go.
+    pub fn is_orphan(&self) -> bool {
+        // Acquire: as the holder that is told.
+        self.0.load(Ordering::Acquire) & ORPHAN != 0
+    }
+
     /// Gives it back, or takes over the page when it lost its owner meanwhile. One
     /// locked operation when nobody waits.
     ///

@@ -21,12 +21,12 @@
 
 use core::num::NonZeroU32;
 use machvm_arena::Handle;
-use machvm_hal::{Gather, MaySleep, PageNo, PhysMem, PmapPage, PopulateError, RemoveWhy};
+use machvm_hal::{Gather, MaySleep, PageNo, PhysMem, PmapPage, PopulateError, Prot, RemoveWhy};
 
 use super::fill::{ObjectGuard, Run, clip, cluster};
 use super::{CLUSTER, MapGuard, Place, Purpose, Step, WaitFor};
 use crate::map::Map;
-use crate::object::{Anon, LEAF, Leaf, ObjectInner};
+use crate::object::{Anon, LEAF, Leaf, Object, ObjectFlags, ObjectInner};
 use crate::page::{FreeBatch, Page, PageFlags, QueueId, handle, number};
 use crate::platform::Platform;
 use crate::stats::bump;
@@ -142,6 +142,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
                     freed[i] = Some(p);
                 }
             }
+            vm.leave_to_copies(at.object, (p, q), anon.is_some(), push);
         }
         drop((object, map));
         vm.copy_pages(old.all(), new);
@@ -189,7 +190,8 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 vm.anon_busy_page(a, p).ok()?;
                 let alike = vm.is_natural(at, p, index) == natural
                     && (!natural || vm.anons.get(a).is_shared())
-                    && !vm.pages.get(p).is_kept();
+                    && !vm.pages.get(p).is_kept()
+                    && vm.is_usable(at.object, p, at.access);
                 if !alike {
                     vm.page_unbusy(p);
                 }
@@ -284,6 +286,37 @@ impl<P: Platform> Vm<P> {
             copy.home.set(Some(at.object));
             copy.pindex.set(index);
             self.anons.get(b).reset(Some(q));
+        }
+    }
+
+    /// The contents of `p` are also in `q`: the object's own are one of the two now, and the
+    /// copies have the other if `parted`. An object that writes its pages back leaves its copies
+    /// contents that its pager will not have any more; and what the pager said of the page holds
+    /// for the object's own only.
+    ///
+    /// => both are busy. `pushed`: the object goes on with `p`.
+    pub(crate) fn leave_to_copies(
+        &self,
+        o: Handle<Object>,
+        (p, q): (Handle<Page>, Handle<Page>),
+        parted: bool,
+        pushed: bool,
+    ) {
+        let object = self.objects.get(o);
+        let (own, other) = if parted && pushed { (p, q) } else { (q, p) };
+        let (own, other) = (self.pages.get(own), self.pages.get(other));
+        if parted && object.flags().contains(ObjectFlags::WRITE_BACK) {
+            other.insert_flags(PageFlags::DIRTY);
+        }
+        if object.control.get().is_some() {
+            let said = if parted && pushed { own } else { other };
+            let (lock, flags) = (said.lock(), said.flags());
+            own.set_lock(lock);
+            own.insert_flags(flags & (PageFlags::OWN | PageFlags::PUSHED | PageFlags::PRECIOUS));
+            if parted {
+                other.set_lock(Prot::NONE);
+                other.remove_flags(PageFlags::OWN | PageFlags::PUSHED | PageFlags::PRECIOUS);
+            }
         }
     }
 

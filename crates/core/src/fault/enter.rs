@@ -8,7 +8,7 @@ use machvm_hal::{EnterError, EnterFlags, Gather, MaySleep, PageNo, Pmap, Prot, V
 use super::fill::ObjectGuard;
 use super::{CLUSTER, MapGuard, Place, Purpose, Step, WaitFor};
 use crate::error::FaultError;
-use crate::map::{Entry, Kind, Map, Seen};
+use crate::map::{Kind, Map, Seen};
 use crate::object::{Anon, LEAF, Object, ObjectFlags, ObjectInner};
 use crate::page::{Page, PageFlags, QueueId, handle, number};
 use crate::platform::Platform;
@@ -19,9 +19,12 @@ use crate::vm::Vm;
 /// is.
 const WRITE_AHEAD: u32 = 4;
 
-/// Do writes follow one another here?
-pub(super) fn writes_ahead(at: &Place<'_>) -> bool {
-    at.access.contains(Prot::W) && at.entry.cluster.get() >= WRITE_AHEAD
+/// Do writes follow one another here? Pages that go back to a pager are never taken for
+/// written before they are: it would get what nobody wrote, over what others put there.
+pub(super) fn writes_ahead<P: Platform>(vm: &Vm<P>, at: &Place<'_>) -> bool {
+    at.access.contains(Prot::W)
+        && at.entry.cluster.get() >= WRITE_AHEAD
+        && !vm.objects.get(at.object).flags().contains(ObjectFlags::WRITE_BACK)
 }
 
 impl<'vm, P: Platform> Map<'vm, P> {
@@ -39,6 +42,14 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let shared = path_shared || vm.anons.get(anon).is_shared();
         let natural = vm.is_natural(at, page, at.index);
         let own = at.purpose == Purpose::Own;
+        if let Some(step) = vm.page_locked(at, page) {
+            return Ok(step);
+        }
+        if (own || at.access.contains(Prot::W)) && vm.must_push(at.object, page) {
+            let wait = vm.push_page((at.object, at.index), (anon, page));
+            vm.page_unbusy(page);
+            return Ok(wait.map_or(Step::Again, Step::Wait));
+        }
         if !natural || (shared && (own || at.access.contains(Prot::W))) {
             return Ok(self.break_sharing(at, anon, page, natural, map, object));
         }
@@ -46,7 +57,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             vm.page_unbusy(page);
             return Ok(Step::Done);
         }
-        let rights = vm.rights(at.entry, &object, anon, page, shared, at.access);
+        let rights = vm.rights(at, &object, anon, page, shared, at.access);
         if at.access.contains(Prot::W) {
             // Mapped without write although nothing but sharing forbade it.
             let reuse = vm.objects.get(at.object).flags().contains(ObjectFlags::COPIED)
@@ -110,7 +121,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let in_leaf = at.index % LEAF as u64;
         // Where writes follow one another, the next pages are taken for written too: one
         // fault instead of one for each page, at the price of their copies on swap.
-        let writes = writes_ahead(at);
+        let writes = writes_ahead(vm, at);
         let as_if = if writes { Prot::W } else { Prot::R };
         let take = |index: u64| {
             let (Some(a), shared) = vm.tree_lookup(&object.tree, index) else { return None };
@@ -124,8 +135,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
             vm.anon_busy_page(a, p).ok()?;
             let shared = shared || vm.anons.get(a).is_shared();
-            let ok =
-                vm.is_natural(at, p, index) && vm.rights(at.entry, object, a, p, shared, as_if) == rights;
+            let ok = vm.is_natural(at, p, index) && vm.rights(at, object, a, p, shared, as_if) == rights;
             if ok && as_if.contains(Prot::W) {
                 vm.forget_copy(a, p);
             }
@@ -173,7 +183,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         };
         let ahead = flags | EnterFlags::PREFAULT;
         let written = at.access.contains(Prot::W) && !vm.frames.is_sparse();
-        if run.len() == 1 || (written && writes_ahead(at)) {
+        if run.len() == 1 || (written && writes_ahead(vm, at)) {
             // A pmap that makes superpages takes write access from entries that are not
             // modified (Q03), so what is taken for written is entered as that.
             enter(first, run, flags)?;
@@ -238,7 +248,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         if vm.anon_busy_page(a, p).is_err() {
             return false;
         }
-        let ok = vm.is_natural(&at, p, at.index) && {
+        let ok = vm.is_natural(&at, p, at.index) && !vm.lock_for(oh, p).intersects(rights) && {
             let mut g = Gather::new();
             let r =
                 self.pmap().enter(&vm.pages, va, &[number(p)], rights, Prot::R, EnterFlags::PREFAULT, &mut g);
@@ -263,17 +273,22 @@ impl<P: Platform> Vm<P> {
 
     /// What the page may be mapped with: the entry's rights, without write while the
     /// page is shared, or clean with a copy elsewhere (so that the first write is
-    /// seen).
+    /// seen), or copies need it first; and without what its lock does not allow.
     pub(super) fn rights(
         &self,
-        entry: &Entry,
+        at: &Place<'_>,
         object: &ObjectInner,
         anon: Handle<Anon>,
         page: Handle<Page>,
         shared: bool,
         access: Prot,
     ) -> Prot {
-        let all = entry.prot().hardware();
+        let lock = self.lock_for(at.object, page);
+        if lock.contains(Prot::R) {
+            return Prot::NONE;
+        }
+        let all = at.entry.prot().hardware() - lock;
+        let shared = shared || self.must_push(at.object, page);
         let has_copy = object.source.is_some() || self.anons.get(anon).swap().is_some();
         let watch = has_copy && !access.contains(Prot::W) && !self.page_is_dirty(page);
         if shared || watch { all - Prot::W } else { all }

@@ -2,7 +2,8 @@
 
 use core::num::NonZeroU32;
 use machvm_arena::{Handle, NoMemory};
-use machvm_hal::{PageIn, PageInSink, PageNo, PagerError, Pfn, PhysMem, Supply, SwapError, SwapSlot};
+use machvm_hal::{ControlId, PageIn, PageInSink, PageNo, PagerError, Pfn, PhysMem, Prot, Supply};
+use machvm_hal::{SwapError, SwapSlot};
 use machvm_sync::WriteGuard;
 
 use super::{CLUSTER, MapGuard, Place, Step, WaitFor};
@@ -66,6 +67,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
         mut object: ObjectGuard<'_, P>,
     ) -> Result<Step<'vm>, FaultError> {
         let vm = self.vm();
+        if let Some(wait) = vm.control_gate(at)? {
+            return Ok(wait);
+        }
         if !vm.limbo_is_empty() {
             return Ok(Step::Wait(WaitFor::Limbo));
         }
@@ -95,7 +99,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
             Some(source) => {
                 drop((object, map));
-                vm.start_page_in(source, first, pages).map_err(|()| FaultError::NoMemory(at.va))
+                vm.start_page_in(at, source, first, pages).map_err(|()| FaultError::NoMemory(at.va))
             }
         }
     }
@@ -116,6 +120,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 PagerError::Io => FaultError::PagerIo(at.va),
             });
         }
+        if let Some(wait) = vm.control_gate(at)? {
+            return Ok(wait);
+        }
         if !vm.limbo_is_empty() {
             return Ok(Step::Wait(WaitFor::Limbo));
         }
@@ -131,7 +138,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
             Some(source) => {
                 drop((object, map));
-                vm.start_page_in(source, at.index, &list).map_err(|()| FaultError::NoMemory(at.va))
+                vm.start_page_in(at, source, at.index, &list).map_err(|()| FaultError::NoMemory(at.va))
             }
         }
     }
@@ -253,6 +260,9 @@ impl<P: Platform> Vm<P> {
         pg.owner.set(Some(anon));
         pg.home.set(Some(at.object));
         pg.pindex.set(index);
+        if self.objects.get(at.object).control.get().is_some() {
+            pg.insert_flags(PageFlags::OWN);
+        }
     }
 
     /// A busy page for an anon that has none. `None`: no frame.
@@ -321,7 +331,13 @@ impl<P: Platform> Vm<P> {
 
     /// Clears busy pages, as a pager fills only what it has (Z88), and makes the
     /// request. `Err`: the machine has no memory; the slots are empty again.
-    fn start_page_in<'a>(&'a self, source: Source, first: u64, list: &[PageNo]) -> Result<Step<'a>, ()> {
+    fn start_page_in<'a>(
+        &'a self,
+        at: &Place<'_>,
+        source: Source,
+        first: u64,
+        list: &[PageNo],
+    ) -> Result<Step<'a>, ()> {
         let mut rest = list;
         while !rest.is_empty() {
             let (frame, n) = self.frame_run(rest);
@@ -332,7 +348,9 @@ impl<P: Platform> Vm<P> {
             rest = &rest[n..];
         }
         let offset = source.base.wrapping_add(first << machvm_hal::PAGE_SHIFT);
-        Ok(Step::PageIn(source.pager, PageIn::new(self, list, offset)))
+        let object = self.control_id_behind(at.object);
+        let req = PageIn::new(self, list, offset).of_object(object, at.access);
+        Ok(Step::PageIn(source.pager, req))
     }
 
     /// The frame of the first page, and how many pages have the frames that follow.
@@ -421,14 +439,18 @@ impl<P: Platform> PageInSink for Vm<P> {
     }
 
     fn complete(&self, pages: &[PageNo], got: usize, how: Result<Supply, PagerError>) {
+        self.complete_locked(pages, got, how, Prot::NONE);
+    }
+
+    fn detach(&self, object: ControlId, offset: u64, pages: &[PageNo]) -> bool {
+        self.pending_add(object, offset, pages)
+    }
+
+    fn complete_locked(&self, pages: &[PageNo], got: usize, how: Result<Supply, PagerError>, lock: Prot) {
         for (i, p) in pages.iter().enumerate() {
             let h = handle(*p);
             if i < got {
-                if how == Ok(Supply::Precious) {
-                    self.pages.get(h).insert_flags(PageFlags::DIRTY);
-                }
-                bump(&self.stats.pageins, 1);
-                self.page_filled(h);
+                self.page_supplied(h, how.unwrap_or(Supply::Clean), lock);
             } else {
                 let why = if i == got { how.err() } else { None };
                 self.page_abandon(h, why);

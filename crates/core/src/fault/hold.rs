@@ -128,7 +128,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 Stop::End | Stop::Again => {}
                 Stop::Busy(p) => self.vm().wait_page(p, may),
                 Stop::Absent(va) if absent == Absent::Refuse => return Err(HoldError::Absent(va)),
-                Stop::Absent(va) => self.fault_own(va, may).map_err(HoldError::Fault)?,
+                Stop::Absent(va) => self.fault_own(va, access, may).map_err(HoldError::Fault)?,
             }
         }
         Ok(held)
@@ -158,7 +158,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         for (n, place) in list[..most].iter_mut().enumerate() {
             let va = at.add(n as u64);
             let index = seen.pindex(va);
-            let p = match vm.own_page(o, &object, index) {
+            let p = match vm.own_page(o, &object, index, access) {
                 Own::Yes(p) => p,
                 Own::No => return Ok((n, Stop::Absent(va))),
                 Own::Busy(p) => return Ok((n, Stop::Busy(p))),

@@ -44,6 +44,7 @@ use crate::error::FaultError;
 use crate::map::{Body, Kind, Map, Read, Seen};
 use crate::object::Object;
 use crate::page::{self, FREE_EVENT, LIMBO_EVENT, Page};
+use crate::pager::{self, Control, Unlock};
 use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
@@ -85,6 +86,8 @@ pub enum WaitFor {
     Memory,
     /// Frames whose last user is just letting go.
     Limbo,
+    /// What a pager has to say of its object, after the version that was seen.
+    Pager(Handle<Control>, u32),
 }
 
 /// What to do next.
@@ -102,6 +105,8 @@ pub enum Step<'a> {
     Submap,
     /// Hand this to the pager named, then step again.
     PageIn(crate::platform::PagerId, PageIn<'a>),
+    /// Ask for this ([`Vm::ask_unlock`]), then step again.
+    Unlock(Unlock),
     /// Carry out this read from swap, then step again.
     SwapIn(SwapIn),
 }
@@ -156,6 +161,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
                     Some(p) => p.page_in(req),
                     None => req.failed(0, PagerError::Gone),
                 },
+                Step::Unlock(u) => vm.ask_unlock(&u, Va::containing(f.addr))?,
                 Step::SwapIn(s) => {
                     vm.swap_in(s, Va::containing(f.addr))?;
                     if vm.is_exhausted() {
@@ -177,6 +183,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             WaitFor::Page(p) => page::event(p),
             WaitFor::Memory => FREE_EVENT,
             WaitFor::Limbo => LIMBO_EVENT,
+            WaitFor::Pager(c, _) => pager::event(c),
         };
         let host = vm.plat.host();
         // First into the queue, then look: a wake-up in between is not lost.
@@ -188,6 +195,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             WaitFor::Page(p) => vm.pages.get(p).busy.mark_waiting(),
             WaitFor::Memory => vm.frames_mark_waiting(),
             WaitFor::Limbo => !vm.limbo_is_empty(),
+            WaitFor::Pager(c, version) => vm.controls.get(c).version() == version,
         };
         if wait {
             host.thread_block(ticket, Some(host.now_ns() + WAIT_LIMIT_NS));

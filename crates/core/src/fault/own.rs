@@ -24,15 +24,15 @@ pub(crate) enum Own {
 }
 
 impl<P: Platform> Vm<P> {
-    /// The page at `index` of an object, busy, if it is the object's alone.
+    /// The page at `index` of an object, busy, if it is the object's alone and may be used so.
     ///
     /// => the object is at least read locked.
-    pub(crate) fn own_page(&self, o: Handle<Object>, inner: &ObjectInner, index: u64) -> Own {
+    pub(crate) fn own_page(&self, o: Handle<Object>, inner: &ObjectInner, index: u64, access: Prot) -> Own {
         let (Some(a), path) = self.tree_lookup(&inner.tree, index) else { return Own::No };
         let anon = self.anons.get(a);
         let Some(p) = anon.page().filter(|_| !path && !anon.is_shared()) else { return Own::No };
         match self.anon_busy_page(a, p) {
-            Ok(()) if self.is_at_home(o, p, index) => Own::Yes(p),
+            Ok(()) if self.is_at_home(o, p, index) && self.is_usable(o, p, access) => Own::Yes(p),
             Ok(()) => {
                 self.page_unbusy(p);
                 Own::No
@@ -43,15 +43,24 @@ impl<P: Platform> Vm<P> {
     }
 }
 
+impl<P: Platform> Vm<P> {
+    /// Does neither its lock nor a copy forbid this access to a page?
+    ///
+    /// => the page is busy and the object's, which is locked.
+    pub(crate) fn is_usable(&self, o: Handle<Object>, p: Handle<Page>, access: Prot) -> bool {
+        !self.lock_for(o, p).intersects(access) && !self.must_push(o, p)
+    }
+}
+
 impl<P: Platform> Map<'_, P> {
-    /// Brings the page at `va` into memory, for its object alone.
+    /// Brings the page at `va` into memory, for its object alone and for this access.
     ///
     /// => nothing is locked. By the return somebody may share it again.
     ///
     /// # Errors
     /// Those of [`Map::fault`], but for rights.
-    pub(crate) fn fault_own(&self, va: Va, may: &mut MaySleep) -> Result<(), FaultError> {
-        self.fault_for(&Fault { addr: RawAddr(va.get()), access: Prot::R }, Purpose::Own, may)
+    pub(crate) fn fault_own(&self, va: Va, access: Prot, may: &mut MaySleep) -> Result<(), FaultError> {
+        self.fault_for(&Fault { addr: RawAddr(va.get()), access }, Purpose::Own, may)
     }
 
     /// Marks the wired pages of `part` of `e` as the object's alone, so that copies do not

@@ -123,7 +123,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let full = vm.frames.run_populated(frame) == RUN as u32 && frame.0 % RUN == at.va.page() % RUN;
         // One write does not make all of it modified; and what is being set aside should
         // stay unmapped until it is used.
-        let single = at.access.contains(Prot::W) && !writes_ahead(at);
+        let single = at.access.contains(Prot::W) && !writes_ahead(self.vm(), at);
         if !full || single || vm.frames.free() < vm.frames.target() {
             return false;
         }
@@ -181,7 +181,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let p = vm.anons.get(a).page()?;
         vm.anon_busy_page(a, p).ok()?;
         let shared = path || vm.anons.get(a).is_shared();
-        if vm.rights(at.entry, object, a, p, shared, Prot::R) == rights {
+        if vm.rights(at, object, a, p, shared, Prot::R) == rights {
             return Some(p);
         }
         vm.page_unbusy(p);

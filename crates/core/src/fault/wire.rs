@@ -44,7 +44,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
                 let Some(o) = seen.entry.object.get() else { return false };
                 let object = vm.objects.get(o).lock.read(vm.host(), may);
                 let index = seen.pindex(va);
-                match vm.own_page(o, &object, index) {
+                match vm.own_page(o, &object, index, Prot::W) {
                     Own::Yes(p) => {
                         vm.tree_mark_held(&object.tree, index);
                         vm.pages.get(p).change_wirings(1);

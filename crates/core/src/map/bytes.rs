@@ -119,6 +119,10 @@ impl<P: Platform> Vm<P> {
             Err(Some(p)) => return Look::Busy(p),
             Err(None) => return Look::Again,
         }
+        if self.lock_for(spot.object, p).contains(Prot::R) {
+            self.page_unbusy(p);
+            return Look::Fault;
+        }
         drop(inner);
         self.mem().read(self.pages.get(p).pfn(), off, buf);
         self.page_unbusy(p);
@@ -137,6 +141,10 @@ impl<P: Platform> Vm<P> {
             Ok(()) => {}
             Err(Some(p)) => return Look::Busy(p),
             Err(None) => return Look::Again,
+        }
+        if !self.is_usable(spot.object, p, Prot::RW) {
+            self.page_unbusy(p);
+            return Look::Fault;
         }
         drop(inner);
         // The copy on swap is stale from now on.

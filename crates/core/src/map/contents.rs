@@ -86,6 +86,8 @@ impl<P: Platform> Vm<P> {
                     self.page_unbusy(p);
                     next = i + 1;
                 }
+                // Nobody maps a page that its pager has not given.
+                Err(Some(busy)) if self.page_is_pending(busy) => next = i + 1,
                 Err(Some(busy)) => self.wait_page(busy, may),
                 Err(None) => {}
             }

@@ -284,5 +284,6 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         if let Some(o) = unused {
             map.vm.object_deallocate(o, may);
         }
+        map.vm.tell_copies();
     }
 }

@@ -345,6 +345,7 @@ impl<'vm, P: Platform> MapCopy<'vm, P> {
             }
             out.push(new);
         }
+        vm.tell_copies();
         Ok(out)
     }
 

@@ -142,7 +142,7 @@ impl<P: Platform> Map<'_, P> {
             };
             if wired && self.is_resident(va, may) {
                 // Whatever else happened to the map is found when it is locked again.
-                if let Err(FaultError::NoMemory(va)) = self.fault_own(va, may) {
+                if let Err(FaultError::NoMemory(va)) = self.fault_own(va, Prot::R, may) {
                     return Err(ProtectError::NoMemory(va));
                 }
             }

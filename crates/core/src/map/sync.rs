@@ -96,7 +96,7 @@ impl<P: Platform> Map<'_, P> {
             self.vm.finish(g, may);
         }
         drop(inner);
-        let done = self.vm.object_sync(o, first, part.pages(), after == After::Invalidate, may);
+        let done = self.vm.object_sync_through(o, first, part.pages(), after == After::Invalidate, may);
         self.vm.object_deallocate(o, may);
         Some((part.end(), done.map_err(|e| SyncError::Pager(part.start(), e))))
     }

@@ -112,6 +112,7 @@ impl<P: Platform> Vm<P> {
                 self.limbo_enter();
                 if self.pages.get(p).busy.orphan() {
                     batch.orphaned = true;
+                    self.pending_drop(p);
                 } else {
                     self.limbo_leave();
                     self.anon_destroy(h, p, batch);

@@ -3,7 +3,7 @@
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use machvm_arena::{Handle, NoMemory};
-use machvm_hal::{Gather, MaySleep, PmapPage};
+use machvm_hal::{Gather, MaySleep, PAGE_SHIFT, PmapPage};
 
 use super::held::Short;
 use super::{Object, ObjectFlags, Source, Tree};
@@ -85,7 +85,7 @@ impl<P: Platform> Vm<P> {
         {
             let mut dst = to.lock.write(self.plat.host(), may);
             dst.tree = tree;
-            dst.source = source;
+            to.set_source(&mut dst, source);
             // Mapped where the original is.
             to.color.set(object.color.get());
             if let Some(s) = source {
@@ -129,6 +129,16 @@ impl<P: Platform> Vm<P> {
         for o in [object, to] {
             o.flags.atomic().fetch_or(ObjectFlags::COPIED.bits(), Relaxed);
         }
+        if let Some(original) = self.original_of(h) {
+            // Locked before the contents that are shared can change.
+            if original == h {
+                self.copy_link(h, copy);
+                self.copy_note(h, keep.start << PAGE_SHIFT, (keep.end - keep.start) << PAGE_SHIFT);
+            } else {
+                let _below = self.objects.get(original).lock.write_second(self.host(), may);
+                self.copy_link(original, copy);
+            }
+        }
         Ok((mine, inner.source, !held && !sliced))
     }
 
@@ -153,7 +163,9 @@ impl<P: Platform> Vm<P> {
                     self.page_unbusy(p);
                     next = i + 1;
                 }
-                Err(Some(busy)) => self.wait_page(busy, may),
+                // It has no contents yet: whoever fills it sees that it is shared.
+                Err(Some(busy)) if self.page_is_pending(busy) => next = i + 1,
+                Err(Some(busy)) => self.wait_page_settled(busy, may),
                 Err(None) => {}
             }
         }

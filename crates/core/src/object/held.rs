@@ -13,7 +13,7 @@
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use machvm_arena::{Handle, NoMemory};
-use machvm_hal::{MaySleep, PAGE_SHIFT, PhysMem, Pindex};
+use machvm_hal::{MaySleep, PhysMem, Pindex};
 
 use super::radix::{INNER, LEAF, Tree, child_of, inner_handle, leaf_handle, span_bits};
 use super::{Anon, Object, ObjectFlags};
@@ -167,10 +167,7 @@ impl<P: Platform> Vm<P> {
         let source = self.objects.get(h).lock.read(self.host(), may).source;
         match source {
             None => self.object_allocate(pages),
-            Some(s) => {
-                let offset = s.base.wrapping_add(at.0 << PAGE_SHIFT);
-                self.object_from_pager(pages, s.pager, offset, false, may)
-            }
+            Some(s) => self.object_with_source_of(h, at, pages, s, may).map(|o| (o, Pindex(0))),
         }
     }
 

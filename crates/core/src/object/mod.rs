@@ -19,7 +19,7 @@ mod rehome;
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use machvm_arena::{Handle, HandleField, NoMemory};
-use machvm_hal::{Host, MaySleep, PagerError, Pfn, PhysMem, Pindex, PmapPage, RefMod, Va};
+use machvm_hal::{Host, MaySleep, Pfn, PhysMem, Pindex, PmapPage, RefMod, Va};
 use machvm_sync::{Field32, Field64, Rank, RwSleep};
 
 pub use anon::Anon;
@@ -32,6 +32,7 @@ pub use range::{ObjectInfo, RemoveFlags, TO_THE_END};
 pub use rehome::{Home, RehomeError};
 
 use crate::page::{self, FreeBatch, PageFlags, RUN, Reserv};
+use crate::pager::Control;
 use crate::platform::{PagerId, Platform};
 use crate::vm::Vm;
 
@@ -85,6 +86,16 @@ pub struct Object {
     flags: Field32,
     /// How often a part of it was shared. \[a\]
     sharings: Field32,
+    /// What its pager knows it by, if it is a memory object ([`crate::pager`]). \[I\]
+    pub(crate) control: HandleField<Control>,
+    /// The memory object that it is a copy of. \[I\]
+    pub(crate) below: HandleField<Object>,
+    /// The first of its copies. \[O\]
+    pub(crate) copies: HandleField<Object>,
+    /// The next of the copies that its original has. \[O\] of the original
+    pub(crate) next_copy: HandleField<Object>,
+    /// Where in its pager's data index 0 is, as its source says. \[I\], as the extent
+    base: Field64,
     /// First frame number of the extent (sparse). \[I\], but for [`rehome`], which is alone
     extent: Field64,
     /// Page indices `[0, capacity)` may be used. \[I\]
@@ -114,6 +125,11 @@ impl Default for Object {
             refs: Field32::new(0),
             flags: Field32::new(0),
             sharings: Field32::new(0),
+            control: HandleField::new(None),
+            below: HandleField::new(None),
+            copies: HandleField::new(None),
+            next_copy: HandleField::new(None),
+            base: Field64::new(0),
             extent: Field64::new(0),
             capacity: Field64::new(0),
             color: Field32::new(0),
@@ -131,6 +147,18 @@ impl Object {
     pub(crate) fn flags(&self) -> ObjectFlags {
         ObjectFlags::from_bits_truncate(self.flags.get())
     }
+    /// The word of flags.
+    pub(crate) fn flags_word(&self) -> &Field32 {
+        &self.flags
+    }
+    /// The count of references.
+    pub(crate) fn refs(&self) -> &Field32 {
+        &self.refs
+    }
+    /// Where in its pager's data index 0 is.
+    pub(crate) fn data_base(&self) -> u64 {
+        self.base.get()
+    }
     /// Entries and handles that name it now, without those of ranges that wait to be freed.
     pub(crate) fn references(&self) -> u32 {
         self.refs.get().saturating_sub(self.replaced.get())
@@ -138,6 +166,13 @@ impl Object {
     /// The colour, if it has one.
     pub(crate) fn color(&self) -> Option<u64> {
         self.color.get().checked_sub(1).map(u64::from)
+    }
+    /// Where absent contents come from, from now on.
+    ///
+    /// => `inner` is its own, write locked.
+    pub(crate) fn set_source(&self, inner: &mut ObjectInner, source: Option<Source>) {
+        inner.source = source;
+        self.base.set(source.map_or(0, |s| s.base));
     }
     /// Gives it a colour, if it has none.
     ///
@@ -206,16 +241,26 @@ impl<P: Platform> Vm<P> {
         write_back: bool,
         may: &mut MaySleep,
     ) -> Result<(Handle<Object>, Pindex), NoMemory> {
+        let flags = if write_back { ObjectFlags::WRITE_BACK } else { ObjectFlags::empty() };
+        let h = self.object_with_source(pages, Source { pager, base: offset }, flags, may)?;
+        Ok((h, Pindex(0)))
+    }
+
+    /// A new object of at least so many pages that come from there.
+    pub(crate) fn object_with_source(
+        &self,
+        pages: u64,
+        source: Source,
+        flags: ObjectFlags,
+        may: &mut MaySleep,
+    ) -> Result<Handle<Object>, NoMemory> {
         let capacity = pages.checked_next_power_of_two().filter(|c| *c <= 1 << 50).ok_or(NoMemory)?;
         let h = self.object_make(capacity.max(LEAF as u64))?;
         let object = self.objects.get(h);
-        object.flags.atomic().fetch_or(ObjectFlags::PAGER.bits(), Relaxed);
-        if write_back {
-            object.flags.atomic().fetch_or(ObjectFlags::WRITE_BACK.bits(), Relaxed);
-        }
-        object.lock.write(self.plat.host(), may).source = Some(Source { pager, base: offset });
-        self.plat.pager_used(pager);
-        Ok((h, Pindex(0)))
+        object.flags.atomic().fetch_or((flags | ObjectFlags::PAGER).bits(), Relaxed);
+        object.set_source(&mut object.lock.write(self.plat.host(), may), Some(source));
+        self.plat.pager_used(source.pager);
+        Ok(h)
     }
 
     /// What a private mapping goes on with behind its last page: `pages` of the same
@@ -235,7 +280,7 @@ impl<P: Platform> Vm<P> {
         may: &mut MaySleep,
     ) -> Result<Option<(Handle<Object>, Pindex)>, NoMemory> {
         let object = self.objects.get(h);
-        let Some(Source { pager, base }) = object.lock.read(self.plat.host(), may).source else {
+        let Some(source) = object.lock.read(self.plat.host(), may).source else {
             return Ok(None);
         };
         let inside = at.0.checked_add(pages).is_some_and(|end| end <= object.capacity.get());
@@ -243,8 +288,7 @@ impl<P: Platform> Vm<P> {
             self.object_reference(h);
             return Ok(Some((h, at)));
         }
-        let offset = base.wrapping_add(at.0 << machvm_hal::PAGE_SHIFT);
-        self.object_from_pager(pages, pager, offset, false, may).map(Some)
+        self.object_with_source_of(h, at, pages, source, may).map(|o| Some((o, Pindex(0))))
     }
 
     /// Is nothing of the range written, and no frame of it in use (Z56)? What was dropped
@@ -273,6 +317,11 @@ impl<P: Platform> Vm<P> {
         }
         object.capacity.set(capacity);
         object.color.set(0);
+        object.control.set(None);
+        object.below.set(None);
+        object.copies.set(None);
+        object.next_copy.set(None);
+        object.base.set(0);
         object.purge.set(0);
         object.purge_order.set(0);
         object.flags.set(0);
@@ -296,6 +345,12 @@ impl<P: Platform> Vm<P> {
         if object.refs.atomic().fetch_sub(1, AcqRel) != 1 {
             return;
         }
+        if let Some(c) = object.control.get()
+            && self.memory_object_unused(h, c, may)
+        {
+            return;
+        }
+        let original = self.copy_unlink(h, may);
         self.volatile_end(object);
         self.object_uncharge(object);
         let inner = core::mem::take(&mut *object.lock.write(self.plat.host(), may));
@@ -321,6 +376,10 @@ impl<P: Platform> Vm<P> {
         self.objects.free(h);
         if let Some(s) = source {
             self.plat.pager_unused(s.pager);
+        }
+        if let Some(original) = original {
+            // A memory object is no copy: this goes no deeper.
+            self.object_deallocate(original, may);
         }
     }
 
@@ -477,7 +536,9 @@ impl<P: Platform> Vm<P> {
                         return Err(NoMemory);
                     }
                 }
-                Err(Some(busy)) => self.wait_page(busy, may),
+                // Who shares it asks again.
+                Err(Some(busy)) if self.page_is_pending(busy) => self.pending_cancel(busy),
+                Err(Some(busy)) => self.wait_page_settled(busy, may),
                 Err(None) => {}
             }
         }
@@ -535,6 +596,11 @@ impl<P: Platform> Vm<P> {
     ///
     /// => the page is busy.
     pub(crate) fn page_is_dirty(&self, p: Handle<crate::page::Page>) -> bool {
+        self.page_is_modified(p) || self.pages.get(p).flags().contains(PageFlags::PRECIOUS)
+    }
+
+    /// As [`Vm::page_is_dirty`]; that its pager wants it back does not count.
+    pub(crate) fn page_is_modified(&self, p: Handle<crate::page::Page>) -> bool {
         let page = self.pages.get(p);
         page.flags().contains(PageFlags::DIRTY)
             || self.plat.pmap_page().page_refmod(&self.pages, page::number(p)).contains(RefMod::MODIFIED)
@@ -550,55 +616,5 @@ impl<P: Platform> Vm<P> {
         } else {
             host.cancel_wait(t);
         }
-    }
-
-    /// Writes the modified pages of a pager-backed object in the range back;
-    /// `invalidate` also forgets the clean ones (O18, M37).
-    ///
-    /// # Errors
-    /// The first pager error; the rest is written all the same, and pages that
-    /// failed stay modified.
-    pub(crate) fn object_sync(
-        &self,
-        h: Handle<Object>,
-        first: Pindex,
-        pages: u64,
-        invalidate: bool,
-        may: &mut MaySleep,
-    ) -> Result<(), PagerError> {
-        let object = self.objects.get(h);
-        if !object.flags().contains(ObjectFlags::WRITE_BACK) {
-            return Ok(());
-        }
-        let (mut next, end) = (first.0, first.0.saturating_add(pages));
-        let mut result = Ok(());
-        while next < end {
-            let (mut found, source) = {
-                let inner = object.lock.read(self.plat.host(), may);
-                let mut found = None;
-                self.tree_for_each(&inner.tree, next, end - next, &mut |i, a| {
-                    found = self.anons.get(a).page().map(|p| (i, a, p));
-                    found.is_none()
-                });
-                (found, inner.source)
-            };
-            let (Some((i, a, p)), Some(source)) = (found.take(), source) else { break };
-            match self.anon_busy_page(a, p) {
-                Ok(()) => {
-                    next = i + 1;
-                    if let Err(e) = self.page_clean(p, source, i, may) {
-                        result = result.and(Err(e));
-                        self.page_unbusy(p);
-                    } else if invalidate && !self.pages.get(p).is_kept() {
-                        self.page_evict_clean(a, p);
-                    } else {
-                        self.page_unbusy(p);
-                    }
-                }
-                Err(Some(busy)) => self.wait_page(busy, may),
-                Err(None) => {}
-            }
-        }
-        result
     }
 }

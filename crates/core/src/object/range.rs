@@ -155,7 +155,14 @@ impl<P: Platform> Vm<P> {
                         let x = self.xbusy(object, i, p);
                         wired += u64::from(!self.page_drop(x, clean_only, may)?);
                     }
-                    Err(Some(busy)) => self.wait_page(busy, may),
+                    Err(Some(busy)) if self.page_is_pending(busy) => {
+                        // Nothing is to be waited for: the pager's answer would be dropped.
+                        if !clean_only {
+                            self.object_drop_range(object, Pindex(i), 1, may)?;
+                        }
+                        next = i + 1;
+                    }
+                    Err(Some(busy)) => self.wait_page_settled(busy, may),
                     Err(None) => {}
                 },
             }
@@ -348,6 +355,7 @@ impl<P: Platform> Vm<P> {
         let copy = self.object_copy(object, (super::copy::Much::All, all), &mut g, may);
         self.finish(g, may);
         let new = copy?.object;
+        self.tell_copies();
         self.vm_object_pmap_protect(object, Pindex(0), TO_THE_END, Prot::R | Prot::X, may);
         Ok(new)
     }

@@ -84,6 +84,7 @@ impl<P: Platform> Vm<P> {
             return Err(RehomeError::Held);
         }
         self.copy_contents(h, to, may)?;
+        self.memory_object_leave(h);
         self.volatile_end(object);
         let inner = core::mem::take(&mut *object.lock.write(self.host(), may));
         let orphaned = {
@@ -99,7 +100,8 @@ impl<P: Platform> Vm<P> {
             self.plat.mem().extent_release(Pfn(object.extent.get()), object.capacity.get());
         }
         object.extent.set(to.0);
-        object.lock.write(self.host(), may).source = Some(Source { pager, base: to.byte() });
+        let source = Some(Source { pager, base: to.byte() });
+        object.set_source(&mut object.lock.write(self.host(), may), source);
         let gone = ObjectFlags::COPIED | ObjectFlags::PURGEABLE | ObjectFlags::HELD;
         let new = ObjectFlags::SHARED | ObjectFlags::OPEN | ObjectFlags::WRITE_BACK | ObjectFlags::PAGER;
         object.flags.set(((object.flags() - gone) | new).bits());
@@ -128,7 +130,7 @@ impl<P: Platform> Vm<P> {
                 self.object_make(object.capacity.get()).inspect_err(|_| self.plat.pager_unused(pager))?;
             let to = self.objects.get(copy);
             to.flags.atomic().fetch_or(ObjectFlags::PAGER.bits(), Relaxed);
-            to.lock.write(self.host(), may).source = Some(Source { pager, base });
+            to.set_source(&mut to.lock.write(self.host(), may), Some(Source { pager, base }));
             self.stats.copies.atomic().fetch_add(1, Relaxed);
             Ok(copy)
         }))

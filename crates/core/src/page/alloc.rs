@@ -165,6 +165,9 @@ impl<P: Platform> Vm<P> {
             structure.owner.set(Some(anon));
             structure.home.set(Some(object));
             structure.pindex.set(index);
+            if o.control.get().is_some() {
+                structure.insert_flags(super::PageFlags::OWN);
+            }
             let slot = &self.nodes.leaves.get(leaf).slots[index as usize % LEAF];
             let old = slot.get();
             slot.set(Some(anon));

@@ -39,7 +39,7 @@ impl<P: Platform> XBusy<'_, P> {
 
     /// Takes back what [`XBusy::dirty`] said (`vm_page_undirty`). What the pmap knows stays.
     pub fn undirty(&mut self) {
-        self.structure().remove_flags(PageFlags::DIRTY);
+        self.structure().remove_flags(PageFlags::DIRTY | PageFlags::PRECIOUS);
     }
 
     /// Do its contents differ from those on backing store, as its owner said or its mappings

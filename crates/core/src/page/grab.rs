@@ -10,10 +10,11 @@
 //! ```
 
 use machvm_arena::Handle;
-use machvm_hal::{MaySleep, PageIn, PagerError, PhysMem, Pindex};
+use machvm_hal::{MaySleep, PageIn, PagerError, PhysMem, Pindex, Prot};
 
 use super::request::Tries;
 use super::{At, FrameClass, Page, PageFlags, PlaceError, Request, SBusy, TryError, Wait, XBusy, number};
+use crate::fault::WaitFor;
 use crate::object::{Anon, LEAF, Object, Source};
 use crate::platform::Platform;
 use crate::vm::Vm;
@@ -88,11 +89,11 @@ impl<P: Platform> Vm<P> {
         flags: GrabFlags,
         may: &mut MaySleep,
     ) -> Result<XBusy<'_, P>, GrabError> {
-        let mut x = self.grab_any(object, index, flags, may)?;
+        let mut x = self.grab_pushed(object, index, flags, may)?;
         while x.valid && x.is_shared(may) {
             match self.make_private(x, flags, may)? {
                 Some(done) => return Ok(done),
-                None => x = self.grab_any(object, index, flags, may)?, // it changed
+                None => x = self.grab_pushed(object, index, flags, may)?, // it changed
             }
         }
         Ok(x)
@@ -147,6 +148,11 @@ impl<P: Platform> Vm<P> {
     ) -> Result<XBusy<'_, P>, GrabError> {
         loop {
             let x = self.grab_valid_any(object, index, flags, may)?;
+            if let Some(wait) = self.push_grabbed(object, index.0, x.page, may) {
+                drop(x);
+                self.push_wait(wait, flags, may)?;
+                continue;
+            }
             if !x.is_shared(may) {
                 return Ok(x);
             }
@@ -183,6 +189,41 @@ impl<P: Platform> Vm<P> {
             }
         }
         Ok(out.len())
+    }
+
+    /// As [`Vm::grab_any`]; the copies of a memory object have what they need of the page.
+    fn grab_pushed(
+        &self,
+        object: Handle<Object>,
+        index: Pindex,
+        flags: GrabFlags,
+        may: &mut MaySleep,
+    ) -> Result<XBusy<'_, P>, GrabError> {
+        loop {
+            let x = self.grab_any(object, index, flags, may)?;
+            if !x.valid {
+                return Ok(x);
+            }
+            let Some(wait) = self.push_grabbed(object, index.0, x.page, may) else { return Ok(x) };
+            drop(x);
+            self.push_wait(wait, flags, may)?;
+        }
+    }
+
+    fn push_wait(&self, w: WaitFor, flags: GrabFlags, may: &mut MaySleep) -> Result<(), GrabError> {
+        match w {
+            _ if flags.contains(GrabFlags::NOWAIT) => Err(GrabError::Busy),
+            WaitFor::Object(o) => {
+                drop(self.objects.get(o).lock.read(self.host(), may));
+                Ok(())
+            }
+            WaitFor::Page(p) => {
+                self.wait_page(p, may);
+                Ok(())
+            }
+            _ if self.make_room(may) => Ok(()),
+            _ => Err(GrabError::NoMemory),
+        }
     }
 
     /// The page at `index`, which copies may share.
@@ -302,8 +343,9 @@ impl<P: Platform> Vm<P> {
     /// Asks the pager for one busy page, which is its from here on.
     fn ask_pager(&self, source: Source, x: XBusy<'_, P>) {
         let offset = source.base.wrapping_add(x.index << machvm_hal::PAGE_SHIFT);
+        let object = self.control_id_behind(x.object);
         let list = [number(x.into_page())];
-        let req = PageIn::new(self, &list, offset);
+        let req = PageIn::new(self, &list, offset).of_object(object, Prot::R);
         match self.plat.pager(source.pager) {
             Some(pager) => pager.page_in(req),
             None => req.failed(0, PagerError::Gone),
@@ -353,6 +395,7 @@ impl<P: Platform> Vm<P> {
             }
             let b = anons.take().ok_or(super::StayError::NoMemory)?;
             self.page_inherit(x.page, page);
+            self.leave_to_copies(object, (x.page, page), true, false);
             let structure = self.pages.get(page);
             structure.owner.set(Some(b));
             structure.home.set(Some(object));

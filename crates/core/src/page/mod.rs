@@ -59,6 +59,8 @@ pub use wire::Wired;
 
 /// `Page::queue` of a frame that the embedder has.
 pub(crate) const SYSTEM: u32 = 8;
+/// `Page::queue` of a page that waits for its pager's answer ([`crate::pager`]).
+pub(crate) const PENDING: u32 = 9;
 
 bitflags::bitflags! {
     /// Page flags \[B\].
@@ -69,6 +71,13 @@ bitflags::bitflags! {
         const DIRTY = 1;
         /// The page was in use when the daemon last looked.
         const KEEP = 2;
+        /// Its pager must get it back even if it is clean.
+        const PRECIOUS = 4;
+        /// It was placed in the memory object itself, not in a copy: locks apply.
+        const OWN = 8;
+        /// Every copy of its memory object has it, or contents of its own there.
+        const PUSHED = 0x10;
+        // Bits 8 to 10: the lock; 12 to 14: what was asked for (pager/lock.rs).
     }
 }
 
@@ -92,7 +101,8 @@ pub struct Page {
     pub(crate) q_next: HandleField<Page>,
     /// Previous on a queue, or among free blocks. \[Q\] or \[F\]
     pub(crate) q_prev: HandleField<Page>,
-    /// [`QueueId`], [`SYSTEM`] or the mark of a free block. \[Q\] or \[F\] to write
+    /// [`QueueId`], [`SYSTEM`], [`PENDING`] or the mark of a free block. \[Q\], \[F\] or the
+    /// table of memory objects to write
     pub(crate) queue: Field32,
     /// [`PageFlags`]. \[B\]
     pub(crate) flags: Field32,
@@ -111,10 +121,10 @@ impl Page {
         PageFlags::from_bits_truncate(self.flags.get())
     }
     pub(crate) fn insert_flags(&self, f: PageFlags) {
-        self.flags.set((self.flags() | f).bits());
+        self.flags.set(self.flags.get() | f.bits());
     }
     pub(crate) fn remove_flags(&self, f: PageFlags) {
-        self.flags.set((self.flags() - f).bits());
+        self.flags.set(self.flags.get() & !f.bits());
     }
     pub(crate) fn pfn(&self) -> Pfn {
         Pfn(self.pfn.get())

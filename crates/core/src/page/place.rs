@@ -104,14 +104,20 @@ impl<'vm, P: Platform> XBusy<'vm, P> {
             if shared && self.leave_extent().is_err() {
                 return Err((StayError::NoMemory, self));
             }
-            match self.vm.slot_clear(&self, !shared, may) {
-                Ok(Cleared::Page) => {
-                    drop(Loose { vm: self.vm, page: self.into_page(), valid: false });
-                    return Ok(());
-                }
-                // Copies have it, or it ends with the busy state.
-                Ok(Cleared::Slot) => return Ok(()),
+            // The slot is empty before the frame is discarded: nobody fills it meanwhile.
+            let vm = self.vm;
+            vm.limbo_enter();
+            let cleared = vm.slot_clear(&self, !shared, may);
+            if matches!(cleared, Ok(Cleared::Page)) {
+                drop(Loose { vm, page: self.into_page(), valid: false });
+                vm.limbo_leave();
+                return Ok(());
+            }
+            vm.limbo_leave();
+            match cleared {
                 Ok(Cleared::Again) => {}
+                // Copies have it, or it ends with the busy state.
+                Ok(_) => return Ok(()),
                 Err(()) => return Err((StayError::NoMemory, self)),
             }
         }

@@ -15,10 +15,13 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use machvm_arena::Handle;
-use machvm_hal::{Gather, MaySleep, PAGE_SIZE, PageNo, PagerError, PhysMem, PmapPage, RefMod, RemoveWhy};
+use machvm_hal::{
+    Gather, MaySleep, PAGE_SIZE, PageNo, PagerError, PhysMem, PmapPage, RefMod, RemoveWhy, Return,
+};
 
-use crate::object::{Anon, Source};
+use crate::object::{Object, Source};
 use crate::page::{FreeBatch, Page, PageFlags, QueueId, number};
+use crate::pager::ReturnRun;
 use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
@@ -261,8 +264,8 @@ impl<P: Platform> Vm<P> {
         if !self.page_is_dirty(h) {
             return true;
         }
-        if let Some((source, index)) = self.write_back_place(h, may) {
-            return self.page_clean(h, source, index, may).is_ok();
+        if let Some((object, source, index)) = self.write_back_place(h, may) {
+            return self.page_clean(h, (object, source, index), may).is_ok();
         }
         let Some(swap) = self.plat.swap() else { return false };
         let mut buf = [0u8; PAGE_SIZE as usize];
@@ -279,9 +282,10 @@ impl<P: Platform> Vm<P> {
     }
 
     /// Where a page of a shared pager-backed object is written.
-    fn write_back_place(&self, h: Handle<Page>, may: &mut MaySleep) -> Option<(Source, u64)> {
+    fn write_back_place(&self, h: Handle<Page>, may: &mut MaySleep) -> Option<(Handle<Object>, Source, u64)> {
         let page = self.pages.get(h);
-        let object = self.objects.get(page.home.get()?);
+        let home = page.home.get()?;
+        let object = self.objects.get(home);
         if !object.flags().contains(crate::object::ObjectFlags::WRITE_BACK) {
             return None;
         }
@@ -289,13 +293,13 @@ impl<P: Platform> Vm<P> {
         // The page knows its object by a hint only: believe it if the object does.
         let index = page.pindex.get();
         let (a, _) = self.tree_lookup(&inner.tree, index);
-        (a.is_some() && a == page.owner.get()).then_some((inner.source?, index))
+        (a.is_some() && a == page.owner.get()).then_some((home, inner.source?, index))
     }
 
     /// => nothing can write the page: it is mapped nowhere, or everywhere without write
     /// access and flushed.
-    fn mark_clean(&self, h: Handle<Page>, may: &mut MaySleep) {
-        self.pages.get(h).remove_flags(PageFlags::DIRTY);
+    pub(crate) fn mark_clean(&self, h: Handle<Page>, may: &mut MaySleep) {
+        self.pages.get(h).remove_flags(PageFlags::DIRTY | PageFlags::PRECIOUS);
         let mut g = Gather::new();
         self.plat.pmap_page().page_clear(&self.pages, number(h), RefMod::MODIFIED, &mut g);
         self.finish(g, may);
@@ -310,33 +314,19 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn page_clean(
         &self,
         h: Handle<Page>,
-        source: Source,
-        index: u64,
+        (object, source, index): (Handle<Object>, Source, u64),
         may: &mut MaySleep,
     ) -> Result<(), PagerError> {
-        // A device may write while it is written back: it stays modified then (Z77).
-        let held = self.pages.get(h).is_held_for_io();
-        let mut g = Gather::new();
-        self.plat.pmap_page().page_write_protect(&self.pages, &[number(h)], &mut g);
-        self.finish(g, may);
-        if !self.page_is_dirty(h) {
-            return Ok(());
-        }
-        let mut buf = [0u8; PAGE_SIZE as usize];
-        self.plat.mem().read(self.pages.get(h).pfn(), 0, &mut buf);
-        let pager = self.plat.pager(source.pager).ok_or(PagerError::Gone)?;
-        pager.page_out(source.base.wrapping_add(index << machvm_hal::PAGE_SHIFT), &buf)?;
-        if !held {
-            self.mark_clean(h, may);
-        }
-        bump(&self.stats.pageouts, 1);
-        Ok(())
+        let mut run = ReturnRun::new(index);
+        run.push(number(h));
+        self.return_run(object, source, &mut run, (Return::All, false), may);
+        run.results().try_for_each(|(_, done)| done)
     }
 
     /// Forgets a clean page.
     ///
-    /// => the page is busy and belongs to `a`; on return it is not busy.
-    pub(crate) fn page_evict_clean(&self, _a: Handle<Anon>, h: Handle<Page>) {
+    /// => the page is busy and has an owner; on return it is not busy.
+    pub(crate) fn page_forget_clean(&self, h: Handle<Page>) {
         let mut free = FreeBatch::new(self);
         self.queues.dequeue(&self.pages, h);
         self.evict(h, &mut free);

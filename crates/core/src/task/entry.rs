@@ -4,7 +4,7 @@
 //! value of its owner's (a port table, say); dropping it lets its memory go.
 
 use machvm_arena::NoMemory;
-use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SIZE, Prot};
+use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SIZE, Pindex, Prot};
 
 use super::personality::{Personality, RangeEntries};
 use super::purgable::{PurgableError, PurgableState};
@@ -89,8 +89,8 @@ impl<'vm, P: Platform> MemoryEntry<'vm, P> {
         may: &mut MaySleep,
     ) -> Result<Self, NoMemory> {
         let pages = pages_in(size).ok_or(NoMemory)?;
-        let (o, at) = vm.object_from_pager(pages, pager, 0, true, may)?;
-        Self::of_object(vm, (o, at), pages, rights, may)
+        let o = vm.memory_object(pager, pages * PAGE_SIZE, may)?;
+        Self::of_object(vm, (o, Pindex(0)), pages, rights, may)
     }
 
     /// An entry on an internal object of so many bytes (U10 with `internal`).

@@ -17,6 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use machvm::fault::{Step, SwapIn};
+use machvm::pager::Unlock;
 use machvm::{FaultError, PagerId, Platform};
 use machvm_hal::{MaySleep, PageIn, PagerError, RawAddr, Va};
 
@@ -50,6 +51,7 @@ struct Waiting {
 enum What {
     Swap(SwapIn),
     Pager(PagerId, PageIn<'static>),
+    Unlock(Unlock),
     /// All of it, waiting where it must.
     Fault,
 }
@@ -132,6 +134,7 @@ impl Slow {
                         return done(space, waiting, Err(e), may);
                     }
                 }
+                Ok(Step::Unlock(u)) => break (&self.reads, What::Unlock(u)),
                 Ok(Step::PageIn(id, req)) => break (&self.reads, What::Pager(id, req)),
                 Ok(Step::Wait(_) | Step::Grow | Step::Submap) => break (&self.waits, What::Fault),
             }
@@ -163,6 +166,7 @@ fn read(space: &VmSpace) {
                 }
                 Ok(())
             }
+            What::Unlock(u) => space.vm.ask_unlock(&u, va),
             What::Fault => Ok(()),
         };
         match read {
