@@ -55,7 +55,8 @@ impl<P: Platform> Vm<P> {
         found
     }
 
-    /// Calls `f` with every resident page of a range, busy, until it fails.
+    /// Calls `f` with every resident page of a range, busy, until it fails. Pages that wait for
+    /// their pager are passed over.
     fn each_page<'vm, E>(
         &'vm self,
         object: Handle<Object>,
@@ -75,7 +76,9 @@ impl<P: Platform> Vm<P> {
                     next = i + 1;
                     f(self.xbusy(object, i, p), may)?;
                 }
-                Err(Some(busy)) => self.wait_page(busy, may),
+                // It has no contents yet, and nobody maps it.
+                Err(Some(busy)) if self.page_is_pending(busy) => next = i + 1,
+                Err(Some(busy)) => self.wait_page_settled(busy, may),
                 Err(None) => {}
             }
         }
