@@ -154,6 +154,12 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
         self.free.0.lock().live
     }
 
+    /// Was nothing ever handed out? Takes no lock.
+    #[inline]
+    pub fn is_untouched(&self) -> bool {
+        self.inited.load(Ordering::Relaxed) == 0
+    }
+
     /// Bytes of memory taken from the source.
     pub fn bytes(&self) -> usize {
         self.chunks

@@ -283,12 +283,15 @@ impl<P: Platform> Vm<P> {
         shared: bool,
         access: Prot,
     ) -> Prot {
-        let lock = self.lock_for(at.object, page);
-        if lock.contains(Prot::R) {
-            return Prot::NONE;
+        let (mut all, mut shared) = (at.entry.prot().hardware(), shared);
+        if self.has_controls() {
+            let lock = self.lock_for(at.object, page);
+            if lock.contains(Prot::R) {
+                return Prot::NONE;
+            }
+            all -= lock;
+            shared |= self.must_push(at.object, page);
         }
-        let all = at.entry.prot().hardware() - lock;
-        let shared = shared || self.must_push(at.object, page);
         let has_copy = object.source.is_some() || self.anons.get(anon).swap().is_some();
         let watch = has_copy && !access.contains(Prot::W) && !self.page_is_dirty(page);
         if shared || watch { all - Prot::W } else { all }

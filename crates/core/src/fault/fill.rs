@@ -255,6 +255,7 @@ impl SwapIn {
 }
 
 impl<P: Platform> Vm<P> {
+    #[inline]
     pub(super) fn page_attach(&self, page: Handle<Page>, anon: Handle<Anon>, at: &Place<'_>, index: u64) {
         let pg = self.pages.get(page);
         pg.owner.set(Some(anon));

@@ -144,8 +144,10 @@ impl<P: Platform> Vm<P> {
     /// May the page not be written before the object's copies have it?
     ///
     /// => the page is busy and the object's, which is locked.
+    #[inline]
     pub(crate) fn must_push(&self, object: Handle<Object>, page: Handle<Page>) -> bool {
-        self.objects.get(object).copies.get().is_some()
+        self.has_controls()
+            && self.objects.get(object).copies.get().is_some()
             && !self.pages.get(page).flags().contains(PageFlags::PUSHED)
     }
 

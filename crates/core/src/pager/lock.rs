@@ -74,10 +74,22 @@ impl<P: Platform> Vm<P> {
         }
     }
 
+    /// Were there ever memory objects? Where there were none, faults ask nothing more.
+    #[inline]
+    pub(crate) fn has_controls(&self) -> bool {
+        !self.controls.is_untouched()
+    }
+
     /// What a fault at `at` on this page does because of its lock. `None`: go on.
     ///
     /// => the page is busy; when something is to be done, it is not any more.
+    #[inline]
     pub(crate) fn page_locked<'vm>(&self, at: &Place<'_>, h: Handle<Page>) -> Option<Step<'vm>> {
+        if self.has_controls() { self.look_at_lock(at, h) } else { None }
+    }
+
+    #[inline(never)]
+    fn look_at_lock<'vm>(&self, at: &Place<'_>, h: Handle<Page>) -> Option<Step<'vm>> {
         let page = self.pages.get(h);
         let lock = self.lock_for(at.object, h);
         if lock.is_empty() {
@@ -128,7 +140,13 @@ impl<P: Platform> Vm<P> {
     /// May a fault on an object with a memory object behind go on, or what else?
     ///
     /// => the object is locked.
+    #[inline]
     pub(crate) fn control_gate<'vm>(&self, at: &Place<'_>) -> Result<Option<Step<'vm>>, FaultError> {
+        if self.has_controls() { self.look_at_control(at) } else { Ok(None) }
+    }
+
+    #[inline(never)]
+    fn look_at_control<'vm>(&self, at: &Place<'_>) -> Result<Option<Step<'vm>>, FaultError> {
         let Some(c) = self.control_behind(at.object) else { return Ok(None) };
         let control = self.controls.get(c);
         let version = control.version();
