@@ -174,15 +174,16 @@ impl PmapPage for LinuxPv {
         clear: RefMod,
         _gather: &mut Gather,
     ) -> RefMod {
-        if clear.contains(RefMod::MODIFIED) {
-            self.trap_writes(pages, &[page]);
-        }
         let bits = &pages.md(page).bits;
         let old = if clear.is_empty() {
             bits.load(Ordering::Relaxed)
         } else {
-            bits.fetch_and(!clear.bits(), Ordering::Relaxed)
+            bits.fetch_and(!clear.bits(), Ordering::AcqRel)
         };
+        // Afterwards: who gets the right to write from now on sets the bit again, and that stays.
+        if clear.contains(RefMod::MODIFIED) {
+            self.trap_writes(pages, &[page]);
+        }
         RefMod::from_bits_truncate(old)
     }
 }
