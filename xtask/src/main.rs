@@ -98,6 +98,11 @@ fn test() -> bool {
 
 fn long() -> bool {
     run("long tests", &["test", "--release", "--workspace"], &[("MACHVM_LONG", "1")])
+        && run(
+            "the longest",
+            &["test", "--release", "-p", "machvm-cli", "--test", "run_pager", "--", "--ignored"],
+            &[],
+        )
         && bench(&["pmap".into(), "--check".into()])
 }
 

@@ -133,7 +133,7 @@ fn e22_a_program_runs_on_memory_kept_by_a_pager_in_python() {
 
 /// The whole program of the first slice: minutes on a busy machine.
 #[test]
-#[ignore = "long"]
+#[ignore = "takes minutes: 256 MiB six times over a socket; cargo xtask long runs it"]
 fn e22_256_mib_in_a_quarter_an_eighth_and_a_sixteenth() {
     for pager in [Process::in_c(), Process::in_python()] {
         for memory in ["64M", "32M", "16M"] {

@@ -218,9 +218,9 @@ fn e22_contents_that_a_pager_lost_are_errors() {
     drop(program);
 }
 
-/// Prints what requests cost.
+/// Prints what requests cost: `cargo test -p machvm-pagers --release --test languages -- --ignored --nocapture cost`.
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints figures and asserts nothing; docs/external-pagers.md has the command"]
 fn cost() {
     const PAGES: u64 = 4096;
     for (language, p) in [("C", in_c()), ("Python", in_python())] {
