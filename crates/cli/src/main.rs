@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand};
-use machvm_linux::run::{self, Options, RunError, StatsTo, SwapPlaces, parse_size, parse_swap};
+use machvm_linux::run::{self, Options, Replacement, RunError, StatsTo, SwapPlaces, parse_size, parse_swap};
 
 /// Our own failures, as `env` and `timeout` do it.
 const FAILURE: u8 = 125;
@@ -67,6 +67,10 @@ struct RunArgs {
     /// Settings follow their place: prio=N, level=N (zstd), plain (no encryption), force (devices).
     #[arg(long, value_name = "PLACE[,SETTING...][,PLACE...]", default_value = "lz4", value_parser = parse_swap)]
     swap: Vec<SwapPlaces>,
+    /// How pages that go are chosen: clock (second chance), or s3fifo, which keeps what is in
+    /// use through long reads.
+    #[arg(long, value_name = "clock|s3fifo", default_value = "clock", value_parser = parse_policy)]
+    policy: Replacement,
     /// Prints statistics after the program's end, to standard error or to FILE.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
@@ -82,10 +86,15 @@ struct RunArgs {
     program: Vec<OsString>,
 }
 
+fn parse_policy(text: &str) -> Result<Replacement, String> {
+    Replacement::named(text).ok_or_else(|| format!("{text:?} is no way to choose pages: use clock or s3fifo"))
+}
+
 fn options(args: &RunArgs) -> Options {
     Options {
         memory: args.memory,
         swap: args.swap.iter().flat_map(|places| places.0.clone()).collect(),
+        policy: args.policy,
         stats: args.stats.as_ref().map(|file| file.clone().map_or(StatsTo::Stderr, StatsTo::File)),
         maps: args.maps,
         native: std::env::var_os(SPACE_VARIABLE).is_some_and(|value| value == "native"),
@@ -161,6 +170,10 @@ mod tests {
         assert!(options.maps);
         let args = parse(&["--stats=out", "ls", "--color"]).unwrap();
         assert_eq!(args.stats, Some(Some("out".into())));
+        assert_eq!(args.policy, Replacement::Clock);
+        let args = parse(&["--policy", "s3fifo", "ls"]).unwrap();
+        assert_eq!(args.policy, Replacement::S3Fifo);
+        let args = parse(&["--stats=out", "ls", "--color"]).unwrap();
         assert_eq!(args.program, ["ls", "--color"]);
     }
 
@@ -170,6 +183,7 @@ mod tests {
             (&["--memory", "64Q", "--", "ls"][..], "64Q"),
             (&["--swap", "zram", "--", "ls"], "zram"),
             (&["--swap", "lz4:x", "--", "ls"], "\"x\""),
+            (&["--policy", "lru", "--", "ls"], "use clock or s3fifo"),
             (&["--memory=", "ls"], "\"\" is not a size"),
             (&["--memroy", "64M", "ls"], "--memroy"),
             (&[], "PROGRAM"),

@@ -112,7 +112,7 @@ impl<P: Platform> Vm<P> {
                 }
             }
         });
-        for q in [QueueId::Active, QueueId::Inactive, QueueId::Laundry, QueueId::Unswappable] {
+        for q in QueueId::ALL {
             queued += self.queues.check(&self.pages, q)?;
         }
         let charged = if self.frames.is_sparse() { self.frames.charged() } else { self.check_frames()? };

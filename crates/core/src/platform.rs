@@ -3,6 +3,8 @@
 use machvm_arena::{ChunkSource, NoMemory};
 use machvm_hal::{Flush, Host, Pager, PhysMem, Pmap, PmapPage, Swap};
 
+use crate::pageout::{OutOfMemory, Policy, Replacement, TaskSize};
+
 /// Names a pager of the embedder; see [`Platform::pager`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(transparent)]
@@ -64,4 +66,25 @@ pub trait Platform: Sized + Sync {
     ///
     /// => spin locks may be held: must not block.
     fn memory_low(&self) {}
+    /// How the pages that go are chosen; asked once, when the system is made.
+    fn policy(&self) -> &'static dyn Policy {
+        Replacement::default().policy()
+    }
+    /// The daemon could not free what is needed: the embedder should give back memory of
+    /// its own that it can spare (D11 `vm_lowmem`). Told every ten seconds at most.
+    ///
+    /// => no lock of the core is held.
+    fn lowmem(&self) {}
+    /// Names every task with its size, for the out-of-memory policy. A task that was ended
+    /// is named until its memory is free.
+    ///
+    /// => no lock of the core is held.
+    fn for_each_task(&self, _f: &mut dyn FnMut(TaskSize)) {}
+    /// Memory is exhausted (D10). `true`: the victim is being ended, so those who need
+    /// memory wait for it; else their faults fail.
+    ///
+    /// => no lock of the core is held.
+    fn out_of_memory(&self, _report: &OutOfMemory) -> bool {
+        false
+    }
 }

@@ -28,8 +28,19 @@ macro_rules! counters {
             pub reservations_made: u64,
             /// Of these, given up before they were empty.
             pub reservations_broken: u64,
-            /// Pages on the active queue.
+            /// Up to here the daemon frees (`v_free_target`).
+            pub frame_target: u64,
+            /// Below this many free frames the daemon is woken.
+            pub frame_low: u64,
+            /// Below this many free frames programs should wait (`v_free_min`).
+            pub frame_min: u64,
+            /// Frames that programs leave to page-out and pagers (`v_free_reserved`).
+            pub frame_reserve: u64,
+            /// Pages in use.
             pub active: u64,
+            /// Of these, pages that are in memory for the first time, where the policy tells
+            /// them apart.
+            pub fresh: u64,
             /// Pages on the inactive queue.
             pub inactive: u64,
             /// Pages on the laundry queue.
@@ -77,6 +88,24 @@ counters! {
     deactivated,
     /// Unmapped pages that were used again in time.
     reactivated,
+    /// Pages that page-out looked at (`v_pdpages`).
+    scanned,
+    /// Rounds of the page daemon (`v_pdwakeups`).
+    daemon_wakeups,
+    /// Of these, freed less than was asked for (`v_pdshortfalls`).
+    daemon_shortfalls,
+    /// Pages written because their frames were needed.
+    laundered_short,
+    /// Pages written before their turn came.
+    laundered_ahead,
+    /// Runs of pages in which page-out wrote (`v_swapout`, `v_vnodeout`).
+    runs_written,
+    /// Pages without room on swap that were tried again, when there was room.
+    unswappable_retried,
+    /// Times the embedder was asked to give memory back.
+    lowmem_events,
+    /// Tasks that were named to be ended for their memory.
+    oom_victims,
     /// Object copies made.
     copies,
     /// Times a thread found no free frame.

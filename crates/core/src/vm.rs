@@ -2,11 +2,12 @@
 
 use machvm_arena::{NoMemory, Slab};
 use machvm_hal::{Gather, MaySleep, PageArray, PhysMem, Placement};
-use machvm_sync::{Field64, Rank, Spin};
+use machvm_sync::{Rank, Spin};
 
 use crate::map::{Body, Entry, Later};
 use crate::object::{Anon, Nodes, Object, Volatile};
 use crate::page::{self, Frames, FreeBatch, PageTable, QueueId, Queues};
+use crate::pageout::Control;
 use crate::platform::Platform;
 use crate::stats::{Counters, Stats};
 
@@ -36,8 +37,8 @@ pub struct Vm<P: Platform> {
     pub(crate) volatile: Volatile,
     /// Contents that were replaced and are freed later.
     pub(crate) later: Later,
-    /// Page-outs refused since the last that was not. \[a\]
-    pub(crate) refusals: Field64,
+    /// What page-out remembers.
+    pub(crate) control: Control,
     /// What was promised.
     pub(crate) commit: crate::commit::Commit,
     pub(crate) stats: Counters,
@@ -72,7 +73,7 @@ impl<P: Platform> Vm<P> {
             strays: Spin::new(Rank::PagerTable, 0),
             volatile: Volatile::default(),
             later: Later::default(),
-            refusals: Field64::new(0),
+            control: Control::new(plat.policy()),
             commit: crate::commit::Commit::default(),
             stats: Counters::default(),
             plat,
@@ -127,7 +128,12 @@ impl<P: Platform> Vm<P> {
             frame_limit: self.frames.limit(),
             frames_resident: self.frames.charged(),
             frames_peak: self.frames.peak(),
-            active: self.queues.len(QueueId::Active),
+            frame_target: self.frames.target(),
+            frame_low: self.frames.low(),
+            frame_min: self.frames.low() / 4,
+            frame_reserve: self.frames.reserve(),
+            active: self.queues.len(QueueId::Active) + self.queues.len(QueueId::Fresh),
+            fresh: self.queues.len(QueueId::Fresh),
             inactive: self.queues.len(QueueId::Inactive),
             laundry: self.queues.len(QueueId::Laundry),
             unswappable: self.queues.len(QueueId::Unswappable),

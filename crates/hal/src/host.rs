@@ -72,4 +72,16 @@ pub trait Host: Sync {
     fn faults_disabled(&self) -> bool {
         false
     }
+
+    /// May this thread take frames of the reserve, and never waits for page-out (Z83,
+    /// `vm_privilege`)? The thread that pages out may, and with it the code of pagers and swap
+    /// that it calls; a pager's own threads may say so too.
+    fn is_privileged(&self) -> bool {
+        false
+    }
+    /// Gives this thread that right, or takes it; gives what it had. A host whose pagers touch
+    /// no memory that is paged need not keep it.
+    fn set_privileged(&self, _on: bool) -> bool {
+        false
+    }
 }

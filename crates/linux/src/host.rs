@@ -10,6 +10,7 @@
 //!
 //! Nothing here allocates or takes a lock: it may be used in a signal handler.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering};
 use machvm_hal::{CpuId, Event, Host, Woken};
 
@@ -64,8 +65,23 @@ impl LinuxHost {
     }
 }
 
+thread_local! {
+    // Const and without a destructor: reading it in a handler initialises nothing.
+    /// The host in which this thread may take frames of the reserve; 0: none.
+    static PRIVILEGED: Cell<usize> = const { Cell::new(0) };
+}
+
 impl Host for LinuxHost {
     type Ticket = Ticket;
+
+    fn is_privileged(&self) -> bool {
+        PRIVILEGED.get() == std::ptr::from_ref(self).addr()
+    }
+    fn set_privileged(&self, on: bool) -> bool {
+        let was = self.is_privileged();
+        PRIVILEGED.set(if on { std::ptr::from_ref(self).addr() } else { 0 });
+        was
+    }
 
     fn cpu(&self) -> CpuId {
         CpuId(sys::current_cpu())

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use machvm::pageout::{Policy, Replacement};
 use machvm::{PagerId, Platform};
 use machvm_arena::{Handle, Slab};
 use machvm_hal::{
@@ -51,6 +52,7 @@ pub struct Linux {
     swap: Option<Arc<Tiers>>,
     pagers: Slab<PagerSlot, LinuxChunks>,
     daemon_wanted: AtomicBool,
+    policy: Replacement,
 }
 
 /// A place for a pager; type-stable, so that a name never dangles.
@@ -100,7 +102,14 @@ impl Linux {
             swap,
             pagers: Slab::new(LinuxChunks, u32::MAX),
             daemon_wanted: AtomicBool::new(false),
+            policy: Replacement::default(),
         })
+    }
+
+    /// The same, choosing the pages that go in another way.
+    #[must_use]
+    pub fn with_policy(self, policy: Replacement) -> Self {
+        Linux { policy, ..self }
     }
 
     /// What takes the pages that are paged out.
@@ -265,6 +274,9 @@ impl Platform for Linux {
     }
     fn pager_unused(&self, id: PagerId) {
         self.pager_release(id);
+    }
+    fn policy(&self) -> &'static dyn Policy {
+        self.policy.policy()
     }
     fn memory_low(&self) {
         if !self.daemon_wanted.swap(true, Ordering::AcqRel) {

@@ -19,6 +19,8 @@ use crate::rng::Rng;
 thread_local! {
     /// This thread's number in the host that runs it; 0: the test's own thread.
     static ME: Cell<usize> = const { Cell::new(0) };
+    /// The host in which this thread may take frames of the reserve; 0: none.
+    static PRIVILEGED: Cell<usize> = const { Cell::new(0) };
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,6 +228,15 @@ impl ModelHost {
 
 impl Host for ModelHost {
     type Ticket = Ticket;
+
+    fn is_privileged(&self) -> bool {
+        PRIVILEGED.get() == std::ptr::from_ref(self).addr()
+    }
+    fn set_privileged(&self, on: bool) -> bool {
+        let was = self.is_privileged();
+        PRIVILEGED.set(if on { std::ptr::from_ref(self).addr() } else { 0 });
+        was
+    }
 
     fn now_ns(&self) -> u64 {
         if self.threaded.load(SeqCst) { self.start.elapsed().as_nanos() as u64 } else { self.lock().now }

@@ -1,8 +1,9 @@
 //! The platform.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use machvm::pageout::{OutOfMemory, Policy, Replacement, TaskSize};
 use machvm::{PagerId, Platform};
 use machvm_arena::HeapChunks;
 use machvm_hal::{PageArray, Pager, Pfn, Placement, Swap, Va};
@@ -45,6 +46,8 @@ pub struct Config {
     /// The MMU notes every access, else only the pmap notes what it is told of faults
     /// (Linux). Modified is exact either way.
     pub reference_bits: bool,
+    /// How pages that go are chosen.
+    pub policy: Replacement,
     /// Of everything the machine chooses.
     pub seed: u64,
 }
@@ -58,6 +61,7 @@ impl Default for Config {
             swap: Some(1 << 20),
             forget: 0,
             reference_bits: true,
+            policy: Replacement::Clock,
             seed: 1,
         }
     }
@@ -122,6 +126,18 @@ pub struct Machine {
     pagers: Pagers,
     users: AtomicU64,
     inject: &'static Injector,
+    policy: Replacement,
+    lowmem: AtomicU64,
+    tasks: Mutex<Tasks>,
+}
+
+/// The tasks that the machine names when memory is exhausted, and what it was told then.
+#[derive(Debug, Default)]
+struct Tasks {
+    sizes: Vec<TaskSize>,
+    /// It ends the victims.
+    ends: bool,
+    told: Vec<OutOfMemory>,
 }
 
 impl Machine {
@@ -163,6 +179,9 @@ impl Machine {
             host,
             under,
             inject,
+            policy: c.policy,
+            lowmem: AtomicU64::new(0),
+            tasks: Mutex::default(),
         }
     }
     /// A new address space.
@@ -271,6 +290,22 @@ impl Machine {
     pub fn remove_pager(&self, id: PagerId) {
         self.pagers.remove(id.0);
     }
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// What tasks there are from now on; `ends`: the machine ends victims when it is told.
+    pub fn set_tasks(&self, sizes: &[TaskSize], ends: bool) {
+        let mut t = self.tasks();
+        (t.sizes, t.ends) = (sizes.to_vec(), ends);
+    }
+    /// Takes what was said when memory was exhausted.
+    pub fn take_out_of_memory(&self) -> Vec<OutOfMemory> {
+        std::mem::take(&mut self.tasks().told)
+    }
+    /// Times that the machine was asked to give memory back.
+    pub fn lowmem_events(&self) -> u64 {
+        self.lowmem.load(SeqCst)
+    }
     /// Objects that use a pager now, as the core told.
     pub fn pager_users(&self) -> u64 {
         self.users.load(SeqCst)
@@ -305,6 +340,21 @@ impl Platform for Machine {
     }
     fn pager(&self, id: PagerId) -> Option<&dyn Pager> {
         self.pagers.get(id.0).map(|p| p as &dyn Pager)
+    }
+    fn policy(&self) -> &'static dyn Policy {
+        self.policy.policy()
+    }
+    fn lowmem(&self) {
+        self.lowmem.fetch_add(1, SeqCst);
+    }
+    fn for_each_task(&self, f: &mut dyn FnMut(TaskSize)) {
+        let sizes = self.tasks().sizes.clone();
+        sizes.into_iter().for_each(f);
+    }
+    fn out_of_memory(&self, report: &OutOfMemory) -> bool {
+        let mut t = self.tasks();
+        t.told.push(*report);
+        t.ends
     }
     fn pager_used(&self, _id: PagerId) {
         self.users.fetch_add(1, SeqCst);

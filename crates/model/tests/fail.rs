@@ -554,6 +554,28 @@ const OF_PAGES: &[&str] = &[
     "zeroed",
 ];
 
+/// Page replacement: decisions, which take nothing, and the scan, which `pageout` makes fail.
+const OF_POLICY: &[&str] = &[
+    "aim",
+    "aside",
+    "aside_target",
+    "bits",
+    "classic",
+    "daemon",
+    "from_bits",
+    "hit",
+    "is_aside",
+    "launder_ahead",
+    "mapped",
+    "named",
+    "policy",
+    "reset",
+    "retry_unswappable",
+    "scan",
+    "sum",
+    "swap_room_came",
+];
+
 /// Names of the public functions of the operations' sources.
 fn public_functions() -> BTreeSet<String> {
     let core = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/src");
@@ -588,7 +610,7 @@ fn every_public_function_is_listed() {
     let known: BTreeSet<String> = OPS
         .iter()
         .map(|(n, _)| *n)
-        .chain(CANNOT_FAIL.iter().chain(OF_TASK).chain(OF_PAGES).chain(OF_FORK).chain(OF_PAGERS).copied())
+        .chain([CANNOT_FAIL, OF_TASK, OF_PAGES, OF_FORK, OF_PAGERS, OF_POLICY].concat())
         .map(String::from)
         .collect();
     let missing: Vec<_> = found.difference(&known).collect();
@@ -672,6 +694,7 @@ const FLAT: Config = Config {
     swap: Some(1 << 20),
     forget: 0,
     reference_bits: true,
+    policy: machvm::pageout::Replacement::Clock,
     seed: 1,
 };
 

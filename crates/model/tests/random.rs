@@ -6,11 +6,12 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{Plan, World, seeds_or};
+use common::{Plan, World, policy_of, seeds_or};
 use machvm::Vm;
 use machvm_model::{Config, Machine};
 
 fn one(seed: u64, c: Config, plan: Plan, ops: u32) {
+    let c = Config { policy: policy_of(seed), ..c };
     let vm = Vm::new(Machine::new(c)).expect("memory");
     let mut w = World::new(&vm, plan, seed);
     let done = catch_unwind(AssertUnwindSafe(|| {

@@ -8,7 +8,7 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use common::{Plan, World, may, seeds_or};
+use common::{Plan, World, may, policy_of, seeds_or};
 use machvm::map::{Advise, Attributes, Backing, Holes, Inherit, SetProt, Wiring};
 use machvm::{Platform, Vm};
 use machvm_hal::{Event, Host, Prot, Va, VaRange};
@@ -170,6 +170,7 @@ const WINDOW: u64 = 90;
 /// Six threads in four tasks and their children, and a page-out daemon, interleaved at
 /// every call of the machine.
 fn schedule(seed: u64, c: Config, share: bool) {
+    let c = Config { policy: policy_of(seed + 1), ..c };
     let vm = machine(c);
     let tasks: Vec<_> = (0..4).map(|_| Arc::new(Task::new(&vm))).collect();
     let meeting = Meeting { vm: &vm, threads: 7, inside: Mutex::default() };

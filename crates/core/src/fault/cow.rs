@@ -27,7 +27,7 @@ use super::fill::{ObjectGuard, Run, clip, cluster};
 use super::{CLUSTER, MapGuard, Place, Purpose, Step, WaitFor};
 use crate::map::Map;
 use crate::object::{Anon, LEAF, Leaf, Object, ObjectFlags, ObjectInner};
-use crate::page::{FreeBatch, Page, PageFlags, QueueId, handle, number};
+use crate::page::{FreeBatch, Page, PageFlags, handle, number};
 use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
@@ -152,7 +152,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             vm.remove_mappings(old.all());
         }
         for ((&(_, p), q), freed) in old.all().iter().zip(new).zip(freed) {
-            vm.queues.enqueue(&vm.pages, handle(*q), QueueId::Active);
+            vm.page_fresh(handle(*q));
             vm.page_unbusy(handle(*q));
             if freed.is_some() {
                 vm.queues.dequeue(&vm.pages, p);

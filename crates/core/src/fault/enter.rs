@@ -301,9 +301,9 @@ impl<P: Platform> Vm<P> {
     fn forget_copy(&self, anon: Handle<Anon>, page: Handle<Page>) {
         let slot = self.anons.get(anon);
         self.pages.get(page).insert_flags(PageFlags::DIRTY);
-        if let (Some(s), Some(swap)) = (slot.swap(), self.plat.swap()) {
+        if let Some(s) = slot.swap() {
             slot.set_swap(None);
-            swap.free(s);
+            self.swap_free(s);
         }
     }
 
@@ -327,9 +327,8 @@ impl<P: Platform> Vm<P> {
     /// those entered ahead stay where they are.
     fn activate_entered(&self, faulted: Handle<Page>, run: &[PageNo]) {
         let q = self.pages.get(faulted).queue.get();
-        if q != QueueId::Active as u32 && q != 0 {
-            self.queues.enqueue(&self.pages, faulted, QueueId::Active);
-            bump(&self.stats.reactivated, 1);
+        if QueueId::of(q).is_some_and(QueueId::is_aside) {
+            self.page_called_back(faulted);
         }
         debug_assert!(run.contains(&number(faulted)));
     }

@@ -10,7 +10,7 @@ use super::{CLUSTER, MapGuard, Place, Step, WaitFor};
 use crate::error::FaultError;
 use crate::map::{Advice, Entry, Map};
 use crate::object::{Anon, LEAF, ObjectInner, Source, Tree};
-use crate::page::{Page, PageFlags, QueueId, handle, number};
+use crate::page::{Page, PageFlags, handle, number};
 use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
@@ -298,18 +298,26 @@ impl<P: Platform> Vm<P> {
                 }
                 return Err(());
             }
-            for p in &list[i..i + n] {
-                self.page_filled(handle(*p));
-            }
+            self.pages_filled(&list[i..i + n]);
             bump(&self.stats.zero_fill, n as u64);
             i += n;
         }
         Ok(())
     }
 
-    /// A page has its contents: it goes to the active queue and is released.
+    /// Pages have contents that never were in memory: they go to a queue together, and are
+    /// released.
+    fn pages_filled(&self, run: &[PageNo]) {
+        self.pages_fresh(run);
+        run.iter().for_each(|p| self.page_unbusy(handle(*p)));
+    }
+
+    /// A page has contents that backing store had: it goes to a queue and is released.
     fn page_filled(&self, h: Handle<Page>) {
-        self.queues.enqueue(&self.pages, h, QueueId::Active);
+        match self.pages.get(h).owner.get() {
+            Some(a) => self.page_returned(h, a),
+            None => self.page_fresh(h),
+        }
         self.page_unbusy(h);
     }
 

@@ -186,10 +186,10 @@ impl<P: Platform> Vm<P> {
         let page = self.pages.get(p);
         page.insert_flags(PageFlags::DIRTY);
         if let Some(anon) = page.owner.get().map(|a| self.anons.get(a))
-            && let (Some(slot), Some(swap)) = (anon.swap(), self.plat.swap())
+            && let Some(slot) = anon.swap()
         {
             anon.set_swap(None);
-            swap.free(slot);
+            self.swap_free(slot);
         }
     }
 }

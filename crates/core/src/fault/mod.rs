@@ -134,6 +134,19 @@ impl<'vm, P: Platform> Map<'vm, P> {
             return Err(FaultError::Protection(Va::containing(f.addr)));
         }
         bump(&vm.stats.faults, 1);
+        for _ in 0..OOM_ROUNDS {
+            match self.fault_steps(f, purpose, may) {
+                // A task is being ended: its memory will come (D10).
+                Err(FaultError::NoMemory(_)) if vm.wait_relief(may) => {}
+                done => return done,
+            }
+        }
+        Err(FaultError::NoMemory(Va::containing(f.addr)))
+    }
+
+    /// Steps until it is done, or it failed.
+    fn fault_steps(&self, f: &Fault, purpose: Purpose, may: &mut MaySleep) -> Result<(), FaultError> {
+        let vm = self.vm();
         let (mut starved, mut waits) = (0, 0);
         loop {
             match self.step_for(f, purpose)? {
@@ -264,6 +277,10 @@ impl<'vm, P: Platform> Map<'vm, P> {
         }
     }
 }
+
+/// How often a fault starts anew because a task is being ended for its memory; each time it
+/// waits for seconds before it fails again.
+const OOM_ROUNDS: u32 = 8;
 
 /// Rounds of making room in one fault; other threads may take what was freed.
 const MEMORY_WAITS: u32 = 10_000;

@@ -149,9 +149,9 @@ impl<P: Platform> Vm<P> {
         drop(inner);
         // The copy on swap is stale from now on.
         self.pages.get(p).insert_flags(PageFlags::DIRTY);
-        if let (Some(slot), Some(swap)) = (anon.swap(), self.plat.swap()) {
+        if let Some(slot) = anon.swap() {
             anon.set_swap(None);
-            swap.free(slot);
+            self.swap_free(slot);
         }
         self.mem().write(self.pages.get(p).pfn(), off, data);
         self.page_unbusy(p);

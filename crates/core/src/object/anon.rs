@@ -34,6 +34,9 @@ pub struct Anon {
     swap: Field64,
     /// Why the pager failed last, for the next fault; 0: it did not.
     error: Field32,
+    /// One more than the number of pages that were evicted before this one's was; 0: it was
+    /// not, or is not to be remembered. \[B\] of the page that goes or comes
+    evicted: Field32,
 }
 
 impl Anon {
@@ -76,6 +79,19 @@ impl Anon {
             _ => Some(PagerError::Io),
         }
     }
+    /// Its page is evicted, as the one of that number, if that is to be remembered.
+    pub(crate) fn set_evicted(&self, number: Option<u32>) {
+        self.evicted.set(number.map_or(0, |n| n.wrapping_add(1)));
+    }
+    /// Takes what was remembered of its eviction.
+    pub(crate) fn take_evicted(&self) -> Option<u32> {
+        let n = self.evicted.get();
+        if n == 0 {
+            return None;
+        }
+        self.evicted.set(0);
+        Some(n.wrapping_sub(1))
+    }
     /// More than one leaf names it.
     pub(crate) fn is_shared(&self) -> bool {
         self.refs.atomic().load(Acquire) > 1
@@ -91,6 +107,7 @@ impl Anon {
         self.refs.set(1);
         self.swap.set(0);
         self.error.set(0);
+        self.evicted.set(0);
         self.page.set(page);
     }
 }
@@ -131,8 +148,8 @@ impl<P: Platform> Vm<P> {
 
     fn anon_free(&self, h: Handle<Anon>) {
         let anon = self.anons.get(h);
-        if let (Some(slot), Some(swap)) = (anon.swap(), self.plat.swap()) {
-            swap.free(slot);
+        if let Some(slot) = anon.swap() {
+            self.swap_free(slot);
         }
         anon.set_swap(None);
         anon.page.set(None);

@@ -170,11 +170,11 @@ impl<P: Platform> Vm<P> {
                 return;
             }
             w.all += 1;
-            match page.queue.get() {
-                q if q == QueueId::Active as u32 => w.active += 1,
-                q if q == QueueId::Inactive as u32 || q == QueueId::Laundry as u32 => w.aside += 1,
-                q if q == QueueId::Unswappable as u32 => w.unswappable += 1,
-                _ => {}
+            match QueueId::of(page.queue.get()) {
+                Some(QueueId::Active | QueueId::Fresh) => w.active += 1,
+                Some(QueueId::Inactive | QueueId::Laundry) => w.aside += 1,
+                Some(QueueId::Unswappable) => w.unswappable += 1,
+                None => {}
             }
         });
         w

@@ -17,7 +17,7 @@ use machvm_hal::{MaySleep, PhysMem, Pindex};
 
 use super::radix::{INNER, LEAF, Tree, child_of, inner_handle, leaf_handle, span_bits};
 use super::{Anon, Object, ObjectFlags};
-use crate::page::{At, FreeBatch, Page, PageFlags, QueueId, Used};
+use crate::page::{At, FreeBatch, Page, PageFlags, Used};
 use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
@@ -282,7 +282,7 @@ impl<P: Platform> Vm<P> {
         self.anons.get(b).reset(Some(q));
         self.nodes.leaves.get(leaf).slots[index as usize % LEAF].set(Some(b));
         self.anon_release(a, batch);
-        self.queues.enqueue(&self.pages, q, QueueId::Active);
+        self.page_fresh(q);
         self.page_unbusy(q);
         bump(&self.stats.eager_copies, 1);
         Ok(())

@@ -43,7 +43,8 @@ impl<'a, P: Platform> FreeBatch<'a, P> {
         self.len += 1;
     }
 
-    fn flush(&mut self) {
+    /// Frees what was added so far.
+    pub(crate) fn flush(&mut self) {
         let vm = self.vm;
         if self.len == 0 {
             return;

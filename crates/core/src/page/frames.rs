@@ -152,6 +152,10 @@ impl<C: ChunkSource> Frames<C> {
     pub(crate) fn target(&self) -> u64 {
         self.low() * 2
     }
+    /// What pages of programs leave.
+    pub(crate) fn reserve(&self) -> u64 {
+        self.reserve.load(Ordering::Relaxed)
+    }
     /// A page is left to its holders.
     pub(super) fn abandoned_enter(&self) {
         self.abandoned.fetch_add(1, Ordering::Relaxed);
@@ -244,7 +248,10 @@ impl<P: Platform> Vm<P> {
         out: &mut [PageNo],
         fresh: impl Fn(u64) -> bool,
     ) -> usize {
-        let charged = self.frames.charge(1, out.len() as u64, class) as usize;
+        let mut charged = self.frames.charge(1, out.len() as u64, class) as usize;
+        if charged == 0 && class == FrameClass::Normal && self.plat.host().is_privileged() {
+            charged = self.frames.charge(1, 1, FrameClass::System) as usize;
+        }
         if charged == 0 {
             return 0;
         }

@@ -326,7 +326,7 @@ impl<P: Platform> Vm<P> {
     /// => it is busy and has contents.
     pub(super) fn page_on_queue(&self, h: Handle<Page>) {
         if !QueueId::names(self.pages.get(h).queue.get()) {
-            self.queues.enqueue(&self.pages, h, QueueId::Active);
+            self.page_fresh(h);
         }
     }
 

@@ -38,6 +38,7 @@ use machvm_hal::{Event, PageArray, PageMd, PageNo, Pfn};
 use machvm_sync::{Busy, Field32, Field64, Holds};
 
 use crate::object::{Anon, Object};
+use crate::pageout::Tag;
 use crate::platform::Platform;
 
 pub use alloc::{NoPage, PlaceError};
@@ -57,6 +58,8 @@ pub use request::{Request, Wait};
 pub(crate) use reserv::{RUN, RUN_ORDER, Reserv, Wish};
 pub use wire::Wired;
 
+/// Where the policy's bits begin in `Page::flags`.
+const TAG_SHIFT: u32 = 16;
 /// `Page::queue` of a frame that the embedder has.
 pub(crate) const SYSTEM: u32 = 8;
 /// `Page::queue` of a page that waits for its pager's answer ([`crate::pager`]).
@@ -69,8 +72,6 @@ bitflags::bitflags! {
         /// The contents differ from every copy on backing store, whatever the
         /// pmap knows.
         const DIRTY = 1;
-        /// The page was in use when the daemon last looked.
-        const KEEP = 2;
         /// Its pager must get it back even if it is clean.
         const PRECIOUS = 4;
         /// It was placed in the memory object itself, not in a copy: locks apply.
@@ -78,6 +79,8 @@ bitflags::bitflags! {
         /// Every copy of its memory object has it, or contents of its own there.
         const PUSHED = 0x10;
         // Bits 8 to 10: the lock; 12 to 14: what was asked for (pager/lock.rs).
+        /// What the policy notes: a [`Tag`](crate::pageout::Tag).
+        const TAG = 7 << TAG_SHIFT;
     }
 }
 
@@ -125,6 +128,15 @@ impl Page {
     }
     pub(crate) fn remove_flags(&self, f: PageFlags) {
         self.flags.set(self.flags.get() & !f.bits());
+    }
+    /// What the policy noted.
+    pub(crate) fn tag(&self) -> Tag {
+        Tag::from_bits(self.flags.get() >> TAG_SHIFT)
+    }
+    /// => the page is busy.
+    pub(crate) fn set_tag(&self, tag: Tag) {
+        let others = self.flags.get() & !PageFlags::TAG.bits();
+        self.flags.set(others | tag.bits() << TAG_SHIFT);
     }
     pub(crate) fn pfn(&self) -> Pfn {
         Pfn(self.pfn.get())

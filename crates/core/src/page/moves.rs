@@ -14,7 +14,7 @@ use crate::vm::Vm;
 /// The queues of pages (`PQ_*`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PageQueue {
-    /// In use as far as known.
+    /// In use as far as known (on whichever queue the policy has it).
     Active,
     /// Unused: freed next if it is clean.
     Inactive,
@@ -37,9 +37,12 @@ pub enum PageAdvice {
 
 impl PageQueue {
     fn of(raw: u32) -> Option<Self> {
-        [PageQueue::Active, PageQueue::Inactive, PageQueue::Laundry, PageQueue::Unswappable]
-            .into_iter()
-            .find(|q| q.id() as u32 == raw)
+        Some(match QueueId::of(raw)? {
+            QueueId::Active | QueueId::Fresh => PageQueue::Active,
+            QueueId::Inactive => PageQueue::Inactive,
+            QueueId::Laundry => PageQueue::Laundry,
+            QueueId::Unswappable => PageQueue::Unswappable,
+        })
     }
     fn id(self) -> QueueId {
         match self {
@@ -104,8 +107,8 @@ impl<P: Platform> XBusy<'_, P> {
 
     /// To the end of the queue that it is on (`vm_page_requeue`).
     pub fn requeue(&mut self) {
-        if let Some(q) = self.queue() {
-            self.enqueue(q);
+        if let Some(q) = QueueId::of(self.structure().queue.get()) {
+            self.vm.queues.enqueue(&self.vm.pages, self.page, q);
         }
     }
 

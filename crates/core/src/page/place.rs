@@ -346,9 +346,9 @@ impl<P: Platform> Vm<P> {
     /// => the anon's page is busy.
     pub(super) fn anon_drop_swap(&self, a: Handle<Anon>) {
         let anon = self.anons.get(a);
-        if let (Some(slot), Some(swap)) = (anon.swap(), self.plat.swap()) {
+        if let Some(slot) = anon.swap() {
             anon.set_swap(None);
-            swap.free(slot);
+            self.swap_free(slot);
         }
     }
 

@@ -1,35 +1,29 @@
-//! The page queues: active, inactive, laundry, unswappable (row P19).
-//!
-//! * active: in use as far as known.
-//! * inactive: unmapped, clean: can be freed at once.
-//! * laundry: unmapped, modified: must be written first.
-//! * unswappable: modified, and there was no room to write it (D09).
+//! The page queues (row P19); which there are: [`QueueId`].
 //!
 //! A page is on one queue at most. Taking it off needs the lock of the queue that
 //! `page.queue` names, checked again under that lock.
 
 use machvm_arena::Handle;
-use machvm_sync::{Rank, Spin};
+use machvm_hal::PageNo;
+use machvm_sync::{Field64, Rank, Spin};
 
-use super::{Page, PageTable};
+use super::{Page, PageTable, handle};
 use crate::platform::Platform;
 
 /// Which queue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub(crate) enum QueueId {
-    Active = 1,
-    Inactive = 2,
-    Laundry = 3,
-    Unswappable = 4,
-}
-const QUEUES: usize = 4;
+pub(crate) use crate::pageout::Queue as QueueId;
+
+const QUEUES: usize = QueueId::ALL.len();
 
 impl QueueId {
     /// Is this the number of a queue? `Page::queue` has other values for frames that
     /// are no page's.
     pub(crate) fn names(raw: u32) -> bool {
         (1..=QUEUES as u32).contains(&raw)
+    }
+    /// The queue of that number.
+    pub(crate) fn of(raw: u32) -> Option<QueueId> {
+        QueueId::ALL.get((raw as usize).wrapping_sub(1)).copied()
     }
 }
 
@@ -41,19 +35,35 @@ struct List {
 }
 
 /// All queues of one `Vm`.
-pub(crate) struct Queues([Spin<List>; QUEUES]);
+pub(crate) struct Queues {
+    lists: [Spin<List>; QUEUES],
+    /// Their lengths, to be read without the lock. \[Q\] to write
+    lens: [Field64; QUEUES],
+}
 
 impl Queues {
     pub(crate) fn new() -> Self {
-        Queues(core::array::from_fn(|_| Spin::new(Rank::PageQueue, List::default())))
+        Queues {
+            lists: core::array::from_fn(|_| Spin::new(Rank::PageQueue, List::default())),
+            lens: core::array::from_fn(|_| Field64::new(0)),
+        }
     }
 
     fn list(&self, q: QueueId) -> &Spin<List> {
-        &self.0[q as usize - 1]
+        &self.lists[q as usize - 1]
     }
 
+    /// How many pages are on `q`, at some moment.
     pub(crate) fn len(&self, q: QueueId) -> u64 {
-        self.list(q).lock().len
+        self.lens[q as usize - 1].get()
+    }
+    /// Is there a page that had no room on swap?
+    pub(crate) fn has_unswappable(&self) -> bool {
+        self.len(QueueId::Unswappable) != 0
+    }
+    /// => the list is locked.
+    fn note_len(&self, q: QueueId, list: &List) {
+        self.lens[q as usize - 1].set(list.len);
     }
 
     /// Puts the page at the tail of `q`, taking it off where it was.
@@ -67,6 +77,19 @@ impl Queues {
         let mut list = self.list(q).lock();
         Self::append(pages, &mut list, h);
         page.queue.set(q as u32);
+        self.note_len(q, &list);
+    }
+
+    /// Puts pages that are on no queue at the tail of `q`, the lock taken once.
+    ///
+    /// => the pages are busy.
+    pub(crate) fn enqueue_new<P: Platform>(&self, pages: &PageTable<P>, run: &[PageNo], q: QueueId) {
+        let mut list = self.list(q).lock();
+        for h in run.iter().map(|p| handle(*p)) {
+            Self::append(pages, &mut list, h);
+            pages.get(h).queue.set(q as u32);
+        }
+        self.note_len(q, &list);
     }
 
     /// As [`Queues::enqueue`], at the head.
@@ -87,6 +110,7 @@ impl Queues {
         list.head = Some(h);
         list.len += 1;
         page.queue.set(q as u32);
+        self.note_len(q, &list);
     }
 
     /// Takes the page off its queue, if it is on one.
@@ -96,13 +120,14 @@ impl Queues {
         let page = pages.get(h);
         loop {
             let q = page.queue.get();
-            let Some(lock) = (q as usize).checked_sub(1).and_then(|i| self.0.get(i)) else { return };
-            let mut list = lock.lock();
+            let Some(id) = QueueId::of(q) else { return };
+            let mut list = self.list(id).lock();
             if page.queue.get() != q {
                 continue; // moved while the lock was taken
             }
             Self::unlink(pages, &mut list, h);
             page.queue.set(0);
+            self.note_len(id, &list);
             return;
         }
     }
@@ -163,6 +188,7 @@ impl Queues {
                 Self::append(pages, &mut list, h);
             }
         }
+        self.note_len(q, &list);
         n
     }
 

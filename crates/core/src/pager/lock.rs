@@ -15,7 +15,7 @@ use super::{Control, State};
 use crate::error::FaultError;
 use crate::fault::{Place, Step, WaitFor};
 use crate::object::Object;
-use crate::page::{Page, PageFlags, QueueId, event, handle};
+use crate::page::{Page, PageFlags, event, handle};
 use crate::platform::{PagerId, Platform};
 use crate::vm::Vm;
 
@@ -164,7 +164,10 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn page_supplied(&self, h: Handle<Page>, how: Supply, lock: Prot) {
         self.page_supplied_to(h, how, lock);
         bump_pagein(self);
-        self.queues.enqueue(&self.pages, h, QueueId::Active);
+        match self.pages.get(h).owner.get() {
+            Some(a) => self.page_returned(h, a),
+            None => self.page_fresh(h),
+        }
         self.page_unbusy(h);
     }
 

@@ -51,6 +51,7 @@ pub use context::Ctx;
 pub use control::directory as control_directory;
 pub use error::RunError;
 pub use launch::run;
+pub use machvm::pageout::Replacement;
 pub use options::{Options, StatsTo, SwapPlace, SwapTier};
 pub use size::parse_size;
 pub use spec::{SwapPlaces, parse_swap};

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use machvm::pageout::Replacement;
+
 /// A place for pages when memory is short.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SwapPlace {
@@ -77,6 +79,8 @@ pub struct Options {
     /// Where pages go when it is short. Empty: nowhere; a program that needs more than the
     /// limit runs out of memory.
     pub swap: Vec<SwapTier>,
+    /// How the pages that go are chosen.
+    pub policy: Replacement,
     /// Statistics at the end.
     pub stats: Option<StatsTo>,
     /// The map at the end.
@@ -90,6 +94,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let swap = vec![SwapTier::new(SwapPlace::Lz4 { max: None })];
-        Options { memory: None, swap, stats: None, maps: false, native: false, control: None }
+        let policy = Replacement::default();
+        Options { memory: None, swap, policy, stats: None, maps: false, native: false, control: None }
     }
 }

@@ -69,6 +69,7 @@ impl VmSpace {
         let config = Config { mode: Mode::Blocking, nonblocking: false, dont_fork: true };
         let failed = |e: &dyn std::fmt::Display| RunError::Host(e.to_string());
         let linux = Linux::new(frames, tiers.clone(), config).map_err(|e| failed(&e))?;
+        let linux = linux.with_policy(options.policy);
         let pmap = linux.pv().pmap(Window::Whole).map_err(|e| failed(&e))?;
         let vm = Vm::new(linux).map_err(|_| failed(&"no memory for the VM's own structures"))?;
         // The process's one address space lives as long as the process.

@@ -7,6 +7,7 @@ use machvm::map::{
     Advise, Attributes, Backing, CopyWhy, Holes, Inherit, InsertError, Leave, MapCopy, MoveError, Need,
     Place, ProtectError, SetProt, Side, Take, Wiring,
 };
+use machvm::pageout::Replacement;
 use machvm::{FaultError, Vm};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot, Va, VaRange};
 use machvm_model::{Contents, Machine, Oracle, OraclePage, Rng, Task, WORDS, check_holding, check_quiet};
@@ -39,6 +40,11 @@ pub fn seeds_or(usual: u64, long: u64) -> Vec<u64> {
         Some(seed) => vec![seed],
         None => (1..=var("MACHVM_LONG").map_or(usual, |n| n * long)).collect(),
     }
+}
+
+/// The policy of a seed: neighbours have different ones.
+pub fn policy_of(seed: u64) -> Replacement {
+    Replacement::ALL[(seed / 2 % 2) as usize]
 }
 
 /// What a random test does.
