@@ -318,6 +318,79 @@ fn d11_lowmem_is_told_now_and_then() {
     });
 }
 
+// vm_map_deactivate(): what a task is not to keep goes before what others use.
+#[test]
+fn d12_a_range_that_is_set_aside_goes_first() {
+    both(400, |vm| {
+        let (t, other) = (task(vm, 100), task(vm, 100));
+        store(&t, 0..100);
+        store(&other, 0..100);
+        t.map.deactivate(pages(0, 100), &mut may());
+        (0..100).for_each(|p| assert_eq!(queue_of(&t, p), Some(PageQueue::Laundry), "page {p}"));
+        assert_eq!(vm.pageout(100, &mut may()), 100);
+        (0..100).for_each(|p| assert!(queue_of(&t, p).is_none() && queue_of(&other, p).is_some()));
+        loads(&other, 0..100);
+        loads(&t, 0..100);
+    });
+}
+
+// vm_pageout_page() of Mach 3 moves a page aside while its pager has it; here it stays in its
+// place, busy, and who needs it meanwhile waits: contents are seen once, before or after.
+#[test]
+fn d13_a_page_that_is_written_stays_in_its_place() {
+    for seed in seeds_or(6, 60) {
+        let c = Config { frames: 64, seed, policy: policy_of(seed), ..Config::default() };
+        let vm = Vm::new(Machine::new(c)).expect("memory");
+        let (id, file) = vm.platform().add_pager(vec![0; 16 * PAGE_SIZE as usize]);
+        let (o, first) = vm.object_from_pager(16, id, 0, true, &mut may()).expect("object");
+        let t = Task::new(&vm);
+        let shared = Backing::Shared(o, first);
+        t.map.insert(pages(0, 16), shared, &Attributes::new(Prot::RW), &mut may()).expect("insert");
+        let (vm_, t_) = (&vm, &t);
+        let writer = move || {
+            for n in 1..=30 {
+                for p in 0..16 {
+                    t_.store_word(at(p), n * 100 + p).expect("store");
+                    assert_eq!(t_.load_word(at(p)), Ok(n * 100 + p), "seed {seed}, round {n}, page {p}");
+                }
+            }
+        };
+        let daemon = move || {
+            for _ in 0..120 {
+                vm_.pageout(16, &mut may());
+                vm_.host().preempt();
+            }
+        };
+        vm.host().set_preemption(1 + seed % 5);
+        vm.host().run_scheduled(vec![Box::new(writer), Box::new(daemon)]);
+        vm.host().set_preemption(0);
+        assert!(vm.statistics().pageouts > 16, "seed {seed}");
+        while vm.pageout(16, &mut may()) != 0 {}
+        let data = file.bytes();
+        (0..16).for_each(|p| assert_eq!(data[p * PAGE_SIZE as usize], (3000 + p) as u8, "seed {seed}"));
+        drop(t);
+        check_quiet(&vm, []);
+    }
+}
+
+// A copy reads what its parent has in memory while there is no frame to be had: in the dense
+// placement, where tasks can share a frame.
+#[test]
+fn z82_a_forked_task_reads_what_is_resident_in_exhausted_memory() {
+    let c = Config { frames: 64, swap: None, ..Config::default() };
+    for c in c.every_kind().into_iter().filter(|c| !c.sparse) {
+        policies(c.calm(), &|vm| {
+            let t = task(vm, 64);
+            store(&t, 0..64);
+            let child = Task { map: t.map.fork(vm.platform().pmap(), &mut may()).expect("fork") };
+            loads(&child, 0..64);
+            loads(&t, 0..64);
+            assert!(matches!(child.store_word(at(1), 7), Err(FaultError::NoMemory(_))));
+            loads(&child, 0..64);
+        });
+    }
+}
+
 // Targets (VM_METER).
 #[test]
 fn d14_targets_and_gauges() {

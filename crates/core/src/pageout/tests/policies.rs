@@ -31,6 +31,8 @@ struct Memory {
     evictions: u32,
     /// Pages that swap has room for.
     room: u64,
+    /// This page is written to right after it was asked whether it is used.
+    racer: Option<u32>,
     misses: u64,
 }
 
@@ -45,6 +47,7 @@ impl Memory {
             resident: 0,
             evictions: 0,
             room: u64::MAX,
+            racer: None,
             misses: 0,
         }
     }
@@ -131,7 +134,12 @@ impl Frames for Memory {
         self.pages[page as usize].tag
     }
     fn used(&mut self, page: u32) -> bool {
-        std::mem::take(&mut self.pages[page as usize].used)
+        let s = &mut self.pages[page as usize];
+        let was = std::mem::take(&mut s.used);
+        if self.racer == Some(page) && s.mapped {
+            (s.modified, s.used) = (true, true);
+        }
+        was
     }
     fn is_kept(&self, page: u32) -> bool {
         self.pages[page as usize].wired
@@ -140,6 +148,7 @@ impl Frames for Memory {
         pages.iter().flatten().for_each(|p| self.pages[*p as usize].mapped = false);
     }
     fn is_modified(&self, page: u32) -> bool {
+        assert!(!self.pages[page as usize].mapped, "who writes later is not seen");
         self.pages[page as usize].modified
     }
     fn write(&mut self, pages: &[Option<u32>; BATCH], done: &mut [Written; BATCH]) {
@@ -229,6 +238,25 @@ fn d05_what_fits_stays() {
             (0..20_000).for_each(|_| assert!(m.access(rng.below(400) as u32, true)));
             assert_eq!(m.misses, 400);
         }
+    }
+}
+
+// A write between the look at the bit of use and the unmapping is not lost (Z74): that a page is
+// modified is asked after it was unmapped (asserted where it is asked), and one that is modified
+// is not dropped (asserted where pages are freed).
+#[test]
+fn d04_a_write_before_the_unmapping_is_seen() {
+    for r in Replacement::ALL {
+        let mut m = Memory::new(r, true, 64, 64);
+        (0..64).for_each(|p| assert!(m.access(p, false)));
+        (m.racer, m.room) = (Some(7), 0);
+        while scan(m.policy, &mut m, 64).freed != 0 {}
+        assert_eq!(m.resident, 1, "{r:?}");
+        assert!(m.pages[7].modified);
+        (m.racer, m.room) = (None, 1);
+        super::super::retry_unswappable(&mut m, 1);
+        while scan(m.policy, &mut m, 64).freed != 0 {}
+        assert_eq!((m.resident, m.room), (0, 0), "{r:?}");
     }
 }
 
