@@ -138,6 +138,8 @@ impl VmSpace {
         let tiers = tiers.ok_or("this run has no swap (it was started with --swap none)")?;
         let answer = swap::request(tiers, request)?;
         self.serve_swap(tiers).map_err(|e| e.to_string())?;
+        // Pages that found no room are tried again.
+        self.vm.swap_room_came(u64::MAX);
         Ok(answer)
     }
 
