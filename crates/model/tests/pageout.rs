@@ -378,7 +378,7 @@ fn d13_a_page_that_is_written_stays_in_its_place() {
 #[test]
 fn z82_a_forked_task_reads_what_is_resident_in_exhausted_memory() {
     let c = Config { frames: 64, swap: None, ..Config::default() };
-    for c in c.every_kind().into_iter().filter(|c| !c.sparse) {
+    for c in c.every_kind().filter(|c| !c.sparse) {
         policies(c.calm(), &|vm| {
             let t = task(vm, 64);
             store(&t, 0..64);

@@ -327,7 +327,7 @@ impl<P: Platform> Vm<P> {
     /// those entered ahead stay where they are.
     fn activate_entered(&self, faulted: Handle<Page>, run: &[PageNo]) {
         let q = self.pages.get(faulted).queue.get();
-        if QueueId::of(q).is_some_and(QueueId::is_aside) {
+        if QueueId::names_aside(q) {
             self.page_called_back(faulted);
         }
         debug_assert!(run.contains(&number(faulted)));

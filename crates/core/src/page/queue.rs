@@ -8,6 +8,7 @@ use machvm_hal::PageNo;
 use machvm_sync::{Field64, Rank, Spin};
 
 use super::{Page, PageTable, handle};
+use crate::pageout::Tag;
 use crate::platform::Platform;
 
 /// Which queue.
@@ -20,6 +21,10 @@ impl QueueId {
     /// are no page's.
     pub(crate) fn names(raw: u32) -> bool {
         (1..=QUEUES as u32).contains(&raw)
+    }
+    /// Is this the number of a queue of pages that are set aside?
+    pub(crate) fn names_aside(raw: u32) -> bool {
+        (QueueId::Inactive as u32..=QueueId::Unswappable as u32).contains(&raw)
     }
     /// The queue of that number.
     pub(crate) fn of(raw: u32) -> Option<QueueId> {
@@ -75,19 +80,26 @@ impl Queues {
             self.dequeue(pages, h);
         }
         let mut list = self.list(q).lock();
-        Self::append(pages, &mut list, h);
+        Self::append(pages, &mut list, h, page);
         page.queue.set(q as u32);
         self.note_len(q, &list);
     }
 
-    /// Puts pages that are on no queue at the tail of `q`, the lock taken once.
+    /// Puts pages that are on no queue at the tail of `q` with that tag, the lock taken once.
     ///
     /// => the pages are busy.
-    pub(crate) fn enqueue_new<P: Platform>(&self, pages: &PageTable<P>, run: &[PageNo], q: QueueId) {
+    pub(crate) fn enqueue_new<P: Platform>(
+        &self,
+        pages: &PageTable<P>,
+        run: &[PageNo],
+        (q, tag): (QueueId, Tag),
+    ) {
         let mut list = self.list(q).lock();
         for h in run.iter().map(|p| handle(*p)) {
-            Self::append(pages, &mut list, h);
-            pages.get(h).queue.set(q as u32);
+            let page = pages.get(h);
+            page.set_tag(tag);
+            Self::append(pages, &mut list, h, page);
+            page.queue.set(q as u32);
         }
         self.note_len(q, &list);
     }
@@ -147,8 +159,9 @@ impl Queues {
         list.len -= 1;
     }
 
-    fn append<P: Platform>(pages: &PageTable<P>, list: &mut List, h: Handle<Page>) {
-        let page = pages.get(h);
+    /// => `page` is that of `h`.
+    #[inline]
+    fn append<P: Platform>(pages: &PageTable<P>, list: &mut List, h: Handle<Page>, page: &Page) {
         page.q_next.set(None);
         page.q_prev.set(list.tail);
         match list.tail {
@@ -185,7 +198,7 @@ impl Queues {
             } else {
                 // Its holder may look at `queue` without the lock at any moment: it must
                 // never seem to be on no queue.
-                Self::append(pages, &mut list, h);
+                Self::append(pages, &mut list, h, page);
             }
         }
         self.note_len(q, &list);

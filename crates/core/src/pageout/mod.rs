@@ -45,7 +45,7 @@ pub use s3fifo::S3Fifo;
 pub use scan::{BATCH, Frames, Scanned, Written, launder_ahead, retry_unswappable, scan};
 
 use crate::object::Anon;
-use crate::page::{Page, handle};
+use crate::page::Page;
 use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
@@ -183,9 +183,7 @@ impl<P: Platform> Vm<P> {
 
     /// As [`Vm::page_fresh`], of pages that are on no queue yet.
     pub(crate) fn pages_fresh(&self, run: &[PageNo]) {
-        let (q, tag) = self.control.policy.fresh();
-        run.iter().for_each(|p| self.pages.get(handle(*p)).set_tag(tag));
-        self.queues.enqueue_new(&self.pages, run, q);
+        self.queues.enqueue_new(&self.pages, run, self.control.policy.fresh());
     }
 
     /// As [`Vm::page_fresh`]; contents of `a` that were in memory before.
