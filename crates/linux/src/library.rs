@@ -38,6 +38,7 @@
 //! program that installs its own does so before, or by [`replace_action`], or passes on
 //! what it does not know.
 
+mod calls;
 mod copy;
 mod error;
 mod external;

@@ -2,6 +2,7 @@
 
 mod library {
     mod basic;
+    mod calls;
     mod cow;
     mod external;
     mod memory;

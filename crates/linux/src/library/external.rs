@@ -9,6 +9,9 @@
 //! that does not answer, or dies, costs an error (SIGBUS, or [`Error::Memory`]) for who touches
 //! a page of its objects, after [`Options::timeout`] at most.
 //!
+//! What the pager itself calls (lock requests, data that nobody asked for, the end of an object)
+//! is carried out by a thread of the connection.
+//!
 //! With [`Faults::Signal`](super::Faults::Signal) the thread that faulted waits for the pager in
 //! the signal handler; a `fork(2)` of another thread waits with it. In a child the objects are
 //! gone: what was not in memory cannot be read there.
@@ -24,6 +27,7 @@ use machvm::task::{VmFlags, VmMapError};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize};
 use machvm_pagers::external::{Client, Object, OpenError, Options};
 
+use super::calls::Calls;
 use super::error::Error;
 use super::platform::Hosted;
 use super::quiet::Quiet;
@@ -46,6 +50,8 @@ impl core::fmt::Debug for ExternalPager {
 
 struct Connection {
     client: Client,
+    /// What the pager calls; the client has no reference of its own.
+    _calls: Arc<Calls>,
     /// Objects that were opened, so that all who map one map the same memory.
     known: Mutex<Vec<(Arc<Object>, PagerId)>>,
     shared: Arc<Shared>,
@@ -74,14 +80,18 @@ impl Vm {
     /// # Errors
     /// [`Error::Io`]: there is none, it speaks something else, or it does not answer in time.
     pub fn pager(&self, path: &Path, options: Options) -> Result<ExternalPager, Error> {
+        let calls = Arc::new(Calls::new(&self.0.vm));
+        let kernel = Arc::downgrade(&calls);
         let client = {
             // Its threads get no signals from outside. Not inside: nobody is to wait for this.
             let old = super::quiet::block();
             let client = Client::connect(path, options);
+            let client = client.and_then(|c| c.set_kernel(kernel).map(|()| c));
             super::quiet::restore(&old);
             client.map_err(Error::Io)?
         };
-        let connection = Connection { client, known: Mutex::default(), shared: Arc::clone(&self.0) };
+        let (known, shared) = (Mutex::default(), Arc::clone(&self.0));
+        let connection = Connection { client, _calls: calls, known, shared };
         Ok(ExternalPager(Arc::new(connection)))
     }
 }

@@ -123,6 +123,19 @@ impl Quiet {
         let pass = if was == 0 { gate::enter() } else { None };
         Quiet { old, was, pass, _same_thread: PhantomData }
     }
+
+    /// As [`Quiet::new`], for a thread that those inside may be waiting for.
+    pub(super) fn helper() -> Self {
+        let old = block();
+        let was = INSIDE.replace(1);
+        let pass = if was == 0 { gate::enter_helper() } else { None };
+        Quiet { old, was, pass, _same_thread: PhantomData }
+    }
+
+    /// Is this the process that the gate is of, not a copy that was never told so?
+    pub(super) fn has_passed(&self) -> bool {
+        self.was != 0 || self.pass.is_some()
+    }
 }
 
 impl Drop for Quiet {
