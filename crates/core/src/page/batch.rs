@@ -44,11 +44,17 @@ impl<'a, P: Platform> FreeBatch<'a, P> {
     }
 
     /// Frees what was added so far.
+    #[inline]
     pub(crate) fn flush(&mut self) {
-        let vm = self.vm;
-        if self.len == 0 {
-            return;
+        if self.len != 0 {
+            self.flush_some();
         }
+    }
+
+    // Apart: most batches of a fault are empty, and this begins with much to set up.
+    #[inline(never)]
+    fn flush_some(&mut self) {
+        let vm = self.vm;
         let list = &mut self.pages[..self.len];
         let mut mapped = [PageNo(core::num::NonZeroU32::MIN); BATCH];
         let (mut m, mut any) = (0, false);
