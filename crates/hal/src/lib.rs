@@ -32,8 +32,8 @@ pub use host::{CpuId, CpuSet, Event, Host, MaySleep, Woken};
 pub use mem::{ExtentError, PhysMem, Placement, PopulateError};
 pub use page_out::{PageOut, PageOutSource};
 pub use pager::{
-    EachPage, HasPage, MAX_CLUSTER, MAX_RUN, PageIn, PageInSink, PageRun, Pager, PagerError, Supply, Swap,
-    SwapError, SwapSlot,
+    DeviceFrames, EachPage, HasPage, MAX_CLUSTER, MAX_RUN, PageIn, PageInSink, PageRun, Pager, PagerError,
+    Supply, Swap, SwapError, SwapSlot,
 };
 pub use pmap::{
     EnterError, EnterFlags, PageArray, PageMd, PageNo, Pmap, PmapPage, RefMod, Region, RegionError, RemoveWhy,

@@ -8,10 +8,11 @@
 
 use core::num::NonZeroU64;
 
-use crate::addr::PAGE_SIZE;
+use crate::addr::{PAGE_SIZE, Pfn};
 use crate::control::{Attributes, ControlId};
 use crate::page_out::PageOut;
 use crate::pmap::PageNo;
+use crate::pmap9::MemAttr;
 use crate::prot::Prot;
 
 /// Largest number of pages in one request.
@@ -196,6 +197,25 @@ pub enum HasPage {
     },
 }
 
+/// Frames of a device, one behind the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeviceFrames {
+    /// The first.
+    pub first: Pfn,
+    /// How many.
+    pub pages: u64,
+    /// How they are cached.
+    pub attr: MemAttr,
+}
+
+impl DeviceFrames {
+    /// The first `n` of them at most, from the `at`-th on. `None`: there are not so many.
+    pub fn part(self, at: u64, n: u64) -> Option<Self> {
+        let left = self.pages.checked_sub(at).filter(|left| *left != 0)?;
+        Some(DeviceFrames { first: self.first.add(at), pages: left.min(n), ..self })
+    }
+}
+
 /// A source of data for objects (a file, a device, a server).
 ///
 /// Called with no VM lock held; the pages of a request are busy. Only the first two are
@@ -224,6 +244,16 @@ pub trait Pager: Sync {
     /// Is there data at byte `offset` (G08)?
     fn has_page(&self, _offset: u64) -> HasPage {
         HasPage::Unknown
+    }
+    /// The frames that byte `offset` of a device's memory and what follows are in (G14
+    /// `d_mmap`, G16): they are mapped as they are. Only for objects of devices.
+    ///
+    /// => the map is locked: it waits for nothing, and calls nobody of the VM.
+    ///
+    /// # Errors
+    /// [`PagerError`].
+    fn frames(&self, _offset: u64, _access: Prot) -> Result<DeviceFrames, PagerError> {
+        Err(PagerError::Gone)
     }
     /// The first use of a memory object (E01): `bytes` may be mapped. What is given makes it
     /// ready; with `None` faults wait until

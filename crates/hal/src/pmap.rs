@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use crate::addr::{Pfn, Va, VaRange};
 use crate::gather::Gather;
 use crate::host::CpuId;
+use crate::pager::DeviceFrames;
 use crate::prot::Prot;
 
 bitflags::bitflags! {
@@ -124,6 +125,26 @@ pub trait Pmap: Sync + Sized {
         flags: EnterFlags,
         gather: &mut Gather,
     ) -> Result<(), EnterError>;
+
+    /// Maps frames that are no pages from `va` on, unmanaged: functions that start from pages do
+    /// not reach them, functions that name addresses do. Rights are only ever added.
+    ///
+    /// => the map is at least read locked.
+    ///
+    /// # Errors
+    /// [`EnterError`]; frames before the one named are entered. [`EnterError::Foreign`]: also a
+    /// machine that has no such mappings.
+    fn enter_frames<A: PageArray>(
+        &self,
+        _pages: &A,
+        va: Va,
+        _frames: DeviceFrames,
+        _prot: Prot,
+        _flags: EnterFlags,
+        _gather: &mut Gather,
+    ) -> Result<(), EnterError> {
+        Err(EnterError::Foreign(va))
+    }
 
     /// Removes every mapping in the range; wired ones too. Also gathers what others
     /// took away in it and have not flushed.

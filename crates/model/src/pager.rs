@@ -50,6 +50,10 @@ impl MemPager {
     pub fn set_most(&self, pages: u64) {
         self.most.store(pages, SeqCst);
     }
+    /// The file has so many bytes from now on, new ones zero.
+    pub fn set_len(&self, bytes: u64) {
+        self.lock().data.resize(bytes as usize, 0);
+    }
     /// Requests so far.
     pub fn reads(&self) -> u64 {
         self.reads.load(SeqCst)

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use machvm_hal::{
-    CpuId, EnterError, EnterFlags, Flush, Gather, Invalidations, MaySleep, PageArray, PageMd, PageNo, Pfn,
-    Pmap, PmapPage, Prot, RefMod, RegionError, RemoveWhy, Va, VaRange,
+    CpuId, DeviceFrames, EnterError, EnterFlags, Flush, Gather, Invalidations, MaySleep, PageArray, PageMd,
+    PageNo, Pfn, Pmap, PmapPage, Prot, RefMod, RegionError, RemoveWhy, Va, VaRange,
 };
 use machvm_pmap::pte::{Aarch64, Sv39, Sv48, Sv57, X86L4, X86L5};
 use machvm_pmap::{CreateError, PtPmap, System};
@@ -65,6 +65,15 @@ pub(crate) trait AnyPmap: Send + Sync {
         run: &[PageNo],
         prot: Prot,
         access: Prot,
+        flags: EnterFlags,
+        g: &mut Gather,
+    ) -> Result<(), EnterError>;
+    fn enter_frames(
+        &self,
+        pages: &dyn PageArray,
+        va: Va,
+        frames: DeviceFrames,
+        prot: Prot,
         flags: EnterFlags,
         g: &mut Gather,
     ) -> Result<(), EnterError>;
@@ -126,6 +135,17 @@ impl<F: HwFormat> AnyPmap for PtPmap<HwPort<F>, Arc<Sys<F>>> {
         g: &mut Gather,
     ) -> Result<(), EnterError> {
         Pmap::enter(self, &Pages(pages), va, run, prot, access, flags, g)
+    }
+    fn enter_frames(
+        &self,
+        pages: &dyn PageArray,
+        va: Va,
+        frames: DeviceFrames,
+        prot: Prot,
+        flags: EnterFlags,
+        g: &mut Gather,
+    ) -> Result<(), EnterError> {
+        Pmap::enter_frames(self, &Pages(pages), va, frames, prot, flags, g)
     }
     fn remove(&self, pages: &dyn PageArray, range: VaRange, g: &mut Gather) {
         Pmap::remove(self, &Pages(pages), range, g);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use machvm_hal::{
-    EnterError, EnterFlags, Flush, Gather, Invalidations, PageArray, PageNo, Pfn, Pmap, PmapPage, Prot,
-    RefMod, Region, RegionError, RemoveWhy, Va, VaRange,
+    DeviceFrames, EnterError, EnterFlags, Flush, Gather, Invalidations, PageArray, PageNo, Pfn, Pmap,
+    PmapPage, Prot, RefMod, Region, RegionError, RemoveWhy, Va, VaRange,
 };
 
 use crate::mmu::{FlatFlush, FlatPages, FlatPmap};
@@ -64,6 +64,20 @@ impl Pmap for ModelPmap {
         match self {
             ModelPmap::Flat(p) => p.enter(pages, va, run, prot, access, flags, gather),
             ModelPmap::Tables(p) => p.enter(pages, va, run, prot, access, flags, gather),
+        }
+    }
+    fn enter_frames<A: PageArray>(
+        &self,
+        pages: &A,
+        va: Va,
+        frames: DeviceFrames,
+        prot: Prot,
+        flags: EnterFlags,
+        gather: &mut Gather,
+    ) -> Result<(), EnterError> {
+        match self {
+            ModelPmap::Flat(p) => p.enter_frames(pages, va, frames, prot, flags, gather),
+            ModelPmap::Tables(p) => p.on(|p| p.enter_frames(pages, va, frames, prot, flags, gather)),
         }
     }
     fn remove<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather) {

@@ -486,6 +486,7 @@ const OF_PAGES: &[&str] = &[
     "vm_object_page_noreuse",
     "vm_object_page_remove",
     "vm_object_pmap_protect",
+    "vm_object_set_size",
     "vm_object_populate",
     "vm_object_shadow",
     "vm_object_split",

@@ -1,16 +1,84 @@
-//! A file as the backing store of an object (rows G05, G07, G13).
+//! A file as the backing store of an object (rows G05, G07, G08, G13).
+//!
+//! One [`FilePager`] serves all who map a file: there is one object for each [`FileId`], so they
+//! see each other's stores. Linux's own page cache is underneath, where `read(2)` and `write(2)`
+//! look: what is stored in the mapping gets there with page-out, [`Pager::synchronize`] or
+//! `msync`, and what is written there is seen by pages that are read in afterwards.
+
+mod errors;
+mod runs;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
-use machvm_hal::{PAGE_SIZE, PageIn, Pager, PagerError, Supply};
+use machvm_hal::{
+    ControlId, HasPage, MAX_CLUSTER, PAGE_SHIFT, PAGE_SIZE, PageIn, PageOut, PageOutSource, Pager, PagerError,
+};
+
+pub use errors::{Seen, WriteError};
+use runs::{Stopped, supply, write_back};
 
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// How often in a row a system call may be interrupted before it counts as failed.
-const PATIENCE: u32 = 1000;
+/// Where runs of pages are put together, so that each is one write: whoever comes second uses
+/// the stack. What is in it is in the file, too.
+static BUFFER: Mutex<[u8; MAX_CLUSTER * PAGE]> = Mutex::new([0; MAX_CLUSTER * PAGE]);
+
+/// Which file it is, whoever opened it, under whatever name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Of an open file.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn of(file: &File) -> io::Result<Self> {
+        let m = file.metadata()?;
+        Ok(FileId { device: m.dev(), inode: m.ino() })
+    }
+}
+
+/// Who writes.
+#[derive(Debug)]
+enum Writer {
+    /// The descriptor that reads.
+    Reader,
+    /// Another one of the same file.
+    Other(File),
+}
+
+/// What a file pager did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FileTraffic {
+    /// Requests for pages.
+    pub requests: u64,
+    /// Runs that were written back.
+    pub runs: u64,
+    /// Pages in them.
+    pub pages_out: u64,
+    /// System calls that wrote them.
+    pub writes: u64,
+    /// Runs, and flushes to the device, that failed.
+    pub errors: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: AtomicU64,
+    runs: AtomicU64,
+    pages_out: AtomicU64,
+    writes: AtomicU64,
+    errors: AtomicU64,
+}
 
 /// Pages of a file. Byte `n` of the object is byte `n` of the file.
 ///
@@ -19,19 +87,20 @@ const PATIENCE: u32 = 1000;
 #[derive(Debug)]
 pub struct FilePager {
     file: File,
-    writable: bool,
+    /// Not set: read only.
+    writer: OnceLock<Writer>,
+    /// Held for reading while pages are written, so that [`FilePager::set_len`] is not undone.
+    resize: RwLock<()>,
+    errors: errors::WriteErrors,
+    count: Counters,
 }
 
 impl FilePager {
     /// A pager that reads only: modified pages belong elsewhere (private mappings).
     /// [`Pager::page_out`] answers [`PagerError::Gone`].
     pub fn read_only(file: File) -> Self {
-        FilePager { file, writable: false }
-    }
-
-    /// The file.
-    pub fn file(&self) -> &File {
-        &self.file
+        let (writer, resize) = (OnceLock::new(), RwLock::new(()));
+        FilePager { file, writer, resize, errors: Default::default(), count: Counters::default() }
     }
 
     /// A pager that also writes back.
@@ -41,15 +110,147 @@ impl FilePager {
     /// offset it is given (pwrite(2), BUGS); and the errors of reading
     /// `/proc/self/fdinfo`, which tells.
     pub fn shared(file: File) -> io::Result<Self> {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
-        if status_flags(&info)? & O_APPEND != 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the file is open for appending: pages cannot be written to their place",
-            ));
-        }
-        Ok(FilePager { file, writable: true })
+        check_writer(&file)?;
+        let pager = Self::read_only(file);
+        let _ = pager.writer.set(Writer::Reader);
+        Ok(pager)
     }
+
+    /// From now on it writes back, too, through `file`, which is the same file opened for
+    /// writing; where it writes already nothing changes.
+    ///
+    /// # Errors
+    /// As [`FilePager::shared`]; `InvalidInput` for another file.
+    pub fn write_through(&self, file: File) -> io::Result<()> {
+        check_writer(&file)?;
+        if FileId::of(&file)? != FileId::of(&self.file)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is another file"));
+        }
+        let _ = self.writer.set(Writer::Other(file));
+        Ok(())
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Does it write back?
+    pub fn is_writable(&self) -> bool {
+        self.writer.get().is_some()
+    }
+
+    /// Bytes of the file now.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Cuts the file, or makes it longer with zeros. No page that is on its way to the file
+    /// undoes it. Pages in memory behind the end are the caller's
+    /// (`Vm::vm_object_set_size`), after this returned.
+    ///
+    /// # Errors
+    /// Those of ftruncate(2); `PermissionDenied`: it does not write.
+    pub fn set_len(&self, bytes: u64) -> io::Result<()> {
+        let writer = self.writer().ok_or(io::ErrorKind::PermissionDenied)?;
+        let _alone = self.resize.write().unwrap_or_else(PoisonError::into_inner);
+        writer.set_len(bytes)
+    }
+
+    /// For one who opened the file: what [`FilePager::new_error`] has told.
+    pub fn opened(&self) -> Seen {
+        self.errors.opened()
+    }
+
+    /// The write error that happened after the last call with this `seen`, once to each: also
+    /// those of page-out, of which nobody was told when they happened.
+    pub fn new_error(&self, seen: &Seen) -> Option<WriteError> {
+        self.errors.take(seen)
+    }
+
+    /// Waits until what was written is on the device (fdatasync(2)).
+    ///
+    /// # Errors
+    /// [`WriteError`]; it is recorded as one, too, for all who have the file open.
+    pub fn flush(&self) -> Result<(), WriteError> {
+        let Some(writer) = self.writer() else { return Ok(()) };
+        writer.sync_data().map_err(|e| {
+            let errno = e.raw_os_error().unwrap_or(0);
+            self.count.errors.fetch_add(1, Relaxed);
+            self.errors.record_sync(errno);
+            WriteError { errno, offset: None }
+        })
+    }
+
+    /// What it did so far.
+    pub fn traffic(&self) -> FileTraffic {
+        let c = &self.count;
+        FileTraffic {
+            requests: c.requests.load(Relaxed),
+            runs: c.runs.load(Relaxed),
+            pages_out: c.pages_out.load(Relaxed),
+            writes: c.writes.load(Relaxed),
+            errors: c.errors.load(Relaxed),
+        }
+    }
+
+    fn writer(&self) -> Option<&File> {
+        self.writer.get().map(|w| match w {
+            Writer::Reader => &self.file,
+            Writer::Other(file) => file,
+        })
+    }
+
+    fn hold_size(&self) -> RwLockReadGuard<'_, ()> {
+        self.resize.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, run: &mut PageOut<'_>) -> Result<(), PagerError> {
+        let file = self.writer().ok_or(PagerError::Gone)?;
+        let _size = self.hold_size();
+        let size = self.size().map_err(|_| PagerError::Io)?;
+        let c = &self.count;
+        let write = &mut |buf: &[u8], at| {
+            c.writes.fetch_add(1, Relaxed);
+            file.write_at(buf, at)
+        };
+        let done = match BUFFER.try_lock() {
+            Ok(mut buf) => write_back(size, write, &mut *buf, run),
+            Err(TryLockError::Poisoned(buf)) => write_back(size, write, &mut *buf.into_inner(), run),
+            Err(TryLockError::WouldBlock) => write_small(size, write, run),
+        };
+        c.runs.fetch_add(1, Relaxed);
+        c.pages_out.fetch_add(run.pages() as u64, Relaxed);
+        if let Err(stopped) = done {
+            c.errors.fetch_add(1, Relaxed);
+            self.errors.record(stopped);
+        }
+        Ok(())
+    }
+}
+
+/// Through a buffer on the stack.
+#[inline(never)]
+fn write_small(
+    size: u64,
+    write: &mut dyn FnMut(&[u8], u64) -> io::Result<usize>,
+    run: &mut PageOut<'_>,
+) -> Result<(), Stopped> {
+    write_back(size, write, &mut [0; 4 * PAGE], run)
+}
+
+fn check_writer(file: &File) -> io::Result<()> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    if status_flags(&info)? & O_APPEND != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the file is open for appending: pages cannot be written to their place",
+        ));
+    }
+    Ok(())
 }
 
 // Octal, as fdinfo prints it; the same on all Linux architectures but alpha, hppa,
@@ -64,9 +265,19 @@ fn status_flags(info: &str) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "fdinfo without flags"))
 }
 
+/// One page that is in a buffer.
+struct Page<'a>(&'a [u8; PAGE]);
+
+impl PageOutSource for Page<'_> {
+    fn read(&self, _: machvm_hal::PageNo, off: usize, buf: &mut [u8]) {
+        buf.copy_from_slice(&self.0[off..off + buf.len()]);
+    }
+}
+
 impl Pager for FilePager {
     /// Completes before it returns. Needs up to 36 KiB of stack.
     fn page_in(&self, req: PageIn<'_>) {
+        self.count.requests.fetch_add(1, Relaxed);
         let read = &mut |buf: &mut [u8], at| self.file.read_at(buf, at);
         // A fault on one page should not clear a buffer for eight.
         match req.pages() {
@@ -76,105 +287,42 @@ impl Pager for FilePager {
         }
     }
 
-    /// Writes what lies inside the file. A page wholly behind the end, as after a
-    /// truncation, answers [`PagerError::Beyond`]: nobody will ever read it.
-    ///
-    /// The size is looked up first; a truncation between that and the write is undone
-    /// by the write, as far as this page reaches (Linux has no write that cannot extend).
+    /// As [`Pager::page_out_run`], of one page.
     fn page_out(&self, offset: u64, data: &[u8; PAGE]) -> Result<(), PagerError> {
-        if !self.writable {
-            return Err(PagerError::Gone);
-        }
-        let size = self.file.metadata().map_err(|_| PagerError::Io)?.len();
-        write_back(size, &mut |buf: &[u8], at| self.file.write_at(buf, at), offset, data)
+        let source = Page(data);
+        let mut run = PageOut::new(&source, None, offset, true);
+        run.push(machvm_hal::PageNo(core::num::NonZeroU32::MIN), true);
+        self.page_out_run(&mut run);
+        run.results().try_for_each(|(_, done)| done)
     }
-}
 
-/// How a read ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
-    /// All bytes are there.
-    Full,
-    /// The data ends here.
-    OfFile,
-    /// An error.
-    Error,
-}
-
-/// Reads until `buf` is full, the file ends or an error comes. Returns how far it got.
-fn read_run(
-    read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
-    buf: &mut [u8],
-    offset: u64,
-) -> (usize, End) {
-    let (mut got, mut patience) = (0, PATIENCE);
-    while got < buf.len() {
-        // No file has bytes beyond the largest off_t, and Linux refuses to read across it.
-        let at = offset.saturating_add(got as u64);
-        let room = (i64::MAX as u64).saturating_sub(at);
-        if room == 0 {
-            return (got, End::OfFile);
-        }
-        let stop = buf.len().min(got.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
-        match read(&mut buf[got..stop], at) {
-            Ok(0) => return (got, End::OfFile),
-            Ok(n) => (got, patience) = ((got + n).min(buf.len()), PATIENCE),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted && patience > 0 => patience -= 1,
-            Err(_) => return (got, End::Error),
+    /// Writes what lies inside the file, the run with one system call unless Linux takes less at
+    /// once. A page wholly behind the end, as after a truncation, answers
+    /// [`PagerError::Beyond`]: nobody will ever read it. Errors are kept, too
+    /// ([`FilePager::new_error`]).
+    ///
+    /// Of a truncation by others than [`FilePager::set_len`], between the look at the size and
+    /// the write, the write undoes as much as it reaches (Linux has no write that cannot extend).
+    fn page_out_run(&self, run: &mut PageOut<'_>) {
+        if let Err(e) = self.put(run) {
+            (0..run.pages()).for_each(|i| run.done(i, Err(e)));
         }
     }
-    (got, End::Full)
-}
 
-/// Serves a request through a buffer of `N` bytes.
-#[inline(never)]
-fn supply<const N: usize>(read: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>, mut req: PageIn<'_>) {
-    let mut buf = [0; N];
-    let want = req.pages() * PAGE;
-    let (mut got, mut end) = (0, End::Full);
-    while got < want && end == End::Full {
-        let n = N.min(want - got);
-        let bytes;
-        (bytes, end) = match req.offset().checked_add(got as u64) {
-            Some(at) => read_run(read, &mut buf[..n], at),
-            None => (0, End::OfFile),
-        };
-        req.write(got as u64, &buf[..bytes]);
-        got += bytes;
-    }
-    if end == End::OfFile && !got.is_multiple_of(PAGE) {
-        let tail = PAGE - got % PAGE;
-        buf[..tail].fill(0);
-        req.write(got as u64, &buf[..tail]);
-        got += tail;
-    }
-    let pages = got / PAGE;
-    match end {
-        End::Error => req.failed(pages, PagerError::Io),
-        End::OfFile if pages == 0 => req.failed(0, PagerError::Beyond),
-        // Pages behind the end were only asked for ahead of time.
-        End::OfFile | End::Full => req.supplied(pages, Supply::Clean),
-    }
-}
-
-/// Writes the part of a page that lies below `size`.
-fn write_back(
-    size: u64,
-    write: &mut dyn FnMut(&[u8], u64) -> io::Result<usize>,
-    offset: u64,
-    data: &[u8; PAGE],
-) -> Result<(), PagerError> {
-    let inside = size.checked_sub(offset).filter(|n| *n > 0).ok_or(PagerError::Beyond)?;
-    let data = &data[..inside.min(PAGE_SIZE) as usize];
-    let (mut done, mut patience) = (0, PATIENCE);
-    while done < data.len() {
-        match write(&data[done..], offset + done as u64) {
-            Ok(n) if n > 0 => (done, patience) = ((done + n).min(data.len()), PATIENCE),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted && patience > 0 => patience -= 1,
-            _ => return Err(PagerError::Io),
+    fn has_page(&self, offset: u64) -> HasPage {
+        let Ok(size) = self.size() else { return HasPage::Unknown };
+        if offset >= size {
+            return HasPage::No;
         }
+        let (page, pages) = (offset >> PAGE_SHIFT, size.div_ceil(PAGE_SIZE));
+        let most = |n: u64| n.min(MAX_CLUSTER as u64 - 1) as u32;
+        HasPage::Yes { before: most(page), after: most(pages - page - 1) }
     }
-    Ok(())
+
+    /// Waits until what was written is on the device.
+    fn synchronize(&self, _: ControlId, _: u64, _: u64) -> Result<(), PagerError> {
+        self.flush().map_err(|_| PagerError::Io)
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //!   contents move between them. A [`Tier`] is such a place.
 //! * [`NoSwap`]: swap that keeps nothing.
 //! * [`FilePager`]: an object whose data is a file.
+//! * [`DevicePager`], [`SgPager`]: memory of devices, which is mapped as it is.
+//! * [`DeadPager`]: refuses everything.
 //! * [`external`]: objects, and swap, whose pager is another process.
 //!
 //! None of them takes a lock of the virtual memory system, and all are called with
@@ -19,6 +21,8 @@
 mod chain;
 mod class;
 mod codec;
+mod dead;
+mod device;
 #[cfg(target_os = "linux")]
 pub mod external;
 mod file;
@@ -37,7 +41,9 @@ mod tests;
 mod tier;
 
 pub use codec::Codec;
-pub use file::FilePager;
+pub use dead::DeadPager;
+pub use device::{Device, DeviceError, DevicePager, Devices, SgPager};
+pub use file::{FileId, FilePager, FileTraffic, Seen, WriteError};
 pub use none::NoSwap;
 pub use pool::Pool;
 pub use region::{Heap, RegionSource};

@@ -3,9 +3,12 @@
 use core::ops::Deref;
 use core::sync::atomic::Ordering;
 
-use machvm_hal::{CpuId, EnterError, EnterFlags, Gather, PageArray, PageNo, Pfn, Pmap, Prot, Va, VaRange};
+use machvm_hal::{
+    CpuId, DeviceFrames, EnterError, EnterFlags, Gather, PageArray, PageNo, Pfn, Pmap, Prot, Va, VaRange,
+};
 
 use crate::enter::Entering;
+use crate::large::Unmanaged;
 use crate::port::Port;
 use crate::pte::Format;
 use crate::system::{CreateError, PmapId, System};
@@ -100,6 +103,25 @@ impl<P: Port, S: Deref<Target = System<P>> + Sync> Pmap for PtPmap<P, S> {
         self.own(range);
         let e = Entering { id: self.id, pm: self.sys.pmap(self.id), pages, prot, access, flags };
         self.sys.enter_run(&e, va, run, gather)
+    }
+    fn enter_frames<A: PageArray>(
+        &self,
+        pages: &A,
+        va: Va,
+        frames: DeviceFrames,
+        prot: Prot,
+        flags: EnterFlags,
+        gather: &mut Gather,
+    ) -> Result<(), EnterError> {
+        let Some(range) = VaRange::of_pages(va, frames.pages) else { return Ok(()) };
+        self.own(range);
+        let wired = flags.contains(EnterFlags::WIRED);
+        for (i, va) in range.iter().enumerate() {
+            let pfn = frames.first.add(i as u64);
+            let what = Unmanaged { pfn, prot, wired, attr: frames.attr };
+            self.sys.enter_unmanaged(self.id, pages, va, &what, gather)?;
+        }
+        Ok(())
     }
     fn remove<A: PageArray>(&self, pages: &A, range: VaRange, gather: &mut Gather) {
         self.own(range);

@@ -9,7 +9,7 @@ use machvm_sync::WriteGuard;
 use super::{CLUSTER, MapGuard, Place, Step, WaitFor};
 use crate::error::FaultError;
 use crate::map::{Advice, Entry, Map};
-use crate::object::{Anon, LEAF, ObjectInner, Source, Tree};
+use crate::object::{Anon, LEAF, ObjectFlags, ObjectInner, Source, Tree};
 use crate::page::{Page, PageFlags, handle, number};
 use crate::platform::Platform;
 use crate::stats::bump;
@@ -88,9 +88,13 @@ impl<'vm, P: Platform> Map<'vm, P> {
         at.entry.cluster.set(run.pages as u32);
         let first = at.index - run.before;
         let pages = &pages[..run.pages as usize];
+        let unpaged = vm.objects.get(at.object).flags().contains(ObjectFlags::UNPAGED);
+        if unpaged {
+            (first..).zip(pages).for_each(|(i, p)| vm.keep_page(&object.tree, i, handle(*p)));
+        }
         match object.source {
             None => {
-                if self.is_window_half_full(at, pages) {
+                if self.is_window_half_full(at, pages) || (unpaged && self.has_room_for_window()) {
                     return self.fill_window(at, run.before, pages, map, object);
                 }
                 drop((object, map));
@@ -130,6 +134,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
             return Ok(Step::Wait(WaitFor::Memory));
         };
         let list = [number(page)];
+        if vm.objects.get(at.object).flags().contains(ObjectFlags::UNPAGED) {
+            vm.keep_page(&object.tree, at.index, page);
+        }
         match object.source {
             None => {
                 drop((object, map));
@@ -266,6 +273,14 @@ impl<P: Platform> Vm<P> {
         }
     }
 
+    /// A new page stays where it is ([`ObjectFlags::UNPAGED`]).
+    ///
+    /// => it is busy, and the object, whose tree this is, write locked.
+    pub(crate) fn keep_page(&self, tree: &Tree, index: u64, page: Handle<Page>) {
+        self.tree_mark_held(tree, index);
+        self.pages.get(page).change_wirings(1);
+    }
+
     /// A busy page for an anon that has none. `None`: no frame.
     ///
     /// => the object that names the anon is write locked.
@@ -324,6 +339,8 @@ impl<P: Platform> Vm<P> {
     /// A busy page did not get its contents: its anon holds nothing again.
     pub(crate) fn page_abandon(&self, h: Handle<Page>, why: Option<PagerError>) {
         let page = self.pages.get(h);
+        // Of an object whose pages are wired.
+        page.change_wirings(-(page.wired.get() as i32));
         // Before the anon can be filled again by another fault.
         self.plat.mem().discard(page.pfn(), 1);
         if let Some(a) = page.owner.get() {

@@ -25,6 +25,7 @@
 //! condition checked twice).
 
 mod cow;
+mod device;
 mod enter;
 mod fill;
 mod hold;
@@ -42,7 +43,7 @@ pub use hold::{Absent, Held, HeldPage, HoldError};
 
 use crate::error::FaultError;
 use crate::map::{Body, Kind, Map, Read, Seen};
-use crate::object::Object;
+use crate::object::{Object, ObjectFlags};
 use crate::page::{self, FREE_EVENT, LIMBO_EVENT, Page};
 use crate::pager::{self, Control, Unlock};
 use crate::platform::Platform;
@@ -66,6 +67,8 @@ pub struct Fault {
 pub(crate) enum Purpose {
     /// An access: the page is mapped.
     Access,
+    /// As an access, to have contents in memory: there are none of a device's frames.
+    Contents,
     /// The page shall be in memory and its object's alone ([`crate::object`]). Nothing is
     /// mapped, and the caller looks after rights.
     Own,
@@ -247,7 +250,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             Kind::Guard | Kind::StackGap | Kind::Submap => return Err(FaultError::Protection(va)),
             Kind::Foreign => return Err(FaultError::Foreign(va)),
         }
-        if purpose == Purpose::Access && !entry.prot().hardware().contains(f.access) {
+        if purpose != Purpose::Own && !entry.prot().hardware().contains(f.access) {
             return Err(FaultError::Protection(va));
         }
         let Some(oh) = entry.object.get() else {
@@ -260,6 +263,11 @@ impl<'vm, P: Platform> Map<'vm, P> {
             return Ok(Step::Wait(WaitFor::Object(oh)));
         };
         let at = Place::of(&seen, va, oh, (f.access, purpose));
+        if vm.objects.get(oh).flags().contains(ObjectFlags::DEVICE) {
+            let source = object.source;
+            drop(object);
+            return self.enter_device(&at, source);
+        }
         let inner = MapGuard { _map: inner, _submap: seen.view.map(|(_, submap)| submap) };
         let (anon, shared) = vm.tree_lookup(&object.tree, at.index);
         let Some(anon) = anon else {

@@ -63,6 +63,16 @@ impl<P: Platform> Map<'_, P> {
         self.fault_for(&Fault { addr: RawAddr(va.get()), access }, Purpose::Own, may)
     }
 
+    /// Brings the page at `va` into memory for this access, if it has contents.
+    ///
+    /// => nothing is locked. By the return it may be gone again.
+    ///
+    /// # Errors
+    /// Those of [`Map::fault`]; [`FaultError::Foreign`]: it is a device's.
+    pub(crate) fn fault_contents(&self, va: Va, access: Prot, may: &mut MaySleep) -> Result<(), FaultError> {
+        self.fault_for(&Fault { addr: RawAddr(va.get()), access }, Purpose::Contents, may)
+    }
+
     /// Marks the wired pages of `part` of `e` as the object's alone, so that copies do not
     /// share them. Gives the address of the first that is shared; what is not in memory
     /// is passed over (F06).

@@ -1,9 +1,8 @@
 //! Reading contents without an access: for copies made by the embedder (a fork
 //! into another process, a debugger).
 
-use machvm_hal::{MaySleep, PAGE_SIZE, PhysMem, Prot, RawAddr, Va};
+use machvm_hal::{MaySleep, PAGE_SIZE, PhysMem, Prot, Va};
 
-use super::Fault;
 use crate::error::FaultError;
 use crate::map::{Kind, Map};
 use crate::platform::Platform;
@@ -60,7 +59,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
                     return Err(FaultError::Protection(va));
                 }
             }
-            self.fault(&Fault { addr: RawAddr(va.get()), access: Prot::R }, may)?;
+            self.fault_contents(va, Prot::R, may)?;
         }
     }
 

@@ -15,7 +15,7 @@ use super::fill::ObjectGuard;
 use super::{CLUSTER, MapGuard, Place, Step};
 use crate::error::FaultError;
 use crate::map::{Advice, Map};
-use crate::object::{LEAF, ObjectInner};
+use crate::object::{LEAF, ObjectFlags, ObjectInner};
 use crate::page::{Page, RUN, handle, number};
 use crate::platform::Platform;
 
@@ -42,7 +42,13 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let half = RUN as u32 / 2..RUN as u32;
         frame.is_some_and(|f| half.contains(&frames.run_populated(f)))
             && at.entry.advice() != Advice::Random
-            && frames.free() > frames.target() + RUN
+            && self.has_room_for_window()
+    }
+
+    /// Is there memory to spare for all of a window?
+    pub(super) fn has_room_for_window(&self) -> bool {
+        let frames = &self.vm().frames;
+        !frames.is_sparse() && frames.free() > frames.target() + RUN
     }
 
     /// Places zero pages in every empty slot of the window and fills them, and `cluster`,
@@ -91,6 +97,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
         let slot = |index: u64| &leaf.slots[index as usize % LEAF];
         let empty = |index: &u64| slot(*index).get().is_none();
         let (mut index, mut n) = (window.start, 0);
+        let unpaged = vm.objects.get(at.object).flags().contains(ObjectFlags::UNPAGED);
         while index < window.end {
             let hole = (index..window.end).take_while(empty).count();
             if hole == 0 {
@@ -105,6 +112,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
                     vm.page_attach(handle(*p), a, at, index);
                     vm.anons.get(a).reset(Some(handle(*p)));
                     slot(index).set(Some(a));
+                    if unpaged {
+                        vm.keep_page(&object.tree, index, handle(*p));
+                    }
                     index += 1;
                 }
             }

@@ -7,6 +7,7 @@ use super::Fault;
 use super::own::Own;
 use crate::error::FaultError;
 use crate::map::{Kind, Map};
+use crate::object::ObjectFlags;
 use crate::page::Page;
 use crate::platform::Platform;
 
@@ -18,8 +19,11 @@ impl<'vm, P: Platform> Map<'vm, P> {
     /// Those of [`Map::fault`]; nothing is wired then.
     pub fn wire_page(&self, va: Va, may: &mut MaySleep) -> Result<(), FaultError> {
         loop {
-            let access = self.wire_access(va, may)?;
+            let (access, device) = self.wire_access(va, may)?;
             self.fault(&Fault { addr: RawAddr(va.get()), access }, may)?;
+            if device {
+                return Ok(()); // it never goes
+            }
             if access.contains(Prot::W) {
                 if self.wire_own(va, may) {
                     return Ok(());
@@ -83,15 +87,18 @@ impl<'vm, P: Platform> Map<'vm, P> {
         Ok(())
     }
 
-    fn wire_access(&self, va: Va, may: &mut MaySleep) -> Result<Prot, FaultError> {
+    /// The access to fault for, and whether it is a device's memory.
+    fn wire_access(&self, va: Va, may: &mut MaySleep) -> Result<(Prot, bool), FaultError> {
         let vm = self.vm();
         let inner = self.lock_word().read(vm.plat.host(), may);
         let seen = self.see(&inner, va, may).ok_or(FaultError::NoMapping(va))?;
         let e = seen.entry;
+        let flags = e.object.get().map(|o| vm.objects.get(o).flags());
+        let device = flags.is_some_and(|f| f.contains(ObjectFlags::DEVICE));
         match e.kind() {
             Kind::Foreign => Err(FaultError::Foreign(va)),
-            Kind::Object if e.prot().contains(Prot::W) => Ok(Prot::W),
-            Kind::Object if !e.prot().is_empty() => Ok(Prot::R),
+            Kind::Object if e.prot().contains(Prot::W) => Ok((Prot::W, device)),
+            Kind::Object if !e.prot().is_empty() => Ok((Prot::R, device)),
             _ => Err(FaultError::Protection(va)),
         }
     }

@@ -14,7 +14,6 @@ use machvm_hal::{MaySleep, PAGE_SIZE, PhysMem, Prot, RawAddr, Va};
 use super::copy::MapCopy;
 use super::{Kind, Map, Seen};
 use crate::error::FaultError;
-use crate::fault::Fault;
 use crate::object::Object;
 use crate::page::{Page, PageFlags};
 use crate::platform::Platform;
@@ -80,7 +79,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             };
             match found {
                 Look::Done => return Ok(()),
-                Look::Fault => self.fault(&Fault { addr: RawAddr(addr), access }, may)?,
+                Look::Fault => self.fault_contents(va, access, may)?,
                 Look::Busy(p) => self.vm().wait_page(p, may),
                 Look::Again => {}
             }

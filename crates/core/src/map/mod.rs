@@ -86,6 +86,7 @@ pub use rehome::ReturnError;
 pub use remap::Leave;
 pub use stack::StackShape;
 pub use submap::Body;
+pub use sync::SyncHow;
 pub(crate) use through::{Read, Seen};
 pub use wire::Wiring;
 

@@ -7,13 +7,16 @@ use super::entry::{EntryFlags, Kind};
 use super::{Map, SyncError};
 use crate::platform::Platform;
 
-/// What becomes of the pages after they are clean.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum After {
-    /// They stay.
-    Keep,
-    /// They are forgotten.
-    Invalidate,
+bitflags::bitflags! {
+    /// How [`Map::sync_as`] writes (`MS_*`).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct SyncHow: u32 {
+        /// The pages are forgotten afterwards (`MS_INVALIDATE`).
+        const INVALIDATE = 1;
+        /// The pagers have the pages when it returns, but need not have them where they shall
+        /// be in the end (`MS_ASYNC`).
+        const START = 2;
+    }
 }
 
 impl<P: Platform> Map<'_, P> {
@@ -26,11 +29,21 @@ impl<P: Platform> Map<'_, P> {
     /// # Errors
     /// [`SyncError`]. A pager's error is reported after the rest was written.
     pub fn sync(&self, range: VaRange, invalidate: bool, may: &mut MaySleep) -> Result<(), SyncError> {
-        let after = if invalidate { After::Invalidate } else { After::Keep };
-        self.check_sync(range, after, may)?;
+        let how = if invalidate { SyncHow::INVALIDATE } else { SyncHow::empty() };
+        self.sync_as(range, how, may)
+    }
+
+    /// As [`Map::sync`]; `how` says whether pages are forgotten, and what is waited for.
+    ///
+    /// => as [`Map::sync`].
+    ///
+    /// # Errors
+    /// As [`Map::sync`].
+    pub fn sync_as(&self, range: VaRange, how: SyncHow, may: &mut MaySleep) -> Result<(), SyncError> {
+        self.check_sync(range, how, may)?;
         let (mut at, mut result) = (range.start(), Ok(()));
         while at < range.end() {
-            match self.sync_next(at, range, after, may) {
+            match self.sync_next(at, range, how, may) {
                 Some((end, done)) => {
                     at = end;
                     result = result.and(done);
@@ -53,14 +66,14 @@ impl<P: Platform> Map<'_, P> {
         self.sync(range.ok_or(SyncError::Hole(va))?, invalidate, may)
     }
 
-    fn check_sync(&self, range: VaRange, after: After, may: &mut MaySleep) -> Result<(), SyncError> {
+    fn check_sync(&self, range: VaRange, how: SyncHow, may: &mut MaySleep) -> Result<(), SyncError> {
         let inner = self.lock_read(may);
         let mut at = range.start();
         let found = self.each_part(&inner, range, may, &mut |part, _| {
             if part.range.start() > at {
                 return ControlFlow::Break(SyncError::Hole(at));
             }
-            if after == After::Invalidate && part.entry.flags().contains(EntryFlags::USER_WIRED) {
+            if how.contains(SyncHow::INVALIDATE) && part.entry.flags().contains(EntryFlags::USER_WIRED) {
                 return ControlFlow::Break(SyncError::Wired(at));
             }
             at = part.range.end();
@@ -78,7 +91,7 @@ impl<P: Platform> Map<'_, P> {
         &self,
         at: Va,
         range: VaRange,
-        after: After,
+        how: SyncHow,
         may: &mut MaySleep,
     ) -> Option<(Va, Result<(), SyncError>)> {
         let inner = self.lock(may);
@@ -90,13 +103,18 @@ impl<P: Platform> Map<'_, P> {
         });
         let ControlFlow::Break((part, object, first)) = next else { return None };
         let Some(o) = object else { return Some((part.end(), Ok(()))) };
-        if after == After::Invalidate {
+        let invalidate = how.contains(SyncHow::INVALIDATE);
+        if invalidate {
             let mut g = Gather::new();
             self.pmap.remove(self.vm.page_array(), part, &mut g);
             self.vm.finish(g, may);
         }
         drop(inner);
-        let done = self.vm.object_sync_through(o, first, part.pages(), after == After::Invalidate, may);
+        let done = if how.contains(SyncHow::START) {
+            self.vm.object_sync(o, first, part.pages(), invalidate, may)
+        } else {
+            self.vm.object_sync_through(o, first, part.pages(), invalidate, may)
+        };
         self.vm.object_deallocate(o, may);
         Some((part.end(), done.map_err(|e| SyncError::Pager(part.start(), e))))
     }

@@ -39,6 +39,15 @@ pub struct Anon {
     evicted: Field32,
 }
 
+/// How [`Anon`] keeps an error.
+fn code(e: PagerError) -> u32 {
+    match e {
+        PagerError::Beyond => 1,
+        PagerError::Gone => 2,
+        PagerError::Io => 3,
+    }
+}
+
 impl Anon {
     /// The resident page, if any.
     pub(crate) fn page(&self) -> Option<Handle<Page>> {
@@ -63,12 +72,12 @@ impl Anon {
     }
     /// What the next fault here reports, instead of asking the pager.
     pub(crate) fn set_error(&self, e: Option<PagerError>) {
-        self.error.set(match e {
-            None => 0,
-            Some(PagerError::Beyond) => 1,
-            Some(PagerError::Gone) => 2,
-            Some(PagerError::Io) => 3,
-        });
+        self.error.set(e.map_or(0, code));
+    }
+    /// Forgets an error of this kind, if there is one.
+    pub(crate) fn clear_error(&self, e: PagerError) {
+        // Another one stays.
+        let _ = self.error.atomic().compare_exchange(code(e), 0, AcqRel, Relaxed);
     }
     /// Takes the error: the access after this one asks again.
     pub(crate) fn take_error(&self) -> Option<PagerError> {

@@ -16,6 +16,7 @@ mod purge;
 mod radix;
 mod range;
 mod rehome;
+mod size;
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use machvm_arena::{Handle, HandleField, NoMemory};
@@ -56,6 +57,10 @@ bitflags::bitflags! {
         /// Who has a claim on it may map any index, and all who map it are marked: a mapping
         /// that grows goes on with what is there.
         const OPEN = 0x40;
+        /// Its pages are wired when they are made, and stay.
+        const UNPAGED = 0x80;
+        /// It has no pages: its pager names frames of a device.
+        const DEVICE = 0x100;
     }
 }
 
@@ -243,6 +248,39 @@ impl<P: Platform> Vm<P> {
     ) -> Result<(Handle<Object>, Pindex), NoMemory> {
         let flags = if write_back { ObjectFlags::WRITE_BACK } else { ObjectFlags::empty() };
         let h = self.object_with_source(pages, Source { pager, base: offset }, flags, may)?;
+        Ok((h, Pindex(0)))
+    }
+
+    /// A new object of memory that is never paged out (G15 `phys_pager_allocate`): its pages
+    /// are zero at first, and wired as soon as there is one; in the dense placement a fault makes
+    /// those of the superpage around it, too (G09 `vm_pager_populate`), as far as there is memory
+    /// to spare. Dropping a range, or the object, frees them.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn object_unpaged(&self, pages: u64) -> Result<(Handle<Object>, Pindex), NoMemory> {
+        let (h, first) = self.object_allocate(pages)?;
+        self.objects.get(h).flags.atomic().fetch_or(ObjectFlags::UNPAGED.bits(), Relaxed);
+        Ok((h, first))
+    }
+
+    /// A new object of a device's memory (G14 `cdev_pager_allocate`, G16): page index 0 is byte
+    /// `offset` of it, and [`Pager::frames`](machvm_hal::Pager::frames) of its pager says where
+    /// that is. To be mapped shared. There is nothing to read, copy, page out or hold; who copies a
+    /// range of it gets errors from the pager. Only for machines that can map such frames
+    /// ([`Pmap::enter_frames`](machvm_hal::Pmap::enter_frames)).
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn object_of_device(
+        &self,
+        pages: u64,
+        pager: PagerId,
+        offset: u64,
+        may: &mut MaySleep,
+    ) -> Result<(Handle<Object>, Pindex), NoMemory> {
+        let source = Source { pager, base: offset };
+        let h = self.object_with_source(pages, source, ObjectFlags::DEVICE, may)?;
         Ok((h, Pindex(0)))
     }
 

@@ -27,7 +27,7 @@ bitflags::bitflags! {
 }
 
 /// What is done with a busy page.
-type Visit<'f, 'vm, P, E> = &'f mut dyn FnMut(XBusy<'vm, P>, &mut MaySleep) -> Result<(), E>;
+pub(super) type Visit<'f, 'vm, P, E> = &'f mut dyn FnMut(XBusy<'vm, P>, &mut MaySleep) -> Result<(), E>;
 
 /// What is in a slot.
 enum Slot {
@@ -57,7 +57,7 @@ impl<P: Platform> Vm<P> {
 
     /// Calls `f` with every resident page of a range, busy, until it fails. Pages that wait for
     /// their pager are passed over.
-    fn each_page<'vm, E>(
+    pub(super) fn each_page<'vm, E>(
         &'vm self,
         object: Handle<Object>,
         first: Pindex,

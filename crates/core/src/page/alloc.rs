@@ -5,7 +5,7 @@ use machvm_hal::{MaySleep, PhysMem, Pindex};
 
 use super::request::Tries;
 use super::{At, FrameClass, FreeBatch, Loose, Page, Request, Wait, Wish, XBusy};
-use crate::object::{LEAF, Object};
+use crate::object::{LEAF, Object, ObjectFlags};
 use crate::platform::Platform;
 use crate::vm::Vm;
 
@@ -171,6 +171,9 @@ impl<P: Platform> Vm<P> {
             let slot = &self.nodes.leaves.get(leaf).slots[index as usize % LEAF];
             let old = slot.get();
             slot.set(Some(anon));
+            if o.flags().contains(ObjectFlags::UNPAGED) {
+                self.keep_page(&inner.tree, index, page);
+            }
             if let Some(old) = old {
                 self.anon_release(old, &mut batch);
             }

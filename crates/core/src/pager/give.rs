@@ -4,7 +4,7 @@ use machvm_arena::Handle;
 use machvm_hal::{Gather, MAX_CLUSTER, MaySleep, PAGE_SHIFT, PageNo, PageOut, PageOutSource};
 use machvm_hal::{PagerError, PhysMem, Pindex, PmapPage, Return};
 
-use crate::object::{Object, Source};
+use crate::object::{Object, ObjectFlags, Source};
 use crate::page::{PageFlags, handle};
 use crate::platform::Platform;
 use crate::stats::bump;
@@ -16,6 +16,8 @@ pub struct ReturnRun {
     pages: [PageNo; MAX_CLUSTER],
     /// How each went.
     results: [Result<(), PagerError>; MAX_CLUSTER],
+    /// A bit for each that was behind the end.
+    beyond: u32,
     len: usize,
     first: u64,
 }
@@ -23,7 +25,7 @@ pub struct ReturnRun {
 impl ReturnRun {
     pub(crate) fn new(first: u64) -> Self {
         let none = PageNo(core::num::NonZeroU32::MIN);
-        ReturnRun { pages: [none; MAX_CLUSTER], results: [Ok(()); MAX_CLUSTER], len: 0, first }
+        ReturnRun { pages: [none; MAX_CLUSTER], results: [Ok(()); MAX_CLUSTER], beyond: 0, len: 0, first }
     }
     /// The index behind the last page. `None`: the run is full.
     pub(crate) fn next(&self) -> Option<u64> {
@@ -51,6 +53,11 @@ impl ReturnRun {
         let (pages, results) = (self.pages, self.results);
         pages.into_iter().zip(results).take(self.len)
     }
+    /// Was page `n` behind the end of its pager's data? Then it went well: see
+    /// [`Vm::return_run`].
+    fn is_beyond(&self, n: usize) -> bool {
+        self.beyond & 1 << n != 0
+    }
 }
 
 impl<P: Platform> PageOutSource for Vm<P> {
@@ -63,7 +70,9 @@ impl<P: Platform> Vm<P> {
     /// Gives pages of a run back to their pager, and marks those clean that it took: of
     /// [`Return::Dirty`] the modified ones, of [`Return::All`] the precious ones too. Write
     /// access goes first, from all of them (Z75, Z117). A page that a device may write stays
-    /// modified (Z77). `keep`: the core goes on with them.
+    /// modified (Z77). `keep`: the core goes on with them. A page behind the end of the pager's
+    /// data ([`PagerError::Beyond`]) is clean, too, as nobody will ever read it there; but not if
+    /// copies may have it.
     ///
     /// => the pages are busy, and stay so; nothing is locked.
     pub(crate) fn return_run(
@@ -85,6 +94,7 @@ impl<P: Platform> Vm<P> {
             self.page_is_modified(handle(p)) || (precious && what == Return::All)
         };
         let id = self.control_id_behind(object);
+        let copied = self.objects.get(object).flags().contains(ObjectFlags::COPIED);
         let mut n = 0;
         while n < run.len {
             let len = run.pages()[n..].iter().take_while(|p| goes(**p)).count();
@@ -102,8 +112,10 @@ impl<P: Platform> Vm<P> {
                 None => (0..len).for_each(|i| out.done(i, Err(PagerError::Gone))),
             }
             for (i, (p, result)) in out.results().enumerate() {
-                run.results[n + i] = result;
-                if result.is_ok() {
+                let beyond = result == Err(PagerError::Beyond) && !copied;
+                run.results[n + i] = if beyond { Ok(()) } else { result };
+                run.beyond |= u32::from(beyond) << (n + i);
+                if run.results[n + i].is_ok() {
                     bump(&self.stats.pageouts, 1);
                     if !self.pages.get(handle(p)).is_held_for_io() {
                         self.mark_clean(handle(p), may);
@@ -166,7 +178,7 @@ impl<P: Platform> Vm<P> {
     }
 
     /// As [`Vm::object_sync`], and has the pager of a memory object bring what it got to where
-    /// it shall be (E23 `memory_object_synchronize`).
+    /// it shall be (E23 `memory_object_synchronize`), also when some of it was refused.
     ///
     /// => as [`Vm::object_sync`].
     ///
@@ -186,7 +198,8 @@ impl<P: Platform> Vm<P> {
         let offset = source.base.wrapping_add(first.0 << PAGE_SHIFT);
         let bytes = pages.saturating_mul(machvm_hal::PAGE_SIZE).min(u64::MAX - offset);
         let pager = self.plat.pager(source.pager).ok_or(PagerError::Gone);
-        written.and(pager.and_then(|p| p.synchronize(id, offset, bytes)))
+        let reached = pager.and_then(|p| p.synchronize(id, offset, bytes));
+        written.and(reached)
     }
 
     /// Writes the modified pages of a pager-backed object in the range back, in runs;
@@ -206,7 +219,7 @@ impl<P: Platform> Vm<P> {
         may: &mut MaySleep,
     ) -> Result<(), PagerError> {
         let object = self.objects.get(h);
-        if !object.flags().contains(crate::object::ObjectFlags::WRITE_BACK) {
+        if !object.flags().contains(ObjectFlags::WRITE_BACK) {
             return Ok(());
         }
         let Some(source) = object.lock.read(self.host(), may).source else { return Ok(()) };
@@ -218,10 +231,12 @@ impl<P: Platform> Vm<P> {
         while let Some(mut run) = self.next_run(h, next, end, &wanted, may) {
             next = run.end();
             self.return_run(h, source, &mut run, (Return::All, !invalidate), may);
-            for (p, done) in run.results() {
+            for (i, (p, done)) in run.results().enumerate() {
                 let p = handle(p);
                 result = result.and(done);
-                if invalidate && done.is_ok() && !self.pages.get(p).is_kept() {
+                // Behind the end there are no contents: the next access is told so.
+                let forget = invalidate || run.is_beyond(i);
+                if forget && done.is_ok() && !self.pages.get(p).is_kept() {
                     self.page_forget_clean(p);
                 } else {
                     self.page_unbusy(p);

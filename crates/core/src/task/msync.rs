@@ -5,14 +5,14 @@ use machvm_hal::{MaySleep, PagerError, RawAddr, RawSize, Va, VaRange};
 use super::Task;
 use super::personality::Msync;
 use super::raw::{Span, span};
-use crate::map::{Advise, AdviseError, Kind, SyncError};
+use crate::map::{Advise, AdviseError, Kind, SyncError, SyncHow};
 use crate::platform::Platform;
 
 bitflags::bitflags! {
     /// `VM_SYNC_*`.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct SyncFlags: u32 {
-        /// Write modified pages; here it waits for them like SYNCHRONOUS.
+        /// Write modified pages to their pagers; what those do with them is not waited for.
         const ASYNCHRONOUS = 1;
         /// Write modified pages and wait.
         const SYNCHRONOUS = 2;
@@ -122,8 +122,10 @@ impl<P: Platform> Task<'_, '_, P> {
         }
         let writes = SyncFlags::ASYNCHRONOUS | SyncFlags::SYNCHRONOUS;
         if flags.intersects(writes | SyncFlags::INVALIDATE) {
-            let done = self.map.sync(part, flags.contains(SyncFlags::INVALIDATE), may);
-            match done {
+            let mut how = SyncHow::empty();
+            how.set(SyncHow::INVALIDATE, flags.contains(SyncFlags::INVALIDATE));
+            how.set(SyncHow::START, flags.contains(SyncFlags::ASYNCHRONOUS));
+            match self.map.sync_as(part, how, may) {
                 // Unmapped meanwhile.
                 Ok(()) | Err(SyncError::Hole(_)) => {}
                 Err(SyncError::Wired(va)) => return Err(MsyncError::Wired(va)),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use machvm_hal::{MAX_CLUSTER, PageInSink, PageNo};
+use machvm_hal::{MAX_CLUSTER, PageInSink, PageNo, Supply};
 
 use super::*;
 
@@ -207,10 +207,29 @@ fn g07_write_back_never_extends() {
     }
 }
 
+/// Pages to be written: page n is full of byte n + 1.
+struct Pages;
+impl PageOutSource for Pages {
+    fn read(&self, page: PageNo, _: usize, buf: &mut [u8]) {
+        buf.fill(page.0.get() as u8);
+    }
+}
+fn run_of(pages: usize, offset: u64) -> PageOut<'static> {
+    let mut run = PageOut::new(&Pages, None, offset, true);
+    for n in 1..=pages as u32 {
+        assert!(run.push(PageNo(NonZeroU32::new(n).expect("not 0")), true));
+    }
+    run
+}
+fn results(run: &PageOut<'_>) -> Vec<Result<(), PagerError>> {
+    run.results().map(|(_, r)| r).collect()
+}
+
 #[test]
 fn g07_short_writes_go_on_and_errors_are_told() {
-    let mut out = vec![0; PAGE];
+    let mut out = vec![0; 3 * PAGE];
     let mut calls = 0u32;
+    let mut run = run_of(3, 0);
     let write = &mut |buf: &[u8], at: u64| {
         calls += 1;
         if calls.is_multiple_of(2) {
@@ -220,11 +239,181 @@ fn g07_short_writes_go_on_and_errors_are_told() {
         out[at as usize..at as usize + n].copy_from_slice(&buf[..n]);
         Ok(n)
     };
-    assert_eq!(write_back(3000, write, 0, &[5; PAGE]), Ok(()));
-    assert!(out[..3000].iter().all(|b| *b == 5) && out[3000..].iter().all(|b| *b == 0));
-    assert_eq!(write_back(3000, &mut |_, _| Ok(0), 0, &[5; PAGE]), Err(PagerError::Io));
-    let full = &mut |_: &[u8], _| Err(ErrorKind::StorageFull.into());
-    assert_eq!(write_back(3000, full, 0, &[5; PAGE]), Err(PagerError::Io));
+    assert_eq!(write_back(2 * PAGE as u64 + 3000, write, &mut [0; 2 * PAGE], &mut run), Ok(()));
+    assert_eq!(results(&run), [Ok(()); 3]);
+    for (i, b) in out.iter().enumerate() {
+        assert_eq!(*b, if i < 2 * PAGE + 3000 { (i / PAGE) as u8 + 1 } else { 0 }, "byte {i}");
+    }
+    let mut run = run_of(1, 0);
+    let stopped = write_back(3000, &mut |_, _| Ok(0), &mut [0; PAGE], &mut run);
+    assert_eq!((stopped, results(&run)), (Err(Stopped { errno: 0, at: 0 }), vec![Err(PagerError::Io)]));
+}
+
+/// Of a run that stops in the middle the pages before are done, and each page is said to be
+/// what it is.
+#[test]
+fn g07_a_run_that_stops_says_which_pages_are_written() {
+    const ENOSPC: i32 = 28;
+    for room in [0, 1, PAGE - 1, PAGE, 2 * PAGE + 5, 4 * PAGE, 5 * PAGE + 1] {
+        for buffer in [1, 2, 4, 16] {
+            let mut run = run_of(8, 0);
+            let full = &mut |b: &[u8], at: u64| match (room as u64).saturating_sub(at) {
+                0 => Err(io::Error::from_raw_os_error(ENOSPC)),
+                left => Ok(b.len().min(left as usize)),
+            };
+            // Two of the pages are behind the end.
+            let how = write_back(5 * PAGE as u64 + 10, full, &mut vec![0; buffer * PAGE], &mut run);
+            assert_eq!(how, Err(Stopped { errno: ENOSPC, at: room as u64 }), "{room} {buffer}");
+            let mut want = vec![Ok(()); room / PAGE];
+            want.resize(6, Err(PagerError::Io));
+            want.resize(8, Err(PagerError::Beyond));
+            assert_eq!(results(&run), want, "{room} {buffer}");
+        }
+    }
+}
+
+/// pwrite(2): one call writes the run.
+#[test]
+fn g07_a_run_is_one_write() {
+    let file = Temp::new(&content(20 * PAGE - 100));
+    let pager = FilePager::shared(file.both()).expect("not for appending");
+    let mut run = run_of(16, 4 * PAGE as u64);
+    pager.page_out_run(&mut run);
+    assert_eq!(results(&run), [Ok(()); 16]);
+    let t = pager.traffic();
+    // Another test may have the buffer: then it is four.
+    assert!(t.writes == 1 || t.writes == 4, "{t:?}");
+    assert_eq!((t.runs, t.pages_out, t.errors), (1, 16, 0));
+    let now = std::fs::read(&file.0).expect("read");
+    assert_eq!(now.len(), 20 * PAGE - 100);
+    for page in 0..16 {
+        let from = (4 + page) * PAGE;
+        let part = &now[from..now.len().min(from + PAGE)];
+        assert!(part.iter().all(|b| usize::from(*b) == page + 1), "page {page}");
+    }
+}
+
+#[test]
+fn g08_a_file_says_how_far_it_goes() {
+    let file = Temp::new(&content(20 * PAGE + 1));
+    let pager = FilePager::read_only(file.both());
+    let has = |page: u64| pager.has_page(page * PAGE_SIZE);
+    let most = MAX_CLUSTER as u32 - 1;
+    assert_eq!(has(0), HasPage::Yes { before: 0, after: most });
+    assert_eq!(has(3), HasPage::Yes { before: 3, after: most });
+    assert_eq!(has(19), HasPage::Yes { before: most, after: 1 });
+    assert_eq!(has(20), HasPage::Yes { before: most, after: 0 });
+    for page in [21, 1 << 40, (1 << 52) - 1] {
+        assert_eq!(has(page), HasPage::No);
+    }
+    file.both().set_len(0).expect("truncate");
+    assert_eq!(has(0), HasPage::No);
+}
+
+/// Once to each who has it open, whenever they look (fsync(2) of Linux 4.13 and later).
+#[test]
+fn g13_write_errors_are_told_once_to_each() {
+    let file = Temp::new(&content(4 * PAGE));
+    // Opened for reading: every write fails with EBADF.
+    let pager = FilePager::shared(file.open(OpenOptions::new().read(true))).expect("not for appending");
+    let (one, two) = (pager.opened(), pager.opened());
+    assert_eq!(pager.new_error(&one), None);
+    assert_eq!(pager.page_out(PAGE as u64, &[1; PAGE]), Err(PagerError::Io));
+    let first = WriteError { errno: 9, offset: Some(PAGE as u64) };
+    assert_eq!(pager.new_error(&one), Some(first));
+    assert_eq!(pager.new_error(&one), None);
+    // Nobody who opens it now is told what somebody was told already.
+    let three = pager.opened();
+    assert_eq!(pager.new_error(&three), None);
+    assert_eq!(pager.page_out(0, &[1; PAGE]), Err(PagerError::Io));
+    // Who did not look meanwhile is told of both at once.
+    let second = WriteError { errno: 9, offset: Some(0) };
+    for seen in [&one, &two, &three] {
+        assert_eq!(pager.new_error(seen), Some(second));
+        assert_eq!(pager.new_error(seen), None);
+    }
+    assert_eq!(pager.page_out(0, &[1; PAGE]), Err(PagerError::Io));
+    // But of what nobody was told one who opens it is.
+    let four = pager.opened();
+    for seen in [&four, &one, &two, &three] {
+        assert!(pager.new_error(seen).is_some());
+        assert_eq!(pager.new_error(seen), None);
+    }
+    assert_eq!(pager.traffic().errors, 3);
+}
+
+/// Whatever threads fail and look: no error is told twice to one, and after the last none is
+/// kept from any.
+#[test]
+fn g13_write_errors_are_told_once_under_threads() {
+    let errors = errors::WriteErrors::default();
+    std::thread::scope(|scope| {
+        let write = |errno| {
+            let errors = &errors;
+            move || (0..2000).for_each(|at| errors.record(Stopped { errno, at }))
+        };
+        let writers = [scope.spawn(write(5)), scope.spawn(write(28))];
+        let look = || {
+            let (seen, mut told) = (errors.opened(), 0);
+            while !writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                told += u64::from(errors.take(&seen).is_some());
+            }
+            told += u64::from(errors.take(&seen).is_some());
+            assert_eq!(errors.take(&seen), None);
+            told
+        };
+        let told = look();
+        assert!((1..=4000).contains(&told), "{told}");
+    });
+}
+
+/// ftruncate(2) through the pager and writes of pages: never longer than it was cut last.
+#[test]
+fn g13_no_write_undoes_a_truncation() {
+    let file = Temp::new(&content(16 * PAGE));
+    let pager = FilePager::shared(file.both()).expect("not for appending");
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for _ in 0..500 {
+                let mut run = run_of(16, 0);
+                pager.page_out_run(&mut run);
+                // First the pages inside, then those behind the end.
+                let all = results(&run);
+                let inside = all.iter().take_while(|r| r.is_ok()).count();
+                assert!(all[inside..].iter().all(|r| *r == Err(PagerError::Beyond)), "{all:?}");
+            }
+        });
+        let mut i = 0u64;
+        while !writer.is_finished() {
+            i += 1;
+            let len = i * 7919 % (16 * PAGE_SIZE);
+            pager.set_len(len).expect("truncate");
+            assert_eq!(pager.size().expect("size"), len);
+        }
+    });
+    let reader = FilePager::read_only(file.both());
+    assert_eq!(reader.set_len(1).expect_err("refused").kind(), ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn g02_g04_a_file_is_known_by_what_it_is() {
+    let (file, other) = (Temp::new(&content(PAGE)), Temp::new(&content(PAGE)));
+    let link = file.0.with_extension("link");
+    std::fs::hard_link(&file.0, &link).expect("link");
+    let id = |f: &File| FileId::of(f).expect("stat");
+    assert_eq!(id(&file.both()), id(&File::open(&link).expect("open")));
+    assert_ne!(id(&file.both()), id(&other.both()));
+    std::fs::remove_file(link).expect("remove");
+    // Who opened it for reading first can write when somebody can.
+    let pager = FilePager::read_only(file.open(OpenOptions::new().read(true)));
+    assert!(!pager.is_writable());
+    assert_eq!(pager.page_out(0, &[3; PAGE]), Err(PagerError::Gone));
+    assert_eq!(pager.write_through(other.both()).expect_err("refused").kind(), ErrorKind::InvalidInput);
+    assert!(!pager.is_writable());
+    pager.write_through(file.both()).expect("the same file");
+    assert_eq!(pager.page_out(0, &[3; PAGE]), Ok(()));
+    assert_eq!(pager.flush(), Ok(()));
+    assert!(std::fs::read(&file.0).expect("read") == [3; PAGE]);
 }
 
 #[test]
