@@ -215,6 +215,10 @@ const OPS: &[(&str, Run)] = &[
     ("wire", |w| said(w.a.map.wire(pages(5, 35), Wiring::User, Holes::Refuse, &mut may()))),
     ("unwire", |w| said(w.a.map.unwire(pages(10, 11), Wiring::System, Holes::Refuse, &mut may()))),
     ("sync", |w| said(w.a.map.sync(pages(100, 110), true, &mut may()))),
+    ("sync_as", |w| {
+        let how = machvm::map::SyncHow::START;
+        said(w.a.map.sync_as(pages(100, 110), how, &mut may()))
+    }),
     ("sync_entry", |w| said(w.a.map.sync_entry(va(103), false, &mut may()))),
     ("simplify", |w| {
         w.a.map.simplify(va(5), &mut may());
@@ -286,6 +290,16 @@ const OPS: &[(&str, Run)] = &[
     }),
     ("object_allocate", |w| {
         let o = w.vm.object_allocate(10).map_err(|e| format!("{e:?}"))?;
+        w.vm.object_deallocate(o.0, &mut may());
+        Ok(())
+    }),
+    ("object_unpaged", |w| {
+        let o = w.vm.object_unpaged(10).map_err(|e| format!("{e:?}"))?;
+        w.vm.object_deallocate(o.0, &mut may());
+        Ok(())
+    }),
+    ("object_of_device", |w| {
+        let o = w.vm.object_of_device(10, w.file, 0, &mut may()).map_err(|e| format!("{e:?}"))?;
         w.vm.object_deallocate(o.0, &mut may());
         Ok(())
     }),

@@ -42,7 +42,9 @@ fn g07_page_out_is_not_stopped_by_what_is_behind_the_end() {
         let t = m.task(40);
         (0..40).for_each(|p| t.store(at(p), &[1]).expect("store"));
         m.file.set_len(PAGE as u64);
-        (0..8).for_each(|_| drop(m.vm.pageout(64, &mut may())));
+        for _ in 0..8 {
+            m.vm.pageout(64, &mut may());
+        }
         let o = m.object();
         // Some may be left that were used last.
         let left = m.vm.vm_object_info(o, &mut may()).resident;
