@@ -10,8 +10,8 @@ use machvm::page::FrameClass;
 use machvm::{PagerId, Platform, Vm};
 use machvm_arena::ChunkSource;
 use machvm_hal::{
-    CpuId, CpuSet, Event, ExtentError, Host, MaySleep, PAGE_SIZE, Pager, Pfn, PhysMem, Placement,
-    PopulateError, RawAddr, Va, VaRange, Woken,
+    CpuId, CpuSet, Event, ExtentError, Flush as _, Host, Invalidations, MaySleep, PAGE_SIZE, Pager, Pfn,
+    PhysMem, Placement, PopulateError, RawAddr, Va, VaRange, Woken,
 };
 use machvm_pmap::{Cpus, HwBits, Port, PtPmap, System, TableMd, TableMem};
 
@@ -344,6 +344,16 @@ pub(crate) fn daemon() -> ! {
 /// This CPU walks no program's addresses from now on. => interrupts are off.
 pub(crate) fn unload_pmap(cpu: CpuId) {
     pmaps().activate(pmaps().kernel_id(), cpu);
+}
+
+/// This CPU, which just came online, has no translations of before. => interrupts are off.
+pub(crate) fn forget_translations() {
+    machvm_arch::Tlb::flush_all(pmaps().port().tlb());
+}
+
+/// Every CPU forgets all translations; so each has executed a barrier. => no spin lock is held.
+pub(crate) fn interrupt_everybody() {
+    pmaps().flush(&Invalidations { ranges: &[], all: true, walks: true });
 }
 
 /// Bytes of memory that the VM manages, and those free.

@@ -28,6 +28,9 @@ mod user;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use lock::IrqSpin;
+use machvm_sync::Rank;
+
 /// CPUs that this kernel knows how to count.
 pub(crate) const MAX_CPUS: usize = 8;
 
@@ -46,13 +49,21 @@ impl Write for Console {
     }
 }
 
+/// Lines come out one after the other.
+static LINES: IrqSpin<Console> = IrqSpin::new(Rank::Leaf, Console);
+
+/// Prints a line. A panic does not wait for who prints already.
+pub(crate) fn print(line: core::fmt::Arguments<'_>) {
+    let _ = match PANICKED.load(Ordering::Relaxed) {
+        true => writeln!(Console, "{line}"),
+        false => writeln!(LINES.lock(), "{line}"),
+    };
+}
+
 /// Prints a line.
 #[macro_export]
 macro_rules! say {
-    ($($t:tt)*) => {{
-        use core::fmt::Write as _;
-        let _ = writeln!($crate::Console, $($t)*);
-    }};
+    ($($t:tt)*) => { $crate::print(format_args!($($t)*)) };
 }
 
 /// The first Rust code: on the boot stack, interrupts off.
@@ -69,11 +80,14 @@ extern "C" fn kmain(info: u64) -> ! {
         Some(f)
     });
     embed::start(&layout);
+    sched::make_idle(0).expect("memory for the idle thread");
     sched::adopt(0);
     arch::init_timer();
     fs::start(info.initrd);
     sched::Thread::kernel(embed::daemon).expect("memory for the page daemon");
     process::start(info.command_line);
+    arch::start_cpus(info.rsdp);
+    sched::open();
     sched::idle()
 }
 
@@ -85,6 +99,8 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     if !PANICKED.swap(true, Ordering::SeqCst) {
         say!("\nkernel panic: {info}");
         arch::back_trace();
+        arch::exit(0x7f)
     }
-    arch::exit(0x7f)
+    // Another CPU was first, and ends the machine when it has said why.
+    arch::halt()
 }

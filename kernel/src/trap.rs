@@ -8,7 +8,8 @@ use machvm_hal::{MaySleep, Prot, RawAddr};
 
 use crate::arch::{self, Frame};
 use crate::process::signal;
-use crate::{sched, syscall};
+use crate::sched::{self, Thread, big};
+use crate::syscall;
 
 /// An exception.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +39,7 @@ pub(crate) enum Exception {
     Protection,
 }
 
-/// => interrupts are on, if they were where it happened.
+/// => interrupts are on, if they were where it happened; of programs they are off on return.
 pub(crate) fn exception(f: &mut Frame, e: Exception) {
     if let Exception::Page { address, access } = e
         && (f.is_from_user() || address < arch::USER_END)
@@ -51,11 +52,15 @@ pub(crate) fn exception(f: &mut Frame, e: Exception) {
                     panic!("the kernel touches {address:#x}: {f:#x?}");
                 }
             }
-            Err(e) => signal::fault(address, e),
+            Err(e) => {
+                let _big = big::hold();
+                signal::fault(address, e);
+            }
         }
     } else if !f.is_from_user() {
         panic!("{e:x?} in the kernel: {f:#x?}");
     } else {
+        let _big = big::hold();
         signal::exception(f, e);
     }
     before_user(f);
@@ -71,36 +76,52 @@ fn page_fault(address: u64, access: Prot) -> Result<(), FaultError> {
 /// An interrupt was served. => interrupts are off.
 pub(crate) fn interrupted(f: &mut Frame) {
     if f.is_from_user() {
-        arch::interrupts_restore(true);
         before_user(f);
-        arch::interrupts_off();
     }
 }
 
-/// => interrupts are on.
+/// => interrupts are on; on return they are off.
 pub(crate) fn system_call(f: &mut Frame) {
     syscall::dispatch(f);
     before_user(f);
 }
 
 /// Before a program goes on: others' turn, signals, the end.
+///
+/// => on return, to a program, interrupts are off until it runs: what comes meanwhile is seen by the interrupt that says
+///    so.
 fn before_user(f: &mut Frame) {
     if !f.is_from_user() {
         return;
     }
     loop {
+        arch::interrupts_off();
         let me = sched::current();
-        if me.due.load(Ordering::Relaxed) != 0 {
-            crate::process::timer::send_due(me);
-        }
-        if me.doomed.load(Ordering::Acquire) {
-            crate::process::exit::end_thread();
-        }
-        if arch::here().resched.load(Ordering::Relaxed) {
-            sched::yield_now();
-        } else if !signal::deliver(f) {
+        let resched = arch::here().resched.load(Ordering::Relaxed);
+        if !resched && !me.doomed.load(Ordering::Acquire) && signal::is_quiet(me, f) {
             break;
         }
+        arch::interrupts_restore(true);
+        attend(f, me, resched);
+    }
+}
+
+/// Something is to be done before the program goes on.
+#[cold]
+fn attend(f: &mut Frame, me: &'static Thread, resched: bool) {
+    if me.due.load(Ordering::Relaxed) != 0 {
+        let _big = big::hold();
+        crate::process::timer::send_due(me);
+    }
+    if me.doomed.load(Ordering::Acquire) {
+        let _big = big::hold();
+        crate::process::exit::end_thread();
+    }
+    if resched {
+        sched::yield_now();
+    } else {
+        let _big = big::hold();
+        signal::deliver(f);
     }
 }
 

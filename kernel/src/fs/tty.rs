@@ -114,6 +114,7 @@ pub(crate) fn arrived() {
 
 /// Takes bytes through the line discipline, for ever: a thread of the kernel.
 pub(super) fn daemon() -> ! {
+    let _big = crate::sched::big::hold();
     loop {
         let byte = ARRIVED.until(None, || arch::take().map(Ok));
         if let Ok(b) = byte {

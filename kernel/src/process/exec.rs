@@ -122,14 +122,16 @@ pub(crate) fn exec(f: &mut Frame, path: &str, argv: Vec<Vec<u8>>, envp: &[Vec<u8
     let new = prepare(&cwd, path, argv, envp)?;
     let t = sched::current();
     // The other threads end. One of them may have called exec or exit_group first.
-    me.doom(Some(t));
     while me.threads.lock().len() > 1 {
+        // One that was made meanwhile, too.
+        me.doom(Some(t));
         if t.doomed.load(Ordering::Acquire) {
             release(new.space);
             return Ok(());
         }
         sched::yield_now();
     }
+    me.wait_alone();
     t.set_id(me.pid);
     t.robust.iter().for_each(|r| r.store(0, Ordering::Relaxed));
     t.clear_tid.store(0, Ordering::Relaxed);

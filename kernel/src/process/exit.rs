@@ -54,6 +54,7 @@ pub(crate) fn end_thread() -> ! {
 
 /// => the last thread of it calls.
 fn end_process(me: &Arc<Process>) {
+    me.wait_alone();
     me.timers.forget();
     if Arc::strong_count(&me.files) == 1 {
         me.files.lock().close_all();

@@ -49,6 +49,8 @@ pub(crate) struct Process {
     /// Its memory: the pointer is the owner's, or null when the memory was given up.
     space: AtomicPtr<Space>,
     owner: Mutex<Option<Arc<Space>>>,
+    /// Threads that are ready, run or wait, until the CPU on which they end has left its memory.
+    running: AtomicU32,
     /// Its threads that have not ended.
     pub(crate) threads: Mutex<Vec<Arc<Thread>>>,
     /// Open files and the current directory.
@@ -124,6 +126,7 @@ impl Process {
             pid: b.pid,
             space: AtomicPtr::new(Arc::as_ptr(&b.space).cast_mut()),
             owner: Mutex::new(Some(b.space)),
+            running: AtomicU32::new(0),
             threads: Mutex::new(Vec::new()),
             files: b.files,
             name: Mutex::new(b.name),
@@ -185,6 +188,22 @@ impl Process {
         match unsafe { self.space.load(Ordering::Acquire).as_ref() } {
             Some(s) => s.map().pmap().activate(cpu),
             None => unload_pmap(cpu),
+        }
+    }
+
+    /// A thread of it becomes ready for the first time.
+    pub(crate) fn runs_another(&self) {
+        self.running.fetch_add(1, Ordering::Relaxed);
+    }
+    /// A thread of it ended, and no CPU uses its memory for it. => interrupts may be off.
+    pub(crate) fn runs_one_less(&self) {
+        // Release: pairs with the Acquire below, so what that CPU did with the memory is over.
+        self.running.fetch_sub(1, Ordering::Release);
+    }
+    /// Waits until the other threads, which ended, are off their CPUs. => the last thread of it calls.
+    fn wait_alone(&self) {
+        while self.running.load(Ordering::Acquire) > 1 {
+            arch::relax();
         }
     }
 

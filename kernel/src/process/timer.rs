@@ -147,14 +147,14 @@ impl Process {
     pub(crate) fn tick(&self, t: &Thread, in_program: bool) {
         for (i, signal) in [SIGVTALRM, SIGPROF].into_iter().enumerate() {
             let [left, interval] = &self.timers.consumed[i];
-            let l = left.load(Ordering::Relaxed);
-            if l == 0 || i == 0 && !in_program {
+            if left.load(Ordering::Relaxed) == 0 || i == 0 && !in_program {
                 continue;
             }
-            if l > TICK {
-                left.store(l - TICK, Ordering::Relaxed);
-            } else {
-                left.store(interval.load(Ordering::Relaxed), Ordering::Relaxed);
+            // Its other threads' ticks may come at the same time.
+            let over = |l| if l > TICK { l - TICK } else { interval.load(Ordering::Relaxed) };
+            let before =
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |l| (l != 0).then(|| over(l)));
+            if before.is_ok_and(|l| l <= TICK) {
                 t.due.fetch_or(signal::bit(signal), Ordering::Relaxed);
             }
         }
@@ -211,6 +211,7 @@ fn look(p: &Arc<Process>, now: u64) -> u64 {
 
 /// The thread of the timers, for ever.
 pub(super) fn serve() -> ! {
+    let _big = sched::big::hold();
     loop {
         let seen = sched::wakeups(CHANGED);
         let now = arch::now_ns();

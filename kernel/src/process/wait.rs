@@ -71,6 +71,8 @@ pub(crate) fn wait(w: &Wanted) -> Result<Option<News>> {
         Ok(None) if !w.no_hang => None,
         other => Some(other),
     });
+    // What ended threads of children had.
+    sched::bury();
     match found {
         Ok(found) => found,
         Err(Woken::TimedOut | Woken::Interrupted | Woken::Event) => Err(ERESTARTSYS),

@@ -1,9 +1,17 @@
 //! Threads: who runs, who waits for what.
 //!
 //! One lock, with interrupts off, over the queue of ready threads and the hash of waiting ones; both are lists through
-//! the threads themselves, so nothing here asks for memory. The kernel is not preempted: a thread of it runs until it
-//! waits or yields. Programs are, whenever an interrupt finds that another thread should run.
+//! the threads themselves, so nothing here asks for memory. All CPUs take threads from the one queue; who puts one there
+//! wakes a CPU that has nothing to do. The kernel is not preempted: a thread of it runs, on one CPU, until it waits or
+//! yields. Programs are, whenever an interrupt finds that another thread should run. What of the kernel may run on
+//! several CPUs at once is in [`big`].
+//!
+//! Each CPU's timer interrupts when its thread's tick ends, or when the next deadline comes that it knows: a CPU that
+//! enters the earliest deadline sets its timer for it, and who serves deadlines sets its own for the next. A CPU with
+//! nothing to do has no ticks.
 
+pub(crate) mod big;
+mod deadline;
 mod thread;
 
 use core::cell::UnsafeCell;
@@ -17,12 +25,15 @@ use crate::arch;
 use crate::lock::NoInterrupts;
 use crate::process::Process;
 
-use thread::{Inner, State};
+pub(crate) use deadline::timer;
+use thread::{Inner, NOWHERE, State};
 pub(crate) use thread::{Thread, new_id};
 
 /// What wakes the page daemon.
 pub(crate) const LOW_MEMORY: Event = Event(0x10);
 
+/// Nanoseconds of a tick.
+const TICK: u64 = 1_000_000_000 / arch::HZ;
 /// Ticks that a thread may run while others wait.
 pub(crate) const SLICE: u32 = 2;
 const BUCKETS: usize = 64;
@@ -38,9 +49,13 @@ struct Lists {
     first: *mut Thread,
     last: *mut Thread,
     waiting: [*mut Thread; BUCKETS],
-    /// Waiting threads with a deadline.
-    deadlines: u32,
+    /// No waiting thread has an earlier deadline; `u64::MAX`: none has one.
+    deadline: u64,
+    /// CPUs with nothing to do that nobody has woken.
+    idle: u64,
     stacks: u64,
+    /// Threads that ended: references that nobody has given up yet.
+    dead: *mut Thread,
 }
 // SAFETY: the lists are touched with `locked` taken.
 unsafe impl Sync for Sched {}
@@ -51,13 +66,17 @@ static SCHED: Sched = Sched {
         first: null_mut(),
         last: null_mut(),
         waiting: [null_mut(); BUCKETS],
-        deadlines: 0,
+        deadline: u64::MAX,
+        idle: 0,
         stacks: 0,
+        dead: null_mut(),
     }),
 };
 static IDLE: [AtomicPtr<Thread>; crate::MAX_CPUS] = [const { AtomicPtr::new(null_mut()) }; crate::MAX_CPUS];
 static ONLINE: AtomicU64 = AtomicU64::new(0);
-/// A thread that ended on this CPU and whose stack nobody stands on any more.
+/// The other CPUs may run threads.
+static OPEN: AtomicBool = AtomicBool::new(false);
+/// A thread that ends on this CPU.
 static DEAD: [AtomicPtr<Thread>; crate::MAX_CPUS] = [const { AtomicPtr::new(null_mut()) }; crate::MAX_CPUS];
 
 impl Sched {
@@ -101,9 +120,11 @@ pub(crate) fn online() -> u64 {
     ONLINE.load(Ordering::Acquire)
 }
 
+/// Puts a thread at the end of the queue, and wakes a CPU for it.
 fn push(l: &mut Lists, t: *mut Thread) {
     // SAFETY: a live thread; the lock is held.
-    unsafe { (*t).inner().next = null_mut() };
+    let t_ref = unsafe { &*t };
+    t_ref.inner().next = null_mut();
     if l.first.is_null() {
         l.first = t;
     } else {
@@ -111,30 +132,90 @@ fn push(l: &mut Lists, t: *mut Thread) {
         unsafe { (*l.last).inner().next = t };
     }
     l.last = t;
+    let idle = l.idle & t_ref.allowed.load(Ordering::Relaxed);
+    if idle != 0 {
+        let one = idle & idle.wrapping_neg();
+        l.idle &= !one;
+        // This CPU looks by itself.
+        if one != bit(arch::here().number) {
+            arch::send_reschedule(one);
+        }
+    }
 }
-fn pop(l: &mut Lists) -> *mut Thread {
-    let t = l.first;
-    if !t.is_null() {
+
+/// Takes the first thread that may run on `cpu`.
+fn pop(l: &mut Lists, cpu: u16) -> *mut Thread {
+    let (mut before, mut t): (*mut Thread, _) = (null_mut(), l.first);
+    // SAFETY: a list of live threads; the lock is held.
+    while let Some(thread) = unsafe { t.as_ref() } {
+        let next = thread.inner().next;
+        if thread.allowed.load(Ordering::Relaxed) & bit(cpu) == 0 {
+            (before, t) = (t, next);
+            continue;
+        }
         // SAFETY: as above.
-        l.first = unsafe { (*t).inner().next };
+        match unsafe { before.as_ref() } {
+            None => l.first = next,
+            Some(b) => b.inner().next = next,
+        }
+        if next.is_null() {
+            l.last = before;
+        }
+        break;
     }
     t
 }
 
+const fn bit(cpu: u16) -> u64 {
+    1 << cpu
+}
+
 /// It may run from now on.
 pub(crate) fn make_ready(t: Arc<Thread>) {
+    if let Some(p) = &t.process {
+        p.runs_another();
+    }
     let t = Arc::into_raw(t).cast_mut();
     SCHED.with(|l| push(l, t));
 }
 
-/// Makes what runs here the idle thread of this CPU. => once on each CPU.
-pub(crate) fn adopt(number: u16) {
-    let t = Thread::make(None, 0, unused, 0).expect("memory for the idle thread");
-    let t = Arc::into_raw(t).cast_mut();
-    IDLE[usize::from(number)].store(t, Ordering::Relaxed);
-    arch::here().current.store(t, Ordering::Relaxed);
-    ONLINE.fetch_or(1 << number, Ordering::Release);
+/// Makes the idle thread of a CPU; gives the top of its stack. `None`: no memory.
+///
+/// => once for each CPU.
+pub(crate) fn make_idle(number: u16) -> Option<u64> {
+    let t = Thread::make(None, 0, unused, 0)?;
+    let top = t.stack_top();
+    IDLE[usize::from(number)].store(Arc::into_raw(t).cast_mut(), Ordering::Release);
+    Some(top)
 }
+
+/// What runs here is the idle thread of this CPU from now on, and the CPU takes part in shootdowns.
+///
+/// => once on each CPU; it uses the kernel's page tables, and interrupts are off.
+pub(crate) fn adopt(number: u16) {
+    let t = IDLE[usize::from(number)].load(Ordering::Acquire);
+    arch::here().current.store(t, Ordering::Relaxed);
+    crate::embed::unload_pmap(CpuId(number));
+    ONLINE.fetch_or(bit(number), Ordering::AcqRel);
+    crate::embed::forget_translations();
+}
+
+/// Another CPU goes on as its idle thread. => once on each, interrupts off.
+pub(crate) fn join(number: u16) -> ! {
+    adopt(number);
+    // Shootdowns are answered meanwhile.
+    arch::interrupts_restore(true);
+    while !OPEN.load(Ordering::Acquire) {
+        arch::relax();
+    }
+    idle()
+}
+
+/// The other CPUs run threads from now on.
+pub(crate) fn open() {
+    OPEN.store(true, Ordering::Release);
+}
+
 extern "C" fn unused(_: usize) -> ! {
     unreachable!("the idle thread began before it was one")
 }
@@ -143,12 +224,33 @@ extern "C" fn unused(_: usize) -> ! {
 pub(crate) fn idle() -> ! {
     arch::interrupts_off();
     loop {
-        if SCHED.with(|l| l.first.is_null()) {
-            arch::wait_for_interrupt();
-        } else {
-            reschedule(State::Runnable);
+        let l = SCHED.lock();
+        let here = arch::here();
+        let me = bit(here.number);
+        if is_work(l, me) {
+            l.idle &= !me;
+            switch_locked(l, State::Runnable);
+            continue;
         }
+        l.idle |= me;
+        let next = l.deadline;
+        deadline::wake_me_at(here, next);
+        SCHED.unlock();
+        arch::wait_for_interrupt();
     }
+}
+
+/// Is a thread ready that may run on one of `cpus`?
+fn is_work(l: &Lists, cpus: u64) -> bool {
+    let mut t = l.first;
+    // SAFETY: a list of live threads; the lock is held.
+    while let Some(thread) = unsafe { t.as_ref() } {
+        if thread.allowed.load(Ordering::Relaxed) & cpus != 0 {
+            return true;
+        }
+        t = thread.inner().next;
+    }
+    false
 }
 
 /// Another thread runs, if one is ready. This one's state becomes `state`.
@@ -164,24 +266,21 @@ fn switch_locked(l: &mut Lists, state: State) {
     let me = here.current.load(Ordering::Relaxed);
     let idle = IDLE[usize::from(here.number)].load(Ordering::Relaxed);
     // SAFETY: the running thread; the lock is held.
-    let inner = unsafe { (*me).inner() };
-    inner.state = state;
+    let thread = unsafe { &*me };
+    thread.inner().state = state;
     here.resched.store(false, Ordering::Relaxed);
-    let mut next = pop(l);
-    if state == State::Runnable {
-        if next.is_null() {
+    let mut next = pop(l, here.number);
+    if next.is_null() {
+        let stays = thread.allowed.load(Ordering::Relaxed) & bit(here.number) != 0;
+        if state == State::Runnable && (stays || me == idle) {
             SCHED.unlock();
             return;
         }
-        if me != idle {
-            push(l, me);
-        }
-    } else if next.is_null() {
         next = idle;
     }
-    if next == me {
-        SCHED.unlock();
-        return;
+    // A thread that may not stay here is pushed before it stands still: nobody takes it before the lock is free.
+    if state == State::Runnable && me != idle {
+        push(l, me);
     }
     if state == State::Dead {
         DEAD[usize::from(here.number)].store(me, Ordering::Relaxed);
@@ -190,15 +289,20 @@ fn switch_locked(l: &mut Lists, state: State) {
     unsafe {
         (*next).inner().slice = 0;
         let now = arch::ticks();
-        let ran = now.wrapping_sub((*me).since.load(Ordering::Relaxed));
-        (*me).ran.fetch_add(ran, Ordering::Relaxed);
+        let ran = now.wrapping_sub(thread.since.load(Ordering::Relaxed));
+        thread.ran.fetch_add(ran, Ordering::Relaxed);
+        thread.cpu.store(NOWHERE, Ordering::Relaxed);
         (*next).since.store(now, Ordering::Relaxed);
-        if let Some(fpu) = &mut *(*me).fpu.get() {
+        (*next).cpu.store(here.number, Ordering::Relaxed);
+        if let Some(fpu) = &mut *thread.fpu.get() {
             fpu.save();
         }
         here.current.store(next, Ordering::Relaxed);
+        if me == idle {
+            deadline::start_tick(here, l.deadline);
+        }
         arch::set_kernel_stack((*next).stack_top());
-        arch::switch((*me).context.get(), (*next).context.get());
+        arch::switch(thread.context.get(), (*next).context.get());
     }
     after_switch();
 }
@@ -222,56 +326,52 @@ fn after_switch() {
         fpu.load();
     }
     let dead = DEAD[usize::from(here.number)].swap(null_mut(), Ordering::Relaxed);
-    if !dead.is_null() {
-        // SAFETY: the reference that `make_ready` took; it runs no more.
-        drop(unsafe { Arc::from_raw(dead) });
+    // SAFETY: the reference that `make_ready` took keeps it; it runs no more, and nobody stands on its stack.
+    if let Some(t) = unsafe { dead.as_ref() } {
+        if let Some(p) = &t.process {
+            // This CPU has left its memory.
+            p.runs_one_less();
+        }
+        SCHED.with(|l| {
+            t.inner().next = l.dead;
+            l.dead = dead;
+        });
+    }
+}
+
+/// Gives up what ended threads had. => may sleep.
+pub(crate) fn bury() {
+    let mut dead = SCHED.with(|l| core::mem::replace(&mut l.dead, null_mut()));
+    while !dead.is_null() {
+        // SAFETY: the reference that `make_ready` took; nobody else has the list.
+        let t = unsafe { Arc::from_raw(dead) };
+        // SAFETY: nobody runs it or queues it.
+        dead = unsafe { (*t.inner.get()).next };
     }
 }
 
 /// Lets others run, if there are any.
 pub(crate) fn yield_now() {
-    let _off = NoInterrupts::new();
-    reschedule(State::Runnable);
+    let held = big::leave();
+    {
+        let _off = NoInterrupts::new();
+        reschedule(State::Runnable);
+    }
+    if held {
+        big::enter();
+    }
 }
 
 /// The running thread ends. Its resources but the stack are given up already.
 pub(crate) fn end() -> ! {
+    big::leave();
     arch::interrupts_off();
     reschedule(State::Dead);
     unreachable!("a dead thread runs")
 }
 
-/// The timer ticked. => interrupts are off.
-pub(crate) fn tick(from_user: bool) {
-    let here = arch::here();
-    let me = here.current.load(Ordering::Relaxed);
-    if me.is_null() {
-        return;
-    }
-    // SAFETY: the running thread.
-    let t = unsafe { &*me };
-    if let Some(p) = &t.process {
-        t.ticks[usize::from(!from_user)].fetch_add(1, Ordering::Relaxed);
-        p.tick(t, from_user);
-    }
-    let now = arch::now_ns();
-    let l = SCHED.lock();
-    if l.deadlines != 0 {
-        for b in 0..BUCKETS {
-            wake_where(l, b, Woken::TimedOut, |i| i.deadline != 0 && i.deadline <= now);
-        }
-    }
-    // SAFETY: the running thread; the lock is held.
-    let inner = unsafe { (*me).inner() };
-    inner.slice += 1;
-    if inner.slice >= SLICE && !l.first.is_null() {
-        here.resched.store(true, Ordering::Relaxed);
-    }
-    SCHED.unlock();
-}
-
 /// Takes threads out of a bucket.
-fn wake_where(l: &mut Lists, b: usize, how: Woken, which: impl Fn(&Inner) -> bool) {
+fn wake_where(l: &mut Lists, b: usize, how: Woken, mut which: impl FnMut(&Inner) -> bool) {
     let mut at: *mut *mut Thread = &raw mut l.waiting[b];
     // SAFETY: a list of live threads; the lock is held.
     unsafe {
@@ -283,10 +383,7 @@ fn wake_where(l: &mut Lists, b: usize, how: Woken, which: impl Fn(&Inner) -> boo
                 continue;
             }
             *at = inner.next;
-            if inner.deadline != 0 {
-                l.deadlines -= 1;
-                inner.deadline = 0;
-            }
+            inner.deadline = 0;
             inner.woken = how;
             inner.event = 0;
             let blocked = inner.state == State::Blocked;
@@ -325,7 +422,21 @@ pub(crate) fn block_interruptible(t: Ticket, deadline_ns: Option<u64>) -> Woken 
     sleep(t, deadline_ns, true)
 }
 
-fn sleep(_ticket: Ticket, deadline_ns: Option<u64>, interruptible: bool) -> Woken {
+/// As [`block`], by who has not got the big lock.
+fn block_as_is(t: Ticket) {
+    switch_off(t, None, false);
+}
+
+fn sleep(ticket: Ticket, deadline_ns: Option<u64>, interruptible: bool) -> Woken {
+    let held = big::leave();
+    let woken = switch_off(ticket, deadline_ns, interruptible);
+    if held {
+        big::enter();
+    }
+    woken
+}
+
+fn switch_off(_ticket: Ticket, deadline_ns: Option<u64>, interruptible: bool) -> Woken {
     let _off = NoInterrupts::new();
     let l = SCHED.lock();
     let me = current();
@@ -340,7 +451,7 @@ fn sleep(_ticket: Ticket, deadline_ns: Option<u64>, interruptible: bool) -> Woke
         inner.interruptible = interruptible;
         if let Some(d) = deadline_ns {
             inner.deadline = d.max(1);
-            l.deadlines += 1;
+            deadline::note(l, arch::here(), d.max(1));
         }
         switch_locked(l, State::Blocked);
     } else {
@@ -413,7 +524,7 @@ pub(crate) fn wakeup(ev: Event) {
     SCHED.with(|l| wake_where(l, bucket(ev.0), Woken::Event, |i| i.event == ev.0));
 }
 
-/// A signal came for a thread: a wait that signals end is over.
+/// A signal came for a thread: a wait that signals end is over, and if it runs it looks.
 pub(crate) fn interrupt(t: &Thread) {
     SCHED.with(|l| {
         let inner = t.inner();
@@ -421,5 +532,31 @@ pub(crate) fn interrupt(t: &Thread) {
             let own: *const Inner = inner;
             wake_where(l, bucket(inner.event), Woken::Interrupted, |i| core::ptr::eq(i, own));
         }
+        look_up(t);
     });
+}
+
+/// Makes `t` look what is to be done, if it runs on another CPU. => the lock is held.
+fn look_up(t: &Thread) {
+    let cpu = t.cpu.load(Ordering::Relaxed);
+    if cpu != NOWHERE && cpu != arch::here().number {
+        arch::send_reschedule(bit(cpu));
+    }
+}
+
+/// `t` runs on `cpus` only from now on. => some of them are online.
+pub(crate) fn allow(t: &Thread, cpus: u64) {
+    t.allowed.store(cpus, Ordering::Relaxed);
+    SCHED.with(|l| {
+        look_up(t);
+        // It may wait for a CPU that it may not use, while another has nothing to do.
+        let idle = l.idle & cpus;
+        if idle != 0 && is_work(l, idle) {
+            l.idle &= !idle;
+            arch::send_reschedule(idle & !bit(arch::here().number));
+        }
+    });
+    if core::ptr::eq(t, current()) {
+        yield_now();
+    }
 }

@@ -2,7 +2,7 @@
 
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -20,6 +20,8 @@ use crate::process::signal::OfThread;
 /// Pages of a kernel stack.
 const STACK_PAGES: u64 = 12;
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+/// In [`Thread::cpu`]: it does not run.
+pub(super) const NOWHERE: u16 = u16::MAX;
 
 /// What a thread does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +63,12 @@ pub(crate) struct Thread {
     /// Counts of the clock that it ran for, and when it began to run last.
     pub(super) ran: AtomicU64,
     pub(super) since: AtomicU64,
+    /// The CPU that it runs on, or [`NOWHERE`]; written with the scheduler's lock held.
+    pub(super) cpu: AtomicU16,
+    /// CPUs that it may run on, as bits.
+    pub(super) allowed: AtomicU64,
+    /// It holds the big lock. Its own.
+    pub(super) big: AtomicBool,
     /// Ticks of the timer that found it in its program, and in the kernel.
     pub(super) ticks: [AtomicU64; 2],
     /// Signals that ticks made due (ITIMER_VIRTUAL, ITIMER_PROF).
@@ -97,6 +105,7 @@ impl Thread {
         entry: extern "C" fn(usize) -> !,
         argument: usize,
     ) -> Option<Arc<Thread>> {
+        super::bury();
         let stack = take_stack()?;
         let top = stack + STACK_PAGES * PAGE_SIZE;
         // SAFETY: a stack of our own.
@@ -122,6 +131,9 @@ impl Thread {
             signals: OfThread::new(),
             ran: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            cpu: AtomicU16::new(NOWHERE),
+            allowed: AtomicU64::new(u64::MAX),
+            big: AtomicBool::new(false),
             ticks: [const { AtomicU64::new(0) }; 2],
             due: AtomicU64::new(0),
             name: Mutex::new(None),
@@ -143,7 +155,7 @@ impl Thread {
     /// Counts of the clock that it ran for so far.
     pub(crate) fn ran(&self) -> u64 {
         let ran = self.ran.load(Ordering::Relaxed);
-        if core::ptr::eq(self, current()) {
+        if self.cpu.load(Ordering::Relaxed) != NOWHERE {
             ran + arch::ticks().wrapping_sub(self.since.load(Ordering::Relaxed))
         } else {
             ran
@@ -152,6 +164,10 @@ impl Thread {
     /// Ticks of the timer in its program, and in the kernel.
     pub(crate) fn ticks(&self) -> [u64; 2] {
         core::array::from_fn(|i| self.ticks[i].load(Ordering::Relaxed))
+    }
+    /// The CPUs that it may run on.
+    pub(crate) fn cpus(&self) -> u64 {
+        self.allowed.load(Ordering::Relaxed) & super::online()
     }
     /// Does it wait for this signal (sigtimedwait)?
     pub(crate) fn awaits(&self, signal: u32) -> bool {
@@ -177,6 +193,7 @@ impl Thread {
         unsafe {
             *t.start.get() = *frame;
             if let Some(from) = like {
+                t.allowed.store(from.allowed.load(Ordering::Relaxed), Ordering::Relaxed);
                 t.fs.store(from.fs.load(Ordering::Relaxed), Ordering::Relaxed);
                 t.signals.set_mask(from.signals.mask.load(Ordering::Relaxed));
                 if let (Some(to), Some(_)) = (&mut *t.fpu.get(), &*from.fpu.get()) {

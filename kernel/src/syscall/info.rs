@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::arch;
@@ -10,7 +11,8 @@ use crate::errno::{EFAULT, EINVAL, ENAMETOOLONG, EPERM, ESRCH, Result};
 use crate::mutex::Mutex;
 use crate::process::limits::RESOURCES;
 use crate::process::{self, Process, signal};
-use crate::{sched, user};
+use crate::sched::{self, Thread};
+use crate::user;
 
 const FIELD: usize = 65;
 static HOST: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -183,16 +185,11 @@ pub(super) fn personality(new: u64) -> Result {
     Ok(old.into())
 }
 
-/// The CPUs that threads may run on, as bits.
-fn cpus() -> u64 {
-    sched::online()
-}
-
 /// A thread of the caller's choice; 0: itself.
-fn thread(pid: i32) -> Result<()> {
+fn thread(pid: i32) -> Result<Arc<Thread>> {
     match pid {
-        0 => Ok(()),
-        1.. => process::find_thread(pid as u32).map(|_| ()),
+        0 => process::find_thread(sched::current().id()),
+        1.. => process::find_thread(pid as u32),
         _ => Err(EINVAL),
     }
 }
@@ -201,8 +198,8 @@ pub(super) fn sched_getaffinity(pid: i32, len: u64, at: u64) -> Result {
     if len < 8 || !len.is_multiple_of(8) {
         return Err(EINVAL);
     }
-    thread(pid).map_err(|_| ESRCH)?;
-    user::write_u64s(at, &[cpus()])?;
+    let t = thread(pid).map_err(|_| ESRCH)?;
+    user::write_u64s(at, &[t.cpus()])?;
     Ok(8)
 }
 
@@ -210,9 +207,13 @@ pub(super) fn sched_setaffinity(pid: i32, len: u64, at: u64) -> Result {
     let mut b = [0; 8];
     let n = len.min(8) as usize;
     user::read(at, &mut b[..n])?;
-    thread(pid).map_err(|_| ESRCH)?;
-    // Threads run where there is room; a set without any CPU is the only wrong one.
-    if u64::from_le_bytes(b) & cpus() == 0 { Err(EINVAL) } else { Ok(0) }
+    let t = thread(pid).map_err(|_| ESRCH)?;
+    let cpus = u64::from_le_bytes(b) & sched::online();
+    if cpus == 0 {
+        return Err(EINVAL);
+    }
+    sched::allow(&t, cpus);
+    Ok(0)
 }
 
 /// sched_getscheduler: SCHED_OTHER.
@@ -280,7 +281,7 @@ pub(super) fn membarrier(command: u64, flags: u64) -> Result {
     match command {
         0 => Ok((GLOBAL | PRIVATE_EXPEDITED | REGISTER) as i64),
         GLOBAL | PRIVATE_EXPEDITED | REGISTER => {
-            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+            crate::embed::interrupt_everybody();
             Ok(0)
         }
         _ => Err(EINVAL),

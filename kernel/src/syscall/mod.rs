@@ -23,10 +23,29 @@ use ids::Kind::{Group, User};
 /// Numbers that were asked for and are not known.
 static UNKNOWN: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
+/// Calls that run on several CPUs at once: on memory, futexes, the clock, and what only looks at the caller. All others
+/// hold the big lock.
+const PARALLEL: [u64; 8] = set(&[
+    9, 10, 11, 12, 24, 25, 26, 27, 28, 35, 39, 96, 102, 104, 107, 108, 110, 149, 150, 151, 152, 186, 201,
+    202, 216, 228, 229, 230, 309, 324, 325, 329,
+]);
+
+const fn set(list: &[u64]) -> [u64; 8] {
+    let mut set = [0; 8];
+    let mut i = 0;
+    while i < list.len() {
+        set[list[i] as usize / 64] |= 1 << (list[i] % 64);
+        i += 1;
+    }
+    set
+}
+
 /// Carries a call out and puts the result in the frame.
 pub(crate) fn dispatch(f: &mut Frame) {
     let (n, a) = f.call();
     f.note_call();
+    let parallel = PARALLEL.get((n / 64) as usize).is_some_and(|w| w >> (n % 64) & 1 != 0);
+    let _big = (!parallel).then(sched::big::hold);
     if n == 59 || n == 322 {
         // The frame of a new program is not the old one's with a result.
         if let Err(e) = proc::execve(f, a) {

@@ -161,7 +161,8 @@ int main(void) {
     printf("leader's setpgid %d %s\n", s, strerror(errno));
     _exit(0);
   }
-  wait(0);
+  // As the first process this one inherits orphans: it waits for its own child.
+  waitpid(p, 0, 0);
   errno = 0;
   r = setpgid(999999, 0);
   printf("setpgid(none) %d %s\n", r, strerror(errno));
@@ -172,7 +173,7 @@ int main(void) {
   // Exit status of _exit is eight bits; a grandchild outlives its parent.
   p = fork();
   if (!p) _exit(0x1234);
-  wait(&st);
+  waitpid(p, &st, 0);
   printf("eight bits: %#x\n", st);
   int fd[2];
   pipe(fd);

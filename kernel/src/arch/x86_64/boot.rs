@@ -68,6 +68,7 @@ long_entry:
 
     .section .boot.data, "aw"
     .align 16
+    .global boot_gdt
 boot_gdt:
     .quad 0
     .quad 0x00af9b000000ffff
@@ -79,6 +80,7 @@ boot_gdtr:
     .align 4096
     .global boot_pml4
 boot_pml4: .skip 4096
+    .global boot_pdpt
 boot_pdpt: .skip 4096
 boot_pd:   .skip 4096
 
@@ -98,6 +100,12 @@ high_entry:
 "#,
     kmain = sym crate::kmain
 );
+
+unsafe extern "C" {
+    /// The table that maps the first gigabyte, by its physical address.
+    #[link_name = "boot_pdpt"]
+    pub(super) safe static BOOT_PDPT: u8;
+}
 
 /// The start information's magic number.
 const MAGIC: u32 = 0x336e_c578;
@@ -137,6 +145,8 @@ pub(crate) struct BootInfo {
     pub(crate) initrd: Option<Span>,
     /// The command line.
     pub(crate) command_line: &'static str,
+    /// The root pointer of ACPI's tables; 0: the loader did not say.
+    pub(crate) rsdp: u64,
 }
 
 /// Reads the start information.
@@ -148,7 +158,8 @@ pub(crate) unsafe fn boot_info(info: u64) -> BootInfo {
     // SAFETY: by 1 there is a structure of that layout, and by 2 nobody changes it.
     let s = unsafe { &*super::direct(info).cast::<StartInfo>() };
     assert!(s.magic == MAGIC, "not entered by PVH: magic {:#x}", s.magic);
-    let mut b = BootInfo { memory: [Span::default(); 16], ranges: 0, initrd: None, command_line: "" };
+    let mut b =
+        BootInfo { memory: [Span::default(); 16], ranges: 0, initrd: None, command_line: "", rsdp: s.rsdp };
     for i in 0..u64::from(s.memory_entries) {
         // SAFETY: as above; entries are 24 bytes: address, size, type.
         let (start, size, kind) = unsafe {

@@ -1,7 +1,7 @@
 //! Registers, interrupts on and off, and what each CPU has of its own.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
 
 use crate::sched::Thread;
 
@@ -20,8 +20,9 @@ pub(crate) struct CpuLocal {
     pub(crate) current: AtomicPtr<Thread>,
     /// Another thread should run.
     pub(crate) resched: AtomicBool,
-    /// Spin locks held with interrupts off, and so on: the thread stays here while it is not zero.
-    pub(crate) pins: AtomicU32,
+    /// When the timer interrupts next, and when the running thread's tick ends: nanoseconds; `u64::MAX`: not at all.
+    pub(crate) armed: AtomicU64,
+    pub(crate) tick: AtomicU64,
 }
 
 impl CpuLocal {
@@ -34,7 +35,8 @@ impl CpuLocal {
             number,
             current: AtomicPtr::new(core::ptr::null_mut()),
             resched: AtomicBool::new(false),
-            pins: AtomicU32::new(0),
+            armed: AtomicU64::new(u64::MAX),
+            tick: AtomicU64::new(u64::MAX),
         }
     }
 }
@@ -126,6 +128,17 @@ pub(super) unsafe fn wrmsr(msr: u32, value: u64) {
     }
 }
 
+/// # Safety
+/// 1. The register exists.
+pub(super) unsafe fn rdmsr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: by 1.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
 /// A port's byte.
 pub(super) fn inb(port: u16) -> u8 {
     let v;
@@ -151,8 +164,12 @@ pub(crate) fn set_fs(base: u64) {
 }
 
 /// Asks CPUs to look at their mailboxes.
-pub(crate) fn send_shootdown(_cpus: u64) {
-    // One CPU so far: there is nobody to ask.
+pub(crate) fn send_shootdown(cpus: u64) {
+    super::apic::interrupt(cpus, super::apic::SHOOTDOWN);
+}
+/// Asks CPUs to look who should run.
+pub(crate) fn send_reschedule(cpus: u64) {
+    super::apic::interrupt(cpus, super::apic::RESCHEDULE);
 }
 
 /// Prints the return addresses on the stack, as far as frame pointers lead.

@@ -1,5 +1,6 @@
 //! x86-64 under QEMU's q35: PVH, one serial line, local APIC.
 
+mod apic;
 mod boot;
 mod cpu;
 mod desc;
@@ -7,6 +8,7 @@ mod fpu;
 mod paging;
 mod serial;
 mod sigframe;
+mod smp;
 mod switch;
 mod timer;
 mod trap;
@@ -14,16 +16,19 @@ mod usercopy;
 
 pub(crate) use boot::{BootInfo, Span, boot_info};
 pub(crate) use cpu::{
-    back_trace, cpu_info, exit, here, interrupts_off, interrupts_restore, relax, send_shootdown, set_fs,
-    set_kernel_stack, wait_for_interrupt,
+    CpuLocal, back_trace, cpu_info, exit, halt, here, interrupts_off, interrupts_restore, relax,
+    send_reschedule, send_shootdown, set_fs, set_kernel_stack, wait_for_interrupt,
 };
 pub(crate) use desc::init as init_cpu;
 pub(crate) use fpu::{FpuState, float_code};
 pub(crate) use paging::{Format, NativeTlb, extend_direct_map, kernel_entries, make_tlb, map_kernel_page};
 pub(crate) use serial::{init_input, put, take};
 pub(crate) use sigframe::{is_on, pop_signal, push_signal, signal_frame_bytes};
+pub(crate) use smp::start_cpus;
 pub(crate) use switch::{Context, switch};
-pub(crate) use timer::{HZ, entropy, epoch_ns, init as init_timer, now_ns, set_epoch_ns, ticks, ticks_to_ns};
+pub(crate) use timer::{
+    HZ, entropy, epoch_ns, init as init_timer, now_ns, set_epoch_ns, set_timer, ticks, ticks_to_ns,
+};
 pub(crate) use trap::{Frame, RESTART_SYSCALL, return_to_user};
 pub(crate) use usercopy::{compare_exchange_user, copy_from_user, copy_to_user, fix_up};
 

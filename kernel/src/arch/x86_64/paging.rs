@@ -29,19 +29,38 @@ unsafe extern "C" {
     safe static BOOT_PML4: u8;
 }
 
-/// This machine's flush sequences.
-pub(crate) fn make_tlb() -> NativeTlb {
-    let (pcid, invpcid) = (cpuid(1, 0).ecx & 1 << 17 != 0, cpuid(7, 0).ebx & 1 << 10 != 0);
-    if pcid {
+fn has_pcid() -> bool {
+    cpuid(1, 0).ecx & 1 << 17 != 0
+}
+
+/// Switches numbers of address spaces on, if this CPU has them. => CR3 is a table of boot's.
+fn number_spaces() {
+    if has_pcid() {
         // SAFETY: CR4.PCIDE may be set while CR3's low bits are zero, as they are at boot; CR4.PGE is set.
         unsafe {
             core::arch::asm!("mov {t}, cr4", "bts {t}, 17", "mov cr4, {t}", t = out(reg) _, options(nostack));
         }
     }
+}
+
+/// This CPU uses page tables as the first one does. => once on each other CPU, before it is said to be online.
+pub(super) fn join() {
+    number_spaces();
+}
+
+/// The table at the lowest addresses of boot's root: for CPUs that start there. 0: none.
+pub(super) fn set_low(table: u64) {
+    entry(root(), 0).store(if table == 0 { 0 } else { table | PRESENT | WRITE }, Ordering::Release);
+}
+
+/// This machine's flush sequences.
+pub(crate) fn make_tlb() -> NativeTlb {
+    number_spaces();
+    let invpcid = cpuid(7, 0).ebx & 1 << 10 != 0;
     // SAFETY: 1. The kernel runs at CPL 0 and pins threads around sequences. 2. INVPCID is used if CPUID has it.
     // 3. Roots come from the pmap, which puts the kernel's upper entries in each. 4. Only `toggle_pge` writes CR4
     // through it. 5. The pmap's and the core's rules.
-    X86::new(unsafe { Cpu::new() }, pcid, invpcid)
+    X86::new(unsafe { Cpu::new() }, has_pcid(), invpcid)
 }
 
 fn entry(table: u64, index: u64) -> &'static AtomicU64 {

@@ -31,7 +31,7 @@ fn write(register: u32, v: u32) {
 /// From now on an interrupt says that bytes came. => once, after the direct map reaches the IO APIC.
 pub(crate) fn init_input() {
     write(0x10 + 2 * INPUT + 1, 0);
-    write(0x10 + 2 * INPUT, u32::from(super::timer::SERIAL));
+    write(0x10 + 2 * INPUT, u32::from(super::apic::SERIAL));
     // Queues of bytes on, interrupts of received bytes, and the line that lets them out.
     outb(PORT + 2, 7);
     outb(PORT + 4, 0x0b);

@@ -2,40 +2,21 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::cpu::{inb, outb, wrmsr};
-
-/// The local APIC's registers.
-const APIC: u64 = 0xfee0_0000;
-const EOI: u64 = 0xb0;
-const SPURIOUS: u64 = 0xf0;
-const LVT_TIMER: u64 = 0x320;
-const INITIAL: u64 = 0x380;
-const CURRENT: u64 = 0x390;
-const DIVIDE: u64 = 0x3e0;
-
-/// The timer's vector, and the one for interrupts that went away.
-const TIMER: u8 = 0xf0;
-const SPURIOUS_VECTOR: u8 = 0xff;
-/// The serial line's vector.
-pub(super) const SERIAL: u8 = 0xe4;
+use super::apic::{self, RESCHEDULE, SERIAL, SHOOTDOWN, SPURIOUS_VECTOR, TIMER};
+use super::cpu::{inb, outb};
 
 /// Ticks in a second.
 pub(crate) const HZ: u64 = 100;
-/// The PIT's frequency, and what it counts in 10 ms.
+/// What the PIT counts in 10 ms.
 const PIT_10MS: u16 = 11_932;
 
 /// Counts of the time-stamp counter in 10 ms, and the count that is time zero.
 static TSC_10MS: AtomicU64 = AtomicU64::new(10_000_000);
 static TSC_ZERO: AtomicU64 = AtomicU64::new(0);
-
-fn read(register: u64) -> u32 {
-    // SAFETY: a register of the local APIC, which the direct map maps uncached.
-    unsafe { super::direct(APIC + register).cast::<u32>().read_volatile() }
-}
-fn write(register: u64, v: u32) {
-    // SAFETY: as above.
-    unsafe { super::direct(APIC + register).cast::<u32>().write_volatile(v) }
-}
+/// Nanoseconds of 2^32 counts.
+static SCALE: AtomicU64 = AtomicU64::new(1 << 32);
+/// Counts of the local APIC's timer in 10 ms.
+static APIC_10MS: AtomicU64 = AtomicU64::new(1);
 
 /// The time-stamp counter.
 pub(crate) fn ticks() -> u64 {
@@ -50,7 +31,7 @@ pub(crate) fn now_ns() -> u64 {
 
 /// Counts of the time-stamp counter as nanoseconds.
 pub(crate) fn ticks_to_ns(counts: u64) -> u64 {
-    (u128::from(counts) * 10_000_000 / u128::from(TSC_10MS.load(Relaxed))) as u64
+    ((u128::from(counts) * u128::from(SCALE.load(Relaxed))) >> 32) as u64
 }
 
 /// Counts of the time-stamp counter in 10 ms.
@@ -69,25 +50,34 @@ fn wait_10ms() {
     }
 }
 
+/// Waits so many nanoseconds.
+pub(super) fn wait(ns: u64) {
+    let begun = now_ns();
+    while now_ns() - begun < ns {
+        core::hint::spin_loop();
+    }
+}
+
 /// Starts the clock. => once, on the first CPU; the direct map reaches the APIC.
 pub(crate) fn init() {
-    // The old controllers say nothing.
-    outb(0x21, 0xff);
-    outb(0xa1, 0xff);
-    // SAFETY: switches the local APIC on where it is at reset.
-    unsafe { wrmsr(0x1b, APIC | 1 << 11 | 1 << 8) };
-    write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
-    write(DIVIDE, 3);
-    write(LVT_TIMER, 1 << 16);
-    write(INITIAL, u32::MAX);
+    apic::mask_old();
+    apic::init();
+    apic::count(u32::MAX, true);
     let before = ticks();
     wait_10ms();
-    let (counted, tsc) = (u32::MAX - read(CURRENT), ticks() - before);
-    TSC_10MS.store(tsc.max(1), Relaxed);
+    let (counted, tsc) = (u32::MAX - apic::left(), (ticks() - before).max(1));
+    TSC_10MS.store(tsc, Relaxed);
+    SCALE.store((10_000_000 << 32) / tsc, Relaxed);
     TSC_ZERO.store(before, Relaxed);
+    APIC_10MS.store(u64::from(counted).max(1), Relaxed);
     EPOCH.store((cmos_seconds() * 1_000_000_000).saturating_sub(now_ns()), Relaxed);
-    write(LVT_TIMER, 1 << 17 | u32::from(TIMER));
-    write(INITIAL, (u64::from(counted) * 100 / HZ).max(1) as u32);
+}
+
+/// The timer of this CPU interrupts in `ns` nanoseconds, or a little later or earlier, or within a second; what was set
+/// before is forgotten.
+pub(crate) fn set_timer(ns: u64) {
+    let counts = ns.min(1_000_000_000) * APIC_10MS.load(Relaxed) / 10_000_000;
+    apic::count(counts.clamp(1, u32::MAX.into()) as u32, false);
 }
 
 /// The time of day at time zero, in nanoseconds since 1970.
@@ -154,9 +144,11 @@ pub(crate) fn entropy() -> u32 {
 pub(super) fn interrupt(vector: u8, from_user: bool) {
     match vector {
         SPURIOUS_VECTOR => return,
-        TIMER => crate::sched::tick(from_user),
+        TIMER => crate::sched::timer(from_user),
         SERIAL => crate::fs::arrived(),
+        SHOOTDOWN => crate::embed::pmaps().shootdown_interrupt(),
+        RESCHEDULE => super::here().resched.store(true, Relaxed),
         _ => {}
     }
-    write(EOI, 0);
+    apic::done();
 }

@@ -292,7 +292,26 @@ fn status(p: &Process) -> String {
         let _ = writeln!(t, "{name}\t{:>8} kB", kb(pages));
     }
     let _ = writeln!(t, "Threads:\t{threads}");
-    let _ = writeln!(t, "Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0", crate::sched::online());
+    let cpus = p.threads.lock().first().map_or(0, |t| t.cpus());
+    let _ = writeln!(t, "Cpus_allowed:\t{cpus:x}\nCpus_allowed_list:\t{}", ranges(cpus));
+    t
+}
+
+/// A set of numbers as Linux lists them: `0-2,5`.
+fn ranges(set: u64) -> String {
+    let mut t = String::new();
+    let mut n = 0;
+    while n < 64 {
+        let len = (set >> n).trailing_ones();
+        if len != 0 {
+            let comma = if t.is_empty() { "" } else { "," };
+            let _ = match len {
+                1 => write!(t, "{comma}{n}"),
+                _ => write!(t, "{comma}{n}-{}", n + len - 1),
+            };
+        }
+        n += len.max(1);
+    }
     t
 }
 

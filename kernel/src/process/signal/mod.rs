@@ -425,6 +425,17 @@ pub(crate) fn pending() -> u64 {
         & t.signals.mask.load(Ordering::Relaxed)
 }
 
+/// Has [`deliver`] nothing to do?
+#[inline]
+pub(crate) fn is_quiet(t: &Thread, f: &Frame) -> bool {
+    let s = &sched::process().signals;
+    t.due.load(Ordering::Relaxed) == 0
+        && !s.is_stopped()
+        && s.waiting(t) == 0
+        && f.restart_code().is_none()
+        && !t.signals.has_saved.load(Ordering::Relaxed)
+}
+
 /// Carries out one signal of the running thread, if there is one. `false`: the program may go on.
 pub(crate) fn deliver(f: &mut Frame) -> bool {
     let (t, p) = (sched::current(), sched::process());

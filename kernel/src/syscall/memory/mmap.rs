@@ -84,6 +84,7 @@ pub(in crate::syscall) fn mmap(a: [u64; 6]) -> Result {
     if !offset.is_multiple_of(PAGE_SIZE) {
         return Err(EINVAL);
     }
+    let _big = (flags & MAP_ANONYMOUS == 0).then(sched::big::hold);
     let file = match flags & MAP_ANONYMOUS {
         0 => Some(sched::process().files.lock().get(fd as i32)?),
         _ => None,

@@ -75,6 +75,7 @@ pub(crate) fn sweep() {
     if !DOOMED.load(Ordering::Acquire) {
         return;
     }
+    let _big = crate::sched::big::hold();
     let is_doomed = |s: &Segment| s.mode & DEST != 0;
     let doomed: Vec<u32> = SEGMENTS.lock().iter().filter(|(_, s)| is_doomed(s)).map(|(id, _)| *id).collect();
     let free: Vec<u32> = doomed.into_iter().filter(|id| attached(*id) == 0).collect();
