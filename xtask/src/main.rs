@@ -21,10 +21,11 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
   cross     builds the core for bare x86-64, AArch64 and RISC-V machines
   install   installs the C library, its headers and manual pages (--prefix DIR)
-  kernel-run [--mem 512M] [--icount] --initrd FILE.cpio -- PROGRAM [ARG...]
+  kernel-run [--mem 512M] [--smp 1] [--icount] --initrd FILE.cpio -- PROGRAM [ARG...]
             boots our kernel in QEMU with PROGRAM as its first process; ends with its status
-  kernel-test [NAME...]
-            runs the programs and scripts of kernel/tests under our kernel and here, and compares
+  kernel-test [--smp N] [NAME...]
+            runs the programs and scripts of kernel/tests under our kernel and here, and compares;
+            without --smp on one CPU and on two
   coverage  writes docs/coverage.md: which rows of the interface which tests show (--check: compares)";
 
 fn main() -> ExitCode {

@@ -18,25 +18,37 @@ const QEMU: &str = "qemu-system-x86_64";
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     memory: String,
+    cpus: String,
     icount: bool,
     initrd: String,
     program: Vec<String>,
 }
 
 fn options(args: &[String]) -> Result<Options, String> {
-    let mut o = Options { memory: "512M".into(), icount: false, initrd: String::new(), program: Vec::new() };
+    let mut o = Options {
+        memory: "512M".into(),
+        cpus: "1".into(),
+        icount: false,
+        initrd: String::new(),
+        program: Vec::new(),
+    };
     let mut args = args.iter();
     while let Some(a) = args.next() {
         let mut value = || args.next().cloned().ok_or(format!("{a} needs a value"));
         match a.as_str() {
             "--mem" => o.memory = value()?,
+            "--smp" => o.cpus = cpus(&value()?)?,
             "--initrd" => o.initrd = value()?,
             "--icount" => o.icount = true,
             "--" => {
                 o.program = args.cloned().collect();
                 break;
             }
-            _ => return Err(format!("{a:?} is no option of kernel-run (--mem, --icount, --initrd, --)")),
+            _ => {
+                return Err(format!(
+                    "{a:?} is no option of kernel-run (--mem, --smp, --icount, --initrd, --)"
+                ));
+            }
         }
     }
     if o.initrd.is_empty() {
@@ -45,6 +57,9 @@ fn options(args: &[String]) -> Result<Options, String> {
                 .into(),
         );
     }
+    if o.icount && o.cpus != "1" {
+        return Err("--icount counts the instructions of one CPU: not with --smp".into());
+    }
     if o.program.is_empty() {
         return Err("-- PROGRAM is missing: what the kernel shall run, as a path in the initrd".into());
     }
@@ -52,6 +67,14 @@ fn options(args: &[String]) -> Result<Options, String> {
         return Err(format!("{word:?}: the kernel's command line has no way to write a space in a word"));
     }
     Ok(o)
+}
+
+/// A number of CPUs that the kernel knows how to count.
+fn cpus(n: &str) -> Result<String, String> {
+    match n.parse() {
+        Ok(1..=8u32) => Ok(n.into()),
+        _ => Err(format!("{n:?} CPUs: it is 1 to 8")),
+    }
 }
 
 /// Builds the kernel. `None`: said why not.
@@ -66,9 +89,11 @@ fn build() -> Option<PathBuf> {
 }
 
 /// QEMU with the kernel in it and no devices but the serial line, which is standard input and output.
-fn qemu(kernel: &Path, memory: &str, initrd: &Path, program: &[String]) -> Command {
+/// Several CPUs are as many threads of QEMU's.
+fn qemu(kernel: &Path, memory: &str, cpus: &str, initrd: &Path, program: &[String]) -> Command {
     let mut qemu = Command::new(QEMU);
-    qemu.args(["-M", "q35,hpet=off", "-cpu", "max,-erms,-fsrm", "-smp", "1", "-accel", "tcg,thread=single"]);
+    qemu.args(["-M", "q35,hpet=off", "-cpu", "max,-erms,-fsrm", "-smp", cpus]);
+    qemu.args(["-accel", if cpus == "1" { "tcg,thread=single" } else { "tcg,thread=multi" }]);
     qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-m", memory]);
     qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
@@ -112,7 +137,7 @@ pub(crate) fn run_program(args: &[String]) -> ExitCode {
         }
     };
     let Some(kernel) = build() else { return ExitCode::from(2) };
-    let mut qemu = qemu(&kernel, &o.memory, Path::new(&o.initrd), &o.program);
+    let mut qemu = qemu(&kernel, &o.memory, &o.cpus, Path::new(&o.initrd), &o.program);
     if o.icount {
         qemu.args(["-icount", "shift=0,sleep=off"]);
     }
@@ -150,6 +175,8 @@ mod tests {
         assert!(parse("-- a").is_err_and(|e| e.contains("--initrd")));
         assert!(parse("--initrd f").is_err_and(|e| e.contains("-- PROGRAM")));
         assert!(parse("--mem").is_err_and(|e| e.contains("needs a value")));
+        assert!(parse("--smp 2 --icount --initrd f -- a").is_err_and(|e| e.contains("--icount")));
+        assert!(parse("--smp 9").is_err_and(|e| e.contains("1 to 8")));
         assert!(parse("--fast").is_err_and(|e| e.contains("--fast")));
     }
 
@@ -163,7 +190,7 @@ mod tests {
     #[test]
     fn words_behind_the_dashes_are_the_programs() {
         let o = parse("--mem 1G --icount --initrd f -- /bin/ls -l --mem").expect("good");
-        assert_eq!((o.memory.as_str(), o.icount, o.initrd.as_str()), ("1G", true, "f"));
+        assert_eq!((o.memory.as_str(), o.cpus.as_str(), o.icount, o.initrd.as_str()), ("1G", "1", true, "f"));
         assert_eq!(o.program, ["/bin/ls", "-l", "--mem"]);
     }
 }

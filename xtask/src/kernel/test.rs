@@ -12,7 +12,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::initrd::Initrd;
-use super::{QEMU, build, qemu, status_in};
+use super::{QEMU, build, cpus, qemu, status_in};
 
 const PROGRAMS: &str = "kernel/tests/programs";
 const SCRIPTS: &str = "kernel/tests/scripts";
@@ -110,8 +110,8 @@ fn natively(case: &Case) -> Result<Outcome, String> {
 }
 
 /// Under our kernel. Lines that the kernel itself says do not count.
-fn inside(kernel: &Path, initrd: &Path, case: &Case) -> Result<Outcome, String> {
-    let mut command = qemu(kernel, "512M", initrd, &case.inside);
+fn inside(kernel: &Path, initrd: &Path, cpus: &str, case: &Case) -> Result<Outcome, String> {
+    let mut command = qemu(kernel, "512M", cpus, initrd, &case.inside);
     let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = started
         .map_err(|e| format!("cannot start {QEMU}: {e}; on Debian: apt-get install qemu-system-x86"))?;
@@ -163,33 +163,43 @@ fn difference(want: &Outcome, got: &Outcome) -> Option<String> {
         .then(|| format!("ends with {} under Linux and with {} here", want.status, got.status))
 }
 
-fn compare(only: &[String]) -> Result<bool, String> {
+fn compare(args: &[String]) -> Result<bool, String> {
+    let (all_cpus, only) = match args {
+        [option, n, names @ ..] if option == "--smp" => (vec![cpus(n)?], names),
+        names => (vec!["1".to_string(), "2".to_string()], names),
+    };
     let (cases, archive) = prepare(only)?;
     let kernel = build().ok_or("the kernel cannot be built")?;
     let initrd = Path::new(OUT).join("initrd.cpio");
     fs::write(&initrd, archive).map_err(|e| format!("{}: {e}", initrd.display()))?;
     let mut failed = 0;
     for case in &cases {
-        let start = Instant::now();
-        let bad = match natively(case).and_then(|want| Ok((want, inside(&kernel, &initrd, case)?))) {
-            Ok((want, got)) => difference(&want, &got),
-            Err(why) => Some(why),
-        };
-        let time = start.elapsed().as_secs_f32();
-        match &bad {
-            None => println!("kernel {} ... ok ({time:.1} s)", case.name),
-            Some(why) => println!("kernel {} ... FAILED ({time:.1} s)\n  {why}", case.name),
+        let want = natively(case);
+        for n in &all_cpus {
+            let start = Instant::now();
+            let got = |want| Ok((want, inside(&kernel, &initrd, n, case)?));
+            let bad = match want.as_ref().map_err(String::clone).and_then(got) {
+                Ok((want, got)) => difference(want, &got),
+                Err(why) => Some(why),
+            };
+            let how = format!("{} on {n} CPU{}", case.name, if n == "1" { "" } else { "s" });
+            let time = start.elapsed().as_secs_f32();
+            match &bad {
+                None => println!("kernel {how} ... ok ({time:.1} s)"),
+                Some(why) => println!("kernel {how} ... FAILED ({time:.1} s)\n  {why}"),
+            }
+            failed += usize::from(bad.is_some());
         }
-        failed += usize::from(bad.is_some());
     }
-    println!("kernel: {} of {} print the same as under Linux", cases.len() - failed, cases.len());
+    let runs = cases.len() * all_cpus.len();
+    println!("kernel: {} of {runs} print the same as under Linux", runs - failed);
     Ok(failed == 0)
 }
 
 /// True when all programs, or those named, do the same under our kernel.
-pub(crate) fn test(only: &[String]) -> bool {
+pub(crate) fn test(args: &[String]) -> bool {
     println!("== programs under our kernel and under Linux");
-    compare(only).unwrap_or_else(|why| {
+    compare(args).unwrap_or_else(|why| {
         eprintln!("xtask: kernel-test: {why}");
         false
     })
