@@ -1,4 +1,4 @@
-//! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `kernel-run`, `coverage`, `install`, `long`,
+//! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `kernel-run`, `kernel-bench`, `coverage`, `install`, `long`,
 //! `bench`.
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   install   installs the C library, its headers and manual pages (--prefix DIR)
   kernel-run [--mem 512M] [--smp 1] [--icount] --initrd FILE.cpio -- PROGRAM [ARG...]
             boots our kernel in QEMU with PROGRAM as its first process; ends with its status
+  kernel-bench [--ours] [PROGRAM...]
+            instructions of memory operations under our kernel and under Debian's Linux
   kernel-test [--smp N] [NAME...]
             runs the programs and scripts of kernel/tests under our kernel and here, and compares;
             without --smp on one CPU and on two
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Some("no-alloc") => no_alloc::check(),
         Some("install") => install::run_with(&args[1..]),
         Some("kernel-run") => return kernel::run_program(&args[1..]),
+        Some("kernel-bench") => return kernel::bench(&args[1..]),
         Some("kernel-test") => kernel::test(&args[1..]),
         Some("cross") => cross::check(),
         Some("coverage") => coverage::run(args.iter().any(|a| a == "--check")),

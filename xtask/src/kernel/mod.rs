@@ -1,5 +1,6 @@
 //! Our kernel under QEMU.
 
+mod bench;
 mod initrd;
 mod test;
 
@@ -7,6 +8,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+pub(crate) use bench::bench;
 pub(crate) use test::test;
 
 use crate::{cross, run};
