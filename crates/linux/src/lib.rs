@@ -18,6 +18,6 @@ pub mod uffd;
 pub mod uring;
 
 pub use library::{
-    Config, Error, ExternalPager, Faults, Fork, Inherit, MemoryObject, PagerOptions, Prot, Region,
-    Statistics, Stats, Swap, Task, Vm,
+    Config, Error, ExternalPager, Faults, FileTraffic, Fork, Inherit, MappedFile, MemoryObject, PagerOptions,
+    Prot, Region, Statistics, Stats, Swap, SyncHow, Task, Vm, WriteError,
 };

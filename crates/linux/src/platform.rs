@@ -1,9 +1,11 @@
 //! Linux as the core's platform.
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use machvm::pageout::{Policy, Replacement};
 use machvm::{PagerId, Platform};
@@ -12,7 +14,7 @@ use machvm_hal::{
     Attributes, ControlId, Event, Flush, HasPage, Host, Invalidations, MaySleep, PAGE_SIZE, PageIn, PageOut,
     Pager, PagerError, Prot, Swap,
 };
-use machvm_pagers::{FilePager, Tiers};
+use machvm_pagers::{FileId, FilePager, Tiers};
 
 use crate::chunk::LinuxChunks;
 use crate::host::LinuxHost;
@@ -31,6 +33,8 @@ pub enum SetupError {
     Pmap(PmapError),
     /// No memory for the core's structures.
     NoMemory,
+    /// A file that is to be mapped.
+    File(io::Error),
 }
 
 impl core::fmt::Display for SetupError {
@@ -38,6 +42,7 @@ impl core::fmt::Display for SetupError {
         match self {
             SetupError::Memory(e) => write!(f, "cannot make the memfd that is physical memory: {e}"),
             SetupError::Pmap(e) => e.fmt(f),
+            SetupError::File(e) => write!(f, "cannot map the file: {e}"),
             SetupError::NoMemory => f.write_str("no memory for the VM's own structures"),
         }
     }
@@ -51,6 +56,9 @@ pub struct Linux {
     pv: LinuxPv,
     swap: Option<Arc<Tiers>>,
     pagers: Slab<PagerSlot, LinuxChunks>,
+    /// The pagers that all who map a file share. One whose last use ends leaves before its name
+    /// is another's.
+    files: Mutex<HashMap<FileId, PagerId>>,
     daemon_wanted: AtomicBool,
     policy: Replacement,
 }
@@ -101,6 +109,7 @@ impl Linux {
             pv,
             swap,
             pagers: Slab::new(LinuxChunks, u32::MAX),
+            files: Mutex::default(),
             daemon_wanted: AtomicBool::new(false),
             policy: Replacement::default(),
         })
@@ -128,6 +137,46 @@ impl Linux {
     /// No memory for the slot.
     pub fn add_file_pager(&self, file: FilePager) -> Result<PagerId, SetupError> {
         self.install(Installed::File(Arc::new(file)))
+    }
+
+    /// The pager that everybody who maps this file shares (G04 `vm_pager_object_lookup`), or a
+    /// new one; with one use more. `writable`: from now on it writes through `file` if it does
+    /// not write yet.
+    ///
+    /// # Errors
+    /// [`SetupError::NoMemory`], [`SetupError::File`].
+    pub(crate) fn shared_file_pager(
+        &self,
+        file: File,
+        writable: bool,
+    ) -> Result<(PagerId, Arc<FilePager>), SetupError> {
+        let which = FileId::of(&file).map_err(SetupError::File)?;
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, pager)) = files.get(&which).and_then(|id| Some((*id, self.use_file(*id)?))) {
+            let done = if writable && !pager.is_writable() { pager.write_through(file) } else { Ok(()) };
+            if let Err(e) = done {
+                drop(files);
+                self.pager_release(id);
+                return Err(SetupError::File(e));
+            }
+            return Ok((id, pager));
+        }
+        let new = if writable { FilePager::shared(file) } else { Ok(FilePager::read_only(file)) };
+        let new = Arc::new(new.map_err(SetupError::File)?);
+        let id = self.install(Installed::File(Arc::clone(&new)))?;
+        files.insert(which, id);
+        Ok((id, new))
+    }
+
+    /// One more use of a file's pager, if it has any.
+    fn use_file(&self, id: PagerId) -> Option<Arc<FilePager>> {
+        let slot = self.pagers.lookup(NonZeroU32::get(id.0))?;
+        let more = |n: u32| (n != 0).then(|| n + 1);
+        slot.users.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        match slot.current() {
+            Some(Installed::File(pager)) => Some(pager),
+            Some(Installed::Other(_)) | None => None, // it is listed as a file
+        }
     }
 
     /// As [`Linux::add_file_pager`], for a pager of any other kind. It is dropped when the
@@ -162,6 +211,9 @@ impl Linux {
         let slot: &PagerSlot = self.pagers.get(h);
         if slot.users.fetch_sub(1, Ordering::AcqRel) == 1 {
             let last = slot.pager.write().unwrap_or_else(PoisonError::into_inner).take();
+            if matches!(last, Some(Installed::File(_))) {
+                self.files.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, other| *other != id);
+            }
             self.pagers.free(h);
             if let Some(last) = last {
                 last.pager().terminate();

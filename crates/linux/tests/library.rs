@@ -5,6 +5,7 @@ mod library {
     mod calls;
     mod cow;
     mod external;
+    mod files;
     mod memory;
     mod posix;
     mod signals;

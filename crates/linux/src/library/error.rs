@@ -6,6 +6,7 @@ use machvm::map::{
     ProtectError,
 };
 use machvm_hal::Va;
+use machvm_pagers::WriteError;
 use machvm_pagers::external::OpenError;
 
 use crate::platform::SetupError;
@@ -39,6 +40,8 @@ pub enum Error {
     Io(std::io::Error),
     /// A pager does not give the object.
     Pager(OpenError),
+    /// Data of a file could not be written.
+    Write(WriteError),
 }
 
 impl core::fmt::Display for Error {
@@ -59,6 +62,7 @@ impl core::fmt::Display for Error {
             Error::Setup(e) => e.fmt(f),
             Error::Io(e) => e.fmt(f),
             Error::Pager(e) => e.fmt(f),
+            Error::Write(e) => e.fmt(f),
         }
     }
 }
@@ -69,6 +73,7 @@ impl std::error::Error for Error {
             Error::Setup(e) => Some(e),
             Error::Io(e) => Some(e),
             Error::Pager(e) => Some(e),
+            Error::Write(e) => Some(e),
             _ => None,
         }
     }

@@ -21,10 +21,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use machvm::PagerId;
-use machvm::map::SyncError;
+use machvm::map::{SyncError, SyncHow};
 use machvm::task::{MapSource, MemoryEntry, Personality, PlaceError, RawFlags, RawInherit, RawProt};
 use machvm::task::{VmFlags, VmMapError};
-use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize};
+use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr, RawSize, VaRange};
 use machvm_pagers::external::{Client, Object, OpenError, Options};
 
 use super::calls::Calls;
@@ -245,16 +245,20 @@ impl Task {
         if size == 0 {
             return Ok(());
         }
-        let range = check(addr, size)?;
+        self.sync_as(check(addr, size)?, SyncHow::empty())
+    }
+
+    pub(super) fn sync_as(&self, range: VaRange, how: SyncHow) -> Result<(), Error> {
         let (_quiet, mut may) = (self.enter()?, MaySleep::claim());
-        self.map().sync(range, false, &mut may).map_err(|e| match e {
-            SyncError::Hole(va) | SyncError::Wired(va) => Error::InvalidAddress(va.get() as usize),
+        self.map().sync_as(range, how, &mut may).map_err(|e| match e {
+            SyncError::Hole(va) => Error::InvalidAddress(va.get() as usize),
+            SyncError::Wired(va) => Error::Protection(va.get() as usize),
             SyncError::Pager(va, _) => Error::Memory(va.get() as usize),
         })
     }
 }
 
-fn map_error(e: VmMapError) -> Error {
+pub(super) fn map_error(e: VmMapError) -> Error {
     match e {
         VmMapError::Place(PlaceError::Outside(va)) => Error::InvalidAddress(va.get() as usize),
         VmMapError::Place(

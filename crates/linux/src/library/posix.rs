@@ -7,7 +7,8 @@
 use machvm::FaultError;
 use machvm::fault::Fault;
 use machvm::map::{
-    Advice, Advise, AdviseError, CopyWhy, Holes, Inherit, ProtectError, SetProt, SyncError, WireError, Wiring,
+    Advice, Advise, AdviseError, CopyWhy, Holes, Inherit, ProtectError, SetProt, SyncError, SyncHow,
+    WireError, Wiring,
 };
 use machvm_hal::{MaySleep, PAGE_MASK, PAGE_SIZE, Prot, RawAddr, RawSize, VaRange};
 
@@ -178,7 +179,8 @@ impl Task {
         Ok(())
     }
 
-    /// `msync(2)`.
+    /// `msync(2)`. Of a file's write errors that page-out had before it says nothing: see
+    /// [`Task::sync_file`].
     ///
     /// # Errors
     /// EINVAL: not aligned, or flags. ENOMEM: a hole. EBUSY: wired memory is to be
@@ -190,8 +192,10 @@ impl Task {
         }
         let Some(range) = aligned(addr, len)? else { return Ok(()) };
         let (_quiet, mut may) = self.go_in()?;
-        let invalidate = flags & libc::MS_INVALIDATE != 0;
-        self.map().sync(range, invalidate, &mut may).map_err(|e| match e {
+        let mut how = SyncHow::empty();
+        how.set(SyncHow::INVALIDATE, flags & libc::MS_INVALIDATE != 0);
+        how.set(SyncHow::START, flags & libc::MS_SYNC == 0);
+        self.map().sync_as(range, how, &mut may).map_err(|e| match e {
             SyncError::Hole(_) => libc::ENOMEM,
             SyncError::Wired(_) => libc::EBUSY,
             SyncError::Pager(..) => libc::EIO,

@@ -198,6 +198,22 @@ fn e11_e12_e23_runs_of_pages_go_back() {
     });
 }
 
+/// msync(2) with MS_ASYNC, `VM_SYNC_ASYNCHRONOUS`: the pager has the pages, and nobody waits for
+/// what it does with them.
+#[test]
+fn e23_m37_u29_starting_does_not_wait_for_the_end() {
+    scene(|s| {
+        let t = s.task();
+        s.pager.answers(Supply::Clean, Prot::NONE);
+        t.store(at(3), &full(60)).expect("store");
+        s.pager.told();
+        t.map.sync_as(pages(0, 16), machvm::map::SyncHow::START, &mut may()).expect("sync");
+        assert_eq!(s.pager.told(), [Told::Return(3, 60, true, true)]);
+        t.map.sync_as(pages(0, 16), machvm::map::SyncHow::empty(), &mut may()).expect("sync");
+        assert_eq!(s.pager.told(), [Told::Synchronize(0, 16)]);
+    });
+}
+
 /// E24: the pager knows when its object has users.
 #[test]
 fn e24_first_and_last_use() {
