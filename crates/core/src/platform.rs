@@ -3,7 +3,7 @@
 use machvm_arena::{ChunkSource, NoMemory};
 use machvm_hal::{Flush, Host, Pager, PhysMem, Pmap, PmapPage, Swap};
 
-use crate::pageout::{OutOfMemory, Policy, Replacement, TaskSize};
+use crate::pageout::{OutOfMemory, Policy, Replacement, TaskSize, Watch};
 
 /// Names a pager of the embedder; see [`Platform::pager`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -69,6 +69,11 @@ pub trait Platform: Sized + Sync {
     /// How the pages that go are chosen; asked once, when the system is made.
     fn policy(&self) -> &'static dyn Policy {
         Replacement::default().policy()
+    }
+    /// Who is told how memory is used.
+    #[inline]
+    fn watch(&self) -> Option<&dyn Watch> {
+        None
     }
     /// The daemon could not free what is needed: the embedder should give back memory of
     /// its own that it can spare (D11 `vm_lowmem`). Told every ten seconds at most.

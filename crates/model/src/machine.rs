@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use machvm::pageout::{OutOfMemory, Policy, Replacement, TaskSize};
+use machvm::pageout::{Note, OutOfMemory, Policy, Replacement, TaskSize, Watch};
 use machvm::{PagerId, Platform};
 use machvm_arena::HeapChunks;
 use machvm_hal::{PageArray, Pager, Pfn, Placement, Swap, Va};
@@ -129,6 +129,25 @@ pub struct Machine {
     policy: Replacement,
     lowmem: AtomicU64,
     tasks: Mutex<Tasks>,
+    notes: Notes,
+}
+
+/// What the core said of the use of memory, if anybody listens.
+#[derive(Debug, Default)]
+struct Notes(Mutex<Option<Vec<Note>>>);
+
+impl Notes {
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Note>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch for Notes {
+    fn note(&self, note: Note) {
+        if let Some(all) = &mut *self.lock() {
+            all.push(note);
+        }
+    }
 }
 
 /// The tasks that the machine names when memory is exhausted, and what it was told then.
@@ -182,7 +201,13 @@ impl Machine {
             policy: c.policy,
             lowmem: AtomicU64::new(0),
             tasks: Mutex::default(),
+            notes: Notes::default(),
         }
+    }
+    /// What the core said of the use of memory since this was asked last; the first time it
+    /// begins to listen.
+    pub fn notes(&self) -> Vec<Note> {
+        self.notes.lock().replace(Vec::new()).unwrap_or_default()
     }
     /// A new address space.
     ///
@@ -343,6 +368,9 @@ impl Platform for Machine {
     }
     fn policy(&self) -> &'static dyn Policy {
         self.policy.policy()
+    }
+    fn watch(&self) -> Option<&dyn Watch> {
+        Some(&self.notes)
     }
     fn lowmem(&self) {
         self.lowmem.fetch_add(1, SeqCst);

@@ -580,15 +580,20 @@ const OF_POLICY: &[&str] = &[
     "from_bits",
     "hit",
     "is_aside",
+    "is_time_to_write",
     "launder_ahead",
     "mapped",
+    "marks",
     "named",
+    "note_freed",
     "policy",
     "reset",
     "retry_unswappable",
+    "sample_uses",
     "scan",
     "sum",
     "swap_room_came",
+    "want",
 ];
 
 /// Names of the public functions of the operations' sources.

@@ -93,6 +93,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
         // write-protects them meanwhile, so the object is not needed any more.
         let r = self.enter_run(first, run, rights, at);
         vm.activate_entered(page, run);
+        if r.is_ok() {
+            vm.watch_entered(page, run, rights.contains(Prot::W));
+        }
         for p in run {
             vm.page_unbusy(handle(*p));
         }

@@ -156,6 +156,7 @@ impl<P: Platform> Vm<P> {
     }
 
     fn anon_free(&self, h: Handle<Anon>) {
+        self.watch_gone(h);
         let anon = self.anons.get(h);
         if let Some(slot) = anon.swap() {
             self.swap_free(slot);

@@ -14,6 +14,7 @@ use machvm_sync::{Rank, Spin};
 use super::reserv::{Dense, Pool, RUN_ORDER, Reserv, ReservStats, Wish};
 use super::{Page, PageTable, number};
 use crate::object::Object;
+use crate::pageout::Daemon;
 use crate::platform::Platform;
 use crate::vm::Vm;
 
@@ -143,14 +144,13 @@ impl<C: ChunkSource> Frames<C> {
     pub(crate) fn free(&self) -> u64 {
         self.limit_of(FrameClass::Normal).saturating_sub(self.charged())
     }
-    /// Below this many free frames the daemon is woken: a sixty-fourth of all,
-    /// between 16 and 512 (256 KiB of clusters ahead of the faults).
+    /// Below this many free frames the daemon is woken.
     pub(crate) fn low(&self) -> u64 {
-        (self.limit() / 64).clamp(16, 512).min(self.limit() / 4)
+        Daemon::marks(self.limit()).0
     }
     /// Up to here the daemon frees.
     pub(crate) fn target(&self) -> u64 {
-        self.low() * 2
+        Daemon::marks(self.limit()).1
     }
     /// What pages of programs leave.
     pub(crate) fn reserve(&self) -> u64 {

@@ -8,7 +8,7 @@ use machvm_sync::{Field64, Rank, Spin};
 use super::live::Live;
 use super::pid::{Gains, INTERVAL, Pid};
 use super::scan::{BATCH, launder_ahead};
-use super::{Policy, Queue};
+use super::{Note, Policy, Queue};
 use crate::platform::Platform;
 use crate::stats::bump;
 use crate::vm::Vm;
@@ -39,9 +39,10 @@ pub(crate) struct Control {
     pub(super) victim: Spin<Option<u64>>,
 }
 
-/// What the daemon remembers from one round to the next.
+/// What the daemon decides: how much to free, and when to write ahead. A simulator asks the
+/// same.
 #[derive(Debug)]
-struct Daemon {
+pub struct Daemon {
     pid: Pid,
     /// When it was asked last.
     asked: u64,
@@ -57,28 +58,41 @@ struct Daemon {
 
 impl Control {
     pub(crate) fn new(policy: &'static dyn Policy) -> Self {
-        let daemon = Daemon {
+        Control {
+            policy,
+            evictions: Field64::new(0),
+            refusals: Field64::new(0),
+            room: Field64::new(0),
+            daemon: Spin::new(Rank::PagerTable, Daemon::default()),
+            victim: Spin::new(Rank::PagerTable, None),
+        }
+    }
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Daemon {
             pid: Pid::new(0, INTERVAL, Gains::default()),
             asked: 0,
             lowmem: None,
             fruitless: 0,
             freed: 0,
             ahead: (0, 0),
-        };
-        Control {
-            policy,
-            evictions: Field64::new(0),
-            refusals: Field64::new(0),
-            room: Field64::new(0),
-            daemon: Spin::new(Rank::PagerTable, daemon),
-            victim: Spin::new(Rank::PagerTable, None),
         }
     }
 }
 
 impl Daemon {
-    /// How many frames to free, when so many are free now.
-    fn want(&mut self, now: u64, free: u64, (low, target): (u64, u64)) -> u64 {
+    /// Below so many free frames of `limit` the daemon is woken, and up to so many it frees.
+    pub fn marks(limit: u64) -> (u64, u64) {
+        // A sixty-fourth of all, between 16 and 512 (256 KiB of clusters ahead of faults).
+        let low = (limit / 64).clamp(16, 512).min(limit / 4);
+        (low, 2 * low)
+    }
+
+    /// How many frames to free at `now` (nanoseconds), when so many are free, with
+    /// [`Daemon::marks`].
+    pub fn want(&mut self, now: u64, free: u64, (low, target): (u64, u64)) -> u64 {
         if now.saturating_sub(self.asked) > IDLE_INTERVALS * INTERVAL {
             self.pid.reset();
         }
@@ -90,9 +104,21 @@ impl Daemon {
         want.max(low.saturating_sub(free)).min((2 * target).saturating_sub(free))
     }
 
-    /// Is it time to write ahead (D06)? The more was freed lately, the fewer modified pages
-    /// may wait for one that is clean.
-    fn is_time_to_write(&mut self, now: u64, (modified, clean): (u64, u64), band: u64) -> bool {
+    /// So many frames were freed.
+    pub fn note_freed(&mut self, pages: u64) {
+        self.freed += pages;
+    }
+
+    /// Is it time to write a batch ahead (D06), with so many pages in the laundry, and so many
+    /// inactive or free? The more was freed lately, the fewer modified pages may wait for one
+    /// that is clean.
+    pub fn is_time_to_write(
+        &mut self,
+        now: u64,
+        (modified, clean): (u64, u64),
+        (low, target): (u64, u64),
+    ) -> bool {
+        let band = target - low / 4;
         if now / INTERVAL != self.ahead.0 {
             self.ahead = (now / INTERVAL, 0);
         }
@@ -124,7 +150,7 @@ impl<P: Platform> Vm<P> {
         let freed = self.reclaim(want, may);
         let (tell, exhausted) = {
             let mut d = self.control.daemon.lock();
-            d.freed += freed;
+            d.note_freed(freed);
             d.fruitless = if freed == 0 { d.fruitless + 1 } else { 0 };
             let exhausted = d.fruitless >= OOM_SCANS;
             if exhausted {
@@ -154,13 +180,14 @@ impl<P: Platform> Vm<P> {
     fn write_ahead(&self, now: u64, may: &mut MaySleep) {
         let modified = self.queues.len(Queue::Laundry);
         let clean = self.queues.len(Queue::Inactive) + self.frames.free();
-        let band = self.frames.target() - self.frames.low() / 4;
-        if !self.control.daemon.lock().is_time_to_write(now, (modified, clean), band) {
+        let marks = (self.frames.low(), self.frames.target());
+        if !self.control.daemon.lock().is_time_to_write(now, (modified, clean), marks) {
             return;
         }
         let s = self.privileged(|| launder_ahead(self.control.policy, &mut Live::new(self, may), BATCH));
         self.note_writes(&s);
         bump(&self.stats.laundered_ahead, s.written);
+        self.watch_work(Note::Ahead { pages: s.written });
     }
 
     /// Is free memory below where the daemon should run?

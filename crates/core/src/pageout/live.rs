@@ -6,6 +6,7 @@
 use machvm_arena::Handle;
 use machvm_hal::{Gather, MaySleep, PageNo, PmapPage, RefMod, RemoveWhy};
 
+use super::Note;
 use super::policy::{Queue, Shape, Tag};
 use super::scan::{BATCH, Frames, Written};
 use crate::page::{FreeBatch, Page, number};
@@ -19,11 +20,13 @@ pub(super) struct Live<'vm, 'm, P: Platform> {
     /// Of the bits of use that were cleared.
     gather: Gather,
     free: FreeBatch<'vm, P>,
+    /// Frames that came free since [`Frames::flush`].
+    freed: u64,
 }
 
 impl<'vm, 'm, P: Platform> Live<'vm, 'm, P> {
     pub(super) fn new(vm: &'vm Vm<P>, may: &'m mut MaySleep) -> Self {
-        Live { vm, may, gather: Gather::new(), free: FreeBatch::new(vm) }
+        Live { vm, may, gather: Gather::new(), free: FreeBatch::new(vm), freed: 0 }
     }
 }
 
@@ -96,10 +99,15 @@ impl<P: Platform> Frames for Live<'_, '_, P> {
         };
         self.vm.note_eviction(a, remember);
         self.free.push(page);
+        self.freed += 1;
         1
     }
 
     fn flush(&mut self) {
         self.free.flush();
+        match core::mem::take(&mut self.freed) {
+            0 => {}
+            pages => self.vm.watch_work(Note::Freed { pages }),
+        }
     }
 }

@@ -29,6 +29,7 @@ mod s3fifo;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod write;
 
 use core::sync::atomic::Ordering::Relaxed;
@@ -38,11 +39,13 @@ use machvm_hal::{Host, MaySleep, PageNo, SwapSlot};
 
 pub use clock::Clock;
 pub(crate) use control::Control;
+pub use control::Daemon;
 pub use oom::{OutOfMemory, Shortage, TaskSize};
 pub use pid::{Gains, INTERVAL, Pid};
 pub use policy::{Policy, Queue, Replacement, Shape, Tag, Verdict};
 pub use s3fifo::S3Fifo;
 pub use scan::{BATCH, Frames, Scanned, Written, launder_ahead, retry_unswappable, scan};
+pub use watch::{Note, Rotation, Watch};
 
 use crate::object::Anon;
 use crate::page::Page;
@@ -179,11 +182,15 @@ impl<P: Platform> Vm<P> {
         let (q, tag) = self.control.policy.fresh();
         self.pages.get(h).set_tag(tag);
         self.queues.enqueue(&self.pages, h, q);
+        self.watch_in(h, false);
     }
 
     /// As [`Vm::page_fresh`], of pages that are on no queue yet.
     pub(crate) fn pages_fresh(&self, run: &[PageNo]) {
         self.queues.enqueue_new(&self.pages, run, self.control.policy.fresh());
+        if self.plat.watch().is_some() {
+            run.iter().for_each(|p| self.watch_in(crate::page::handle(*p), false));
+        }
     }
 
     /// As [`Vm::page_fresh`]; contents of `a` that were in memory before.
@@ -193,6 +200,7 @@ impl<P: Platform> Vm<P> {
         let (q, tag) = self.control.policy.returned(age, self.frames.limit());
         self.pages.get(h).set_tag(tag);
         self.queues.enqueue(&self.pages, h, q);
+        self.watch_in(h, true);
     }
 
     /// A page that was set aside is used: it goes where the policy says.
