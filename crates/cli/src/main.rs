@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod ask;
+mod sim;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -39,6 +40,10 @@ enum Command {
     /// Lists the places of swap of a running program, or changes them:
     /// `machvm swap RUN on PLACE[,SETTING...]`, `machvm swap RUN off NAME`.
     Swap(SwapArgs),
+    /// Replays a trace of `machvm run --trace` with other sizes of memory, through the policies of
+    /// `machvm run --policy`, LRU and Belady's optimum; prints how many references miss, and
+    /// draws curves.
+    Sim(sim::SimArgs),
 }
 
 #[derive(Args)]
@@ -71,6 +76,13 @@ struct RunArgs {
     /// use through long reads.
     #[arg(long, value_name = "clock|s3fifo", default_value = "clock", value_parser = parse_policy)]
     policy: Replacement,
+    /// Records how the program uses its memory, for `machvm sim`.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// How often a second each page in memory is unmapped while that is recorded, so that uses are
+    /// seen that make no fault; 0 for never. At most 20,000 pages are, a second.
+    #[arg(long, value_name = "TIMES", default_value = "1", value_parser = parse_sample, requires = "trace")]
+    sample: u32,
     /// Prints statistics after the program's end, to standard error or to FILE.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
@@ -90,11 +102,19 @@ fn parse_policy(text: &str) -> Result<Replacement, String> {
     Replacement::named(text).ok_or_else(|| format!("{text:?} is no way to choose pages: use clock or s3fifo"))
 }
 
+fn parse_sample(text: &str) -> Result<u32, String> {
+    let times: Option<f64> = text.parse().ok().filter(|t| (0.0..=1000.0).contains(t));
+    let wrong = || format!("{text:?} is no number of times a second: write 0 to 1000, such as 0.5");
+    times.map(|t| (t * 1000.0).round() as u32).ok_or_else(wrong)
+}
+
 fn options(args: &RunArgs) -> Options {
     Options {
         memory: args.memory,
         swap: args.swap.iter().flat_map(|places| places.0.clone()).collect(),
         policy: args.policy,
+        trace: args.trace.clone(),
+        sample: args.sample,
         stats: args.stats.as_ref().map(|file| file.clone().map_or(StatsTo::Stderr, StatsTo::File)),
         maps: args.maps,
         native: std::env::var_os(SPACE_VARIABLE).is_some_and(|value| value == "native"),
@@ -116,6 +136,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.status()).unwrap_or(FAILURE));
         }
         Command::Objects(which) => ask::ask(&which.run, "objects"),
+        Command::Sim(args) => sim::sim(&args),
         Command::Swap(args) => ask::ask(&args.which.run, &format!("swap {}", args.request.join(" "))),
     };
     match answer {
@@ -154,7 +175,9 @@ mod tests {
     fn parse(line: &[&str]) -> Result<RunArgs, clap::Error> {
         Cli::try_parse_from(["machvm", "run"].iter().chain(line)).map(|cli| match cli.command {
             Command::Run(args) => args,
-            Command::Objects(_) | Command::Swap(_) => unreachable!("the line begins with run"),
+            Command::Objects(_) | Command::Sim(_) | Command::Swap(_) => {
+                unreachable!("the line begins with run")
+            }
         })
     }
 
@@ -184,6 +207,8 @@ mod tests {
             (&["--swap", "zram", "--", "ls"], "zram"),
             (&["--swap", "lz4:x", "--", "ls"], "\"x\""),
             (&["--policy", "lru", "--", "ls"], "use clock or s3fifo"),
+            (&["--trace", "t", "--sample", "often", "--", "ls"], "\"often\""),
+            (&["--sample", "2", "--", "ls"], "--trace"),
             (&["--memory=", "ls"], "\"\" is not a size"),
             (&["--memroy", "64M", "ls"], "--memroy"),
             (&[], "PROGRAM"),

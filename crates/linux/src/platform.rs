@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use machvm::pageout::{Policy, Replacement};
+use machvm::pageout::{Policy, Replacement, Watch};
 use machvm::{PagerId, Platform};
 use machvm_arena::{Handle, Slab};
 use machvm_hal::{
@@ -61,6 +61,7 @@ pub struct Linux {
     files: Mutex<HashMap<FileId, PagerId>>,
     daemon_wanted: AtomicBool,
     policy: Replacement,
+    watch: Option<Arc<dyn Watch + Send + Sync>>,
 }
 
 /// A place for a pager; type-stable, so that a name never dangles.
@@ -112,6 +113,7 @@ impl Linux {
             files: Mutex::default(),
             daemon_wanted: AtomicBool::new(false),
             policy: Replacement::default(),
+            watch: None,
         })
     }
 
@@ -119,6 +121,12 @@ impl Linux {
     #[must_use]
     pub fn with_policy(self, policy: Replacement) -> Self {
         Linux { policy, ..self }
+    }
+
+    /// The same, telling somebody how memory is used.
+    #[must_use]
+    pub fn with_watch(self, watch: Arc<dyn Watch + Send + Sync>) -> Self {
+        Linux { watch: Some(watch), ..self }
     }
 
     /// What takes the pages that are paged out.
@@ -329,6 +337,9 @@ impl Platform for Linux {
     }
     fn policy(&self) -> &'static dyn Policy {
         self.policy.policy()
+    }
+    fn watch(&self) -> Option<&dyn Watch> {
+        self.watch.as_deref().map(|w| w as &dyn Watch)
     }
     fn memory_low(&self) {
         if !self.daemon_wanted.swap(true, Ordering::AcqRel) {

@@ -186,8 +186,9 @@ impl Ctx {
         if self.reported.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.keeper.exiting();
+        // The keeper looks after a trace that is not whole.
         self.space.end();
+        self.keeper.exiting();
         let Some(file) = &self.report_to else {
             return;
         };

@@ -6,7 +6,8 @@
 //!   ENOSYS. While the program lives the VM answers; afterwards the keeper answers
 //!   CONTINUE until the last process with the filter is gone.
 //! - It stops threads of the program by ptrace, for fork and execve ([`Tracer`]).
-//! - It prints the statistics when the program dies by a signal.
+//! - It prints the statistics when the program dies by a signal, and writes the rest of
+//!   its trace.
 //!
 //! It is a child with exit signal 0, so `wait` without `__WALL` or `__WCLONE` never
 //! sees it; its session is its own, so no terminal or group signal reaches it. If it
@@ -21,6 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ptrace::{Regs, Rseq, Stop, XSTATE_MAX, last_errno};
 use super::space::Errno;
+use super::trace::Tail;
 use super::{Options, StatsTo};
 
 mod serve;
@@ -30,6 +32,8 @@ mod serve;
 pub struct KeeperConfig {
     /// Where the report of a program killed by a signal goes.
     report_to: ReportTo,
+    /// The file of `--trace`.
+    trace: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +56,8 @@ impl KeeperConfig {
             None if options.maps => ReportTo::Stderr,
             None => ReportTo::Nobody,
         };
-        Self { report_to }
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Self { report_to, trace: options.trace.as_ref().map(absolute) }
     }
 }
 
@@ -71,6 +76,8 @@ struct Shared {
     last_id: AtomicU64,
     any_id: AtomicBool,
     texts: [[AtomicU32; REPORT_MAX / 4]; 2],
+    /// What of a trace is not in its file.
+    tail: Tail,
 }
 
 /// The VM's side of the keeper.
@@ -265,6 +272,11 @@ impl Keeper {
             word.store(u32::from_ne_bytes(four), Ordering::Relaxed);
         }
         self.shared.report.store((bytes.len() as u64) << 1 | next, Ordering::Release);
+    }
+
+    /// Where the end of a trace is kept, for the keeper to write should the program be killed.
+    pub(super) fn tail(&self) -> &'static Tail {
+        &self.shared.tail
     }
 
     /// A process is being made that inherits the filter (by vfork; a forked child of

@@ -24,16 +24,18 @@ use super::options::Options;
 use super::signals::remember_processor;
 use super::start::{StartArgs, block_signals, die_by, enter, restore_dispositions, was_closed};
 use super::supervisor::Supervisor;
+use super::trace::Recorder;
 use super::vmthread::{Forker, gettid, remember_tasks, spawn_vm_thread};
 
 /// The address space that answers the program's memory calls.
 ///
 /// => on a VM thread, in the VM's descriptor table
-fn make_space(options: &Options) -> Result<SharedSpace, RunError> {
+fn make_space(options: &Options, argv: &[Vec<u8>], keeper: &Keeper) -> Result<SharedSpace, RunError> {
     if options.native {
         return Ok(Arc::new(NativeSpace::default()));
     }
-    Ok(super::vmspace::VmSpace::start(options)?)
+    let recorder = Recorder::start(options, argv, keeper.tail())?;
+    Ok(super::vmspace::VmSpace::start(options, recorder)?)
 }
 
 /// Runs `program` in this process; `args` are its arguments without the name.
@@ -138,7 +140,7 @@ impl Setup {
         let source = Source { path: self.path, file: None, tid: self.main_tid };
         let prepared = prepare(source, &self.argv, &environment(), stack_limit())
             .map_err(|error| RunError::Load(name.clone(), error))?;
-        let space = make_space(&self.options)?;
+        let space = make_space(&self.options, &self.argv, &self.keeper)?;
         let image = prepared.map(&*space).map_err(|error| RunError::Load(name, error))?;
         let exe_named = image.mm.apply();
         Ok(Built {

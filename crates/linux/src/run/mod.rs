@@ -45,6 +45,7 @@ mod size;
 mod slow;
 mod spec;
 mod swap;
+mod trace;
 pub mod vmspace;
 
 pub use context::Ctx;
@@ -52,7 +53,7 @@ pub use control::directory as control_directory;
 pub use error::RunError;
 pub use launch::run;
 pub use machvm::pageout::Replacement;
-pub use options::{Options, StatsTo, SwapPlace, SwapTier};
+pub use options::{Options, SAMPLE, StatsTo, SwapPlace, SwapTier};
 pub use size::parse_size;
 pub use spec::{SwapPlaces, parse_swap};
 pub use vmthread::spawn_vm_thread;

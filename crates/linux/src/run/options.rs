@@ -71,6 +71,9 @@ pub enum StatsTo {
     File(PathBuf),
 }
 
+/// [`Options::sample`] when nobody says.
+pub const SAMPLE: u32 = 1000;
+
 /// What the user asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -81,6 +84,11 @@ pub struct Options {
     pub swap: Vec<SwapTier>,
     /// How the pages that go are chosen.
     pub policy: Replacement,
+    /// Where the use of memory is recorded.
+    pub trace: Option<PathBuf>,
+    /// Times in 1000 seconds that each page in memory is unmapped while that is recorded, so
+    /// that uses are seen that make no fault.
+    pub sample: u32,
     /// Statistics at the end.
     pub stats: Option<StatsTo>,
     /// The map at the end.
@@ -95,6 +103,16 @@ impl Default for Options {
     fn default() -> Options {
         let swap = vec![SwapTier::new(SwapPlace::Lz4 { max: None })];
         let policy = Replacement::default();
-        Options { memory: None, swap, policy, stats: None, maps: false, native: false, control: None }
+        Options {
+            memory: None,
+            swap,
+            policy,
+            trace: None,
+            sample: SAMPLE,
+            stats: None,
+            maps: false,
+            native: false,
+            control: None,
+        }
     }
 }

@@ -20,6 +20,7 @@ use super::options::Options;
 use super::slow::Slow;
 use super::space::{Call, Errno, Piece, Reply, Space};
 use super::swap;
+use super::trace::{self, Recorder};
 use super::vmthread::spawn_vm_thread;
 use crate::platform::Linux;
 use crate::pmap::{Config, Window};
@@ -45,6 +46,8 @@ pub struct VmSpace {
     /// Pages are moved between places of swap.
     moving: Mutex<bool>,
     control: Option<Control>,
+    /// Who writes down how memory is used.
+    pub(super) recorder: Option<Arc<Recorder>>,
     gate: Gate,
     /// Pages that [`Space::wire`] holds, and how often.
     held: Mutex<HashMap<u64, u32>>,
@@ -57,7 +60,10 @@ impl VmSpace {
     ///
     /// # Errors
     /// What the machine lacks, and what to do.
-    pub fn start(options: &Options) -> Result<Arc<VmSpace>, RunError> {
+    pub(super) fn start(
+        options: &Options,
+        recorder: Option<Arc<Recorder>>,
+    ) -> Result<Arc<VmSpace>, RunError> {
         if let Some(bytes) = options.memory.filter(|b| *b < LEAST_MEMORY) {
             return Err(RunError::Host(format!(
                 "--memory of {bytes} bytes is too little to run anything: give at least 256K"
@@ -69,7 +75,10 @@ impl VmSpace {
         let config = Config { mode: Mode::Blocking, nonblocking: false, dont_fork: true };
         let failed = |e: &dyn std::fmt::Display| RunError::Host(e.to_string());
         let linux = Linux::new(frames, tiers.clone(), config).map_err(|e| failed(&e))?;
-        let linux = linux.with_policy(options.policy);
+        let mut linux = linux.with_policy(options.policy);
+        if let Some(recorder) = &recorder {
+            linux = linux.with_watch(Arc::clone(recorder) as _);
+        }
         let pmap = linux.pv().pmap(Window::Whole).map_err(|e| failed(&e))?;
         let vm = Vm::new(linux).map_err(|_| failed(&"no memory for the VM's own structures"))?;
         // The process's one address space lives as long as the process.
@@ -85,6 +94,7 @@ impl VmSpace {
             slow: Slow::default(),
             moving: Mutex::default(),
             control,
+            recorder,
             gate: Gate::default(),
             held: Mutex::default(),
         });
@@ -99,6 +109,9 @@ impl VmSpace {
         thread("faults", faults::serve)?;
         if options.memory.is_some() {
             thread("pageout", faults::daemon)?;
+        }
+        if space.recorder.is_some() && options.sample != 0 {
+            thread("sample", trace::sample)?;
         }
         if let Some(listener) = listener {
             control::serve(&space, listener)?;
@@ -281,6 +294,9 @@ impl Space for VmSpace {
     }
 
     fn end(&self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.finish(self);
+        }
         if let Some(control) = &self.control {
             control.remove();
         }

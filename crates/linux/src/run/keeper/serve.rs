@@ -40,6 +40,10 @@ pub(super) fn run(main: i32, socket: OwnedFd, shared: &'static Shared, config: &
         print_report(&config.report_to, stderr.as_ref(), shared, signal);
     }
     drop(stderr);
+    if let Some(path) = &config.trace {
+        // Nobody is left to tell of an error.
+        let _ = shared.tail.rescue(path);
+    }
     if let Some(listener) = &listener {
         let last = shared.any_id.load(Ordering::Relaxed).then(|| shared.last_id.load(Ordering::Relaxed));
         serve_children(listener, last);
