@@ -1,4 +1,4 @@
-//! Sections without interrupts, and locks for what interrupts use too.
+//! Sections without interrupts, and spin locks that are taken with interrupts off.
 
 use core::ops::{Deref, DerefMut};
 

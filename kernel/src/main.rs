@@ -1,6 +1,6 @@
 //! A kernel that runs Linux programs on machvm.
 //!
-//! `embed.rs` is what machvm asks of a kernel; the rest is the kernel: threads (`sched.rs`), processes (`process.rs`),
+//! `embed.rs` is what machvm asks of a kernel; the rest is the kernel: threads and CPUs (`sched/`), processes (`process/`),
 //! system calls (`syscall/`), files (`fs/`), the machine (`arch/`).
 #![no_std]
 #![no_main]

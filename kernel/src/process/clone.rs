@@ -116,7 +116,9 @@ fn new_process(frame: &Frame, r: &Request) -> Result<New> {
     let space = if shares {
         me.hold_space().ok_or(ENOMEM)?
     } else {
-        Arc::new(me.space().fork(new_pmap()?, &mut MaySleep::claim()).map_err(|_| ENOMEM)?)
+        let pmap = new_pmap()?;
+        let copy = sched::big::without(|| me.space().fork(pmap, &mut MaySleep::claim()));
+        Arc::new(copy.map_err(|_| ENOMEM)?)
     };
     let files = if r.flags & CLONE_FILES != 0 {
         me.files.clone()

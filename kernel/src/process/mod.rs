@@ -282,7 +282,7 @@ pub(crate) fn split_time([ran, user, kernel]: [u64; 3]) -> (u64, u64) {
 /// Gives a reference of a space back; with the last its contents go. => no lock is held.
 pub(crate) fn release(space: Arc<Space>) {
     if let Some(space) = Arc::into_inner(space) {
-        space.exit(|| {}, &mut MaySleep::claim());
+        sched::big::without(|| space.exit(|| {}, &mut MaySleep::claim()));
         crate::syscall::memory::sweep();
     }
 }

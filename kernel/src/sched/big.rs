@@ -53,6 +53,17 @@ impl Drop for Hold {
     }
 }
 
+/// Carries `f` out without the lock, if the thread has it: long work on memory, during which others may come in as if it
+/// slept.
+pub(crate) fn without<R>(f: impl FnOnce() -> R) -> R {
+    let held = leave();
+    let r = f();
+    if held {
+        enter();
+    }
+    r
+}
+
 /// => not held.
 pub(super) fn enter() {
     // Acquire here and below: pairs with the Release of who left.
