@@ -114,7 +114,7 @@ impl<P: Port> System<P> {
             {
                 let (done, _, full) = self.enter_locked(e, va, run, leaf, linked, gather);
                 if full {
-                    self.try_promote(e.id, e.pages, va.get(), gather);
+                    self.try_promote(e.id, e.pages, (va.get(), run.len() as u64), gather);
                 }
                 return done;
             }
@@ -142,7 +142,7 @@ impl<P: Port> System<P> {
             self.count_eager(&w, wired);
             drop(lock);
             if full {
-                self.try_promote(e.id, e.pages, va.get(), gather);
+                self.try_promote(e.id, e.pages, (va.get(), run.len() as u64), gather);
             }
             return done;
         }

@@ -39,7 +39,13 @@ impl<P: Port> System<P> {
     /// Makes one entry of the window's 512, if they are as Q01 and Q02 ask.
     ///
     /// => nothing of the pmap is locked.
-    pub(crate) fn try_promote<A: PageArray>(&self, id: PmapId, pages: &A, va: u64, g: &mut Gather) {
+    pub(crate) fn try_promote<A: PageArray>(
+        &self,
+        id: PmapId,
+        pages: &A,
+        (va, n): (u64, u64),
+        g: &mut Gather,
+    ) {
         if P::Format::MAX_LEAF_LEVEL < SUPER || P::Format::entries(1) as u64 != REGION {
             return;
         }
@@ -52,6 +58,9 @@ impl<P: Port> System<P> {
         }
         let (Some(first), Some(last)) = (end(0), end(REGION - 1)) else { return };
         if !first.0.is_multiple_of(REGION) || last != first.add(REGION - 1) {
+            return;
+        }
+        if !self.seem_equal(w.table(1), (va, n)) && !self.port.seeded(Bug::PromoteUnequal) {
             return;
         }
         let _pm = pm.lock.lock();
@@ -67,6 +76,21 @@ impl<P: Port> System<P> {
         {
             self.promote(id, pm, pages, &leaf, &w, whole, va, g);
         }
+    }
+
+    /// Do the ends and the neighbours of `n` entries that just changed have the rights of the first
+    /// of them? Where rights change page by page, as after a fork, these say no; looking at all 512
+    /// each time is too much.
+    fn seem_equal(&self, table: Pfn, (va, n): (u64, u64)) -> bool {
+        let rights = |i: u64| {
+            let l = self.leaf_at(table, i as usize).1?;
+            let clean = l.prot.contains(Prot::W) && !l.dirty;
+            Some(if clean { l.prot - Prot::W } else { l.prot })
+        };
+        let here = P::Format::index(va, 1) as u64;
+        let wanted = rights(here);
+        let others = [REGION - 1, 0, (here + n) % REGION, (here + REGION - 1) % REGION];
+        others.into_iter().all(|i| rights(i) == wanted)
     }
 
     /// The superpage's entry, if all 512 agree. Takes write access from clean ones.
