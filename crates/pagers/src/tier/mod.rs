@@ -162,6 +162,10 @@ pub trait Tier: Send + Sync {
         0
     }
 
+    /// Nobody else had room for what is stranded: some of it may be tried once more where it
+    /// is. Called by the mover in each of its rounds, while there is such.
+    fn try_again(&self) {}
+
     /// The figures of the moment.
     fn stats(&self) -> TierStats;
 }

@@ -286,7 +286,11 @@ impl Tiers {
         for held in all[..n].iter().flatten() {
             let mut ids = [PageId(0); MAX_RUN];
             let stranded = held.tier.stranded(&mut ids);
-            moved += self.move_batch(&ids[..stranded], held, &mut sweep.pages, &|_| true).moved;
+            let elsewhere = self.move_batch(&ids[..stranded], held, &mut sweep.pages, &|_| true).moved;
+            if stranded != 0 && elsewhere == 0 {
+                held.tier.try_again();
+            }
+            moved += elsewhere;
         }
         for (i, held) in all[..n].iter().enumerate() {
             let Some(held) = held else { continue };

@@ -10,7 +10,8 @@
 //! fails for good, the buffer keeps the pages (they are *stranded*) until they have moved
 //! elsewhere, and the blocks are not used again. So an error of a write loses nothing
 //! while memory lasts (Z80), and a device that refuses everything soon has no buffers and
-//! takes no more pages.
+//! takes no more pages. What has nowhere else to go is tried again from time to time: a
+//! device that works again is used again.
 
 mod blist;
 mod block;
@@ -163,7 +164,7 @@ impl Disk {
     }
 
     fn read(&self, to: &mut [u8], place: u64) -> Result<(), TierError> {
-        let mut got = 0;
+        let (mut got, mut whole) = (0, 0);
         while got < to.len() {
             self.counts.reads.fetch_add(1, Relaxed);
             match self.block.read_at(&mut to[got..], offset(place) + got as u64) {
@@ -175,8 +176,11 @@ impl Disk {
                     return Err(errno(&e));
                 }
             }
-            if got % PAGE != 0 && got < to.len() {
-                got -= got % PAGE; // O_DIRECT goes on at whole blocks only
+            // O_DIRECT goes on at whole blocks only; but what gives less than a page at a time
+            // would give the same for ever.
+            let pages = got - got % PAGE;
+            if pages > whole {
+                (got, whole) = (pages, pages);
             }
         }
         Ok(())
@@ -329,6 +333,16 @@ impl Tier for Disk {
     fn stranded(&self, ids: &mut [PageId]) -> usize {
         self.reap(false);
         self.state().stranded(ids)
+    }
+
+    fn try_again(&self) {
+        self.reap(false);
+        let again = self.state().try_again();
+        if let Some((token, buffer)) = again {
+            self.write(token, &buffer, 0);
+            drop(buffer);
+            self.reap(false);
+        }
     }
 
     fn stats(&self) -> TierStats {

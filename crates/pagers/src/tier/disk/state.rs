@@ -11,6 +11,11 @@ use super::{CLUSTER, FLIGHTS};
 
 /// How often a write is tried.
 const TRIES: u8 = 3;
+/// After so many clusters in a row that could not be written the device is not believed to
+/// work: what it is given would only cost blocks.
+const DOUBT: usize = FLIGHTS;
+/// Then one page in so many attempts finds out whether it works again.
+const PROBE: u32 = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -76,6 +81,11 @@ pub(super) struct State {
     pages: u64,
     retired: u64,
     write_errors: u64,
+    /// The buffer that was tried again last.
+    tried: usize,
+    /// Clusters in a row that could not be written, and attempts to store since.
+    failed: usize,
+    attempts: u32,
 }
 
 fn bits(pages: usize) -> u32 {
@@ -103,6 +113,9 @@ impl State {
             pages: 0,
             retired: 0,
             write_errors: 0,
+            tried: 0,
+            failed: 0,
+            attempts: 0,
         }
     }
 
@@ -147,7 +160,7 @@ impl State {
     }
 
     /// Blocks for at most `most` pages, in one run: fewer if the free ones are scattered
-    /// (S07). `None`: every buffer is in use.
+    /// (S07). `None`: every buffer is in use. A device that does not work is full.
     pub(super) fn begin(&mut self, most: usize, encrypt: bool) -> Result<Option<Job>, TierError> {
         if self.stuck() == FLIGHTS {
             return Err(TierError::Full);
@@ -157,6 +170,13 @@ impl State {
             |f: &mut Flight| f.phase == Phase::Idle && f.buffer.as_mut().and_then(Arc::get_mut).is_some();
         let Some(token) = self.flights.iter_mut().position(free) else { return Ok(None) };
         let mut n = most.min(CLUSTER);
+        if self.failed >= DOUBT {
+            self.attempts = self.attempts.wrapping_add(1);
+            if !self.attempts.is_multiple_of(PROBE) {
+                return Err(TierError::Full);
+            }
+            n = 1;
+        }
         let place = loop {
             match self.blocks.alloc(n) {
                 Some(place) => break place,
@@ -256,6 +276,7 @@ impl State {
         }
         let (place, pages, live) = (f.place, f.pages, f.live);
         f.phase = Phase::Idle;
+        self.failed = 0;
         for k in (0..pages).filter(|k| live >> k & 1 == 0) {
             self.give_back(place + k as u64);
         }
@@ -267,12 +288,26 @@ impl State {
         let f = &mut self.flights[token];
         f.phase = if f.live == 0 { Phase::Idle } else { Phase::Stuck };
         self.retired += f.pages as u64;
+        self.failed += 1;
     }
 
     pub(super) fn stranded(&self, ids: &mut [PageId]) -> usize {
         let stuck = self.flights.iter().filter(|f| f.phase == Phase::Stuck);
         let live = stuck.flat_map(|f| (0..f.pages).filter(|k| f.live >> k & 1 != 0).map(|k| f.ids[k]));
         ids.iter_mut().zip(live).map(|(to, id)| *to = id).count()
+    }
+
+    /// A buffer that could not be written, to be written once more: the device may work
+    /// again. Another one each time.
+    pub(super) fn try_again(&mut self) -> Option<(usize, Arc<Buffer>)> {
+        let stuck = |i: &usize| self.flights[*i].phase == Phase::Stuck;
+        let token = (1..=FLIGHTS).map(|i| (self.tried + i) % FLIGHTS).find(stuck)?;
+        self.tried = token;
+        let f = &mut self.flights[token];
+        let buffer = f.buffer.clone()?;
+        (f.phase, f.written, f.tries) = (Phase::Flying, 0, TRIES - 1);
+        self.retired -= f.pages as u64;
+        Some((token, buffer))
     }
 
     /// The buffer in which the page at `place` still is.

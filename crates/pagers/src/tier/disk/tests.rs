@@ -229,13 +229,15 @@ fn z80_what_cannot_be_written_is_kept_and_stranded() {
         }
     }
     block.faults.write_error.store(0, Relaxed);
+    // It works again: found out with a page that is there.
+    d.try_again();
     for (id, place) in kept[3].0.iter().zip(&kept[3].1) {
         d.free(*id, place.unwrap());
     }
     let (places, done) = put(&d, &pages, &ids(32, 9000));
     assert_eq!((places.iter().flatten().count(), done), (32, Ok(())));
     let s = d.stats();
-    assert_eq!((s.retired, s.pages), (FLIGHTS as u64 * 32, FLIGHTS as u64 * 32));
+    assert_eq!((s.retired, s.pages), ((FLIGHTS as u64 - 1) * 32, FLIGHTS as u64 * 32));
     assert!(s.errors[0] >= FLIGHTS as u64);
 }
 
