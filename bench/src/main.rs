@@ -11,6 +11,7 @@ mod instructions;
 mod mach;
 mod null;
 mod pmap_table;
+mod policies;
 mod programs;
 mod reference;
 mod stores;
@@ -21,7 +22,7 @@ mod trace;
 use std::process::ExitCode;
 
 const USAGE: &str =
-    "usage: machvm-bench [faults] [copy] [stores] [instructions] [programs] [mach] [swap] [pmap] (none: all)
+    "usage: machvm-bench [faults] [copy] [stores] [instructions] [programs] [mach] [swap] [policies] [pmap] (none: all)
   pmap --check: fails when an operation costs more than bench/pmap.baseline says; --save: writes that";
 
 fn main() -> ExitCode {
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         ("programs", done(programs::run)),
         ("mach", done(mach::run)),
         ("swap", done(swap::run)),
+        ("policies", Box::new(policies::run)),
         ("pmap", Box::new(move || pmap_table::run(&options))),
     ];
     if let Some(unknown) = args.iter().find(|a| sections.iter().all(|(name, _)| name != a)) {
