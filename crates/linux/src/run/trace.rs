@@ -99,7 +99,7 @@ impl Recorder {
             ],
         };
         let mut file = File::create(path).map_err(failed)?;
-        tail.append(&mut file, &preamble()).map_err(failed)?;
+        tail.begin(&mut file, &preamble()).map_err(failed)?;
         let frame = pack(Kind::Header, 0, header.to_text().as_bytes()).map_err(failed)?;
         tail.append(&mut file, &frame).map_err(failed)?;
         tail.blocks[0].begin(1);

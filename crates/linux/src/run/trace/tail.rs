@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
@@ -14,6 +15,8 @@ use machvm_trace::{BLOCK, Kind, stored};
 pub(in crate::run) struct Tail {
     /// Bytes of the file that are whole frames; 0: there is no trace.
     end: AtomicU64,
+    /// Which file it is: device and inode.
+    file: [AtomicU64; 2],
     pub(super) blocks: [Block; 2],
 }
 
@@ -55,7 +58,18 @@ impl Block {
     }
 }
 
+fn identity(file: &File) -> io::Result<[u64; 2]> {
+    let about = file.metadata()?;
+    Ok([about.dev(), about.ino()])
+}
+
 impl Tail {
+    /// Begins a trace in an empty file.
+    pub(super) fn begin(&self, file: &mut File, start: &[u8]) -> io::Result<()> {
+        self.file.iter().zip(identity(file)?).for_each(|(to, from)| to.store(from, Relaxed));
+        self.append(file, start)
+    }
+
     /// Writes a frame behind the others.
     pub(super) fn append(&self, file: &mut File, frame: &[u8]) -> io::Result<()> {
         let end = self.end.load(Relaxed);
@@ -75,7 +89,7 @@ impl Tail {
     /// => nobody else uses it any more.
     ///
     /// # Errors
-    /// The file cannot be opened or written.
+    /// The file cannot be opened or written, or another one has its name now.
     pub(in crate::run) fn rescue(&self, path: &Path) -> io::Result<()> {
         let end = self.end.load(Acquire);
         let mut left: Vec<(u32, Vec<u8>)> = self.blocks.iter().filter_map(Block::get).collect();
@@ -83,6 +97,9 @@ impl Tail {
             return Ok(());
         }
         let mut file = OpenOptions::new().write(true).open(path)?;
+        if identity(&file)? != self.file.each_ref().map(|n| n.load(Relaxed)) {
+            return Err(io::Error::other("another file has its name"));
+        }
         // A frame may be half there.
         file.set_len(end)?;
         left.sort_unstable();
@@ -90,5 +107,62 @@ impl Tail {
             self.append(&mut file, &stored(Kind::Events, sequence, &bytes))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use machvm_trace::{Encoder, Event, Header, LONGEST, ReadError, pack, preamble, read};
+
+    fn tail() -> Box<Tail> {
+        let block = || Block {
+            len: AtomicU32::new(0),
+            sequence: AtomicU32::new(0),
+            bytes: [const { AtomicU8::new(0) }; BLOCK],
+        };
+        let words = || [const { AtomicU64::new(0) }; 2];
+        Box::new(Tail { end: AtomicU64::new(0), file: words(), blocks: [block(), block()] })
+    }
+
+    fn fill(block: &Block, sequence: u32, pages: std::ops::Range<u32>) {
+        let (mut encoder, mut len) = (Encoder::default(), 0);
+        block.begin(sequence);
+        for page in pages {
+            let mut bytes = [0; LONGEST];
+            let n = encoder.put(Event::Gone { page }, &mut bytes);
+            block.add(len, &bytes[..n]);
+            len += n;
+        }
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_written_in_order_to_its_own_file_only() {
+        let dir = std::env::temp_dir().join(format!("machvm-tail-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let (path, other) = (dir.join("trace"), dir.join("other"));
+        let tail = tail();
+        tail.rescue(&path).expect("there is no trace, and nothing to do");
+        let mut file = File::create(&path).expect("created");
+        tail.begin(&mut file, &preamble()).expect("begun");
+        let header = Header { page_size: 4096, ..Header::default() };
+        let frame = pack(Kind::Header, 0, header.to_text().as_bytes()).expect("packed");
+        tail.append(&mut file, &frame).expect("written");
+        // The second block is the older one, and its frame is half in the file.
+        fill(&tail.blocks[1], 3, 0..1000);
+        fill(&tail.blocks[0], 4, 1000..1500);
+        file.write_all(&[7; 100]).expect("written");
+        assert!(matches!(read(&path), Err(ReadError::Damaged(_)) | Ok(_)));
+
+        std::fs::rename(&path, &other).expect("renamed");
+        std::fs::write(&path, "precious").expect("written");
+        tail.rescue(&path).expect_err("another file");
+        assert_eq!(std::fs::read(&path).expect("read"), b"precious");
+
+        tail.rescue(&other).expect("written");
+        let trace = read(&other).expect("a trace");
+        assert_eq!((trace.cut, trace.header), (None, header));
+        assert!(trace.events.into_iter().eq((0..1500).map(|page| Event::Gone { page })));
+        std::fs::remove_dir_all(&dir).expect("removed");
     }
 }
