@@ -186,7 +186,7 @@ impl Drop for PageIn<'_> {
 pub enum HasPage {
     /// It does not know before it is asked for it.
     Unknown,
-    /// No: an absent page is zero.
+    /// No: an absent page is zero, or beyond the end.
     No,
     /// Yes, and in one request with it so many pages before and after it.
     Yes {
@@ -232,7 +232,8 @@ pub trait Pager: Sync {
     /// [`PagerError`]; the page stays modified.
     fn page_out(&self, offset: u64, data: &[u8; PAGE_SIZE as usize]) -> Result<(), PagerError>;
     /// Writes a run of pages back (E11 `memory_object_data_return`, G07). Each page gets its
-    /// own result ([`PageOut::done`]); without one it stays modified.
+    /// own result ([`PageOut::done`]); without one it stays modified. One that is
+    /// [`PagerError::Beyond`] the end is clean, as nobody will read it, unless copies have it.
     fn page_out_run(&self, run: &mut PageOut<'_>) {
         let mut page = [0; PAGE_SIZE as usize];
         for i in 0..run.pages() {

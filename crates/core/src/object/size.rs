@@ -8,6 +8,9 @@ use crate::page::{GrabError, GrabFlags, handle};
 use crate::platform::Platform;
 use crate::vm::Vm;
 
+/// How often memory is made room for: there may be frames, and none for structures.
+const TRIES: u32 = 100;
+
 impl<P: Platform> Vm<P> {
     /// The object's data ends after `bytes` bytes from its first page on (G13
     /// `vnode_pager_setsize`). Pages behind the end are freed, modified or not, and no mapping
@@ -32,11 +35,11 @@ impl<P: Platform> Vm<P> {
         may: &mut MaySleep,
     ) -> Result<u64, NoMemory> {
         let first = Pindex(bytes.div_ceil(PAGE_SIZE));
+        let mut tries = 0;
         let mut kept = loop {
             match self.vm_object_page_remove(object, first, TO_THE_END, RemoveFlags::empty(), may) {
                 Ok(kept) => break kept,
-                Err(NoMemory) if self.make_room(may) => {}
-                Err(e) => return Err(e),
+                Err(NoMemory) => self.try_again(&mut tries, may)?,
             }
         };
         self.forget_ends(object, first, may);
@@ -92,6 +95,7 @@ impl<P: Platform> Vm<P> {
         off: usize,
         may: &mut MaySleep,
     ) -> Result<bool, NoMemory> {
+        let mut tries = 0;
         loop {
             match self.vm_page_grab(object, index, GrabFlags::NOCREAT | GrabFlags::NOWAIT, may) {
                 Ok(x) => {
@@ -108,10 +112,14 @@ impl<P: Platform> Vm<P> {
                     self.vm_page_sleep_if_busy(object, index, may);
                 }
                 Err(GrabError::Wired) => return Ok(false),
-                Err(GrabError::NoMemory) if self.make_room(may) => {}
-                Err(GrabError::NoMemory) => return Err(NoMemory),
+                Err(GrabError::NoMemory) => self.try_again(&mut tries, may)?,
                 Err(_) => return Ok(true), // nothing is there
             }
         }
+    }
+
+    fn try_again(&self, tries: &mut u32, may: &mut MaySleep) -> Result<(), NoMemory> {
+        *tries += 1;
+        if *tries <= TRIES && self.make_room(may) { Ok(()) } else { Err(NoMemory) }
     }
 }

@@ -4,20 +4,30 @@
 //! the kernel, in user mode or inside a system call; the message comes out of the
 //! userfaultfd. One thread reads them: every blocked reader would be woken for every
 //! fault. It follows the program from CPU to CPU.
+//!
+//! A page that cannot be had is *poisoned*: the thread runs into a SIGBUS. Poison is taken away a
+//! moment later, by the page daemon's thread, since the page may be had the next time (its file
+//! has grown). A thread that was not scheduled by then faults once more.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use machvm::FaultError;
 use machvm::fault::Fault;
 use machvm::map::Kind;
+use machvm::{FaultError, Platform};
 use machvm_hal::{MaySleep, Prot, RawAddr, Va, VaRange};
 
 use super::files::{give_up, tell_user};
 use super::vmspace::VmSpace;
 use crate::follow::Follower;
-use crate::uffd;
+use crate::{sys, uffd};
+
+/// How long a page stays poisoned at least, in nanoseconds.
+const POISON_NS: u32 = 5_000_000;
+/// Pages poisoned at a time; what is more stays poisoned.
+const POISONED: usize = 4096;
 
 /// What serving faults cost.
 #[derive(Default)]
@@ -33,6 +43,8 @@ pub(super) struct FaultCounters {
     pub(super) busy_ns: AtomicU64,
     /// Times the thread moved to another CPU.
     pub(super) moves: AtomicU32,
+    /// Pages that are poisoned.
+    poisoned: Mutex<Vec<Va>>,
 }
 
 /// Reads and serves faults, for ever.
@@ -110,6 +122,12 @@ fn deny(space: &VmSpace, e: FaultError, may: &mut MaySleep) {
                 ));
                 space.kill();
             }
+            let mut poisoned = space.faults.poisoned.lock().unwrap_or_else(PoisonError::into_inner);
+            if poisoned.len() < POISONED {
+                poisoned.push(va);
+            }
+            drop(poisoned);
+            space.platform().memory_low(); // wakes the daemon
         }
         FaultError::NoMemory(va) => {
             space.out_of_memory(va);
@@ -127,11 +145,27 @@ fn end_of_stack(space: &VmSpace, va: Va, may: &mut MaySleep) {
     }
 }
 
+/// Takes poison away.
+fn forgive(space: &VmSpace) {
+    let list = std::mem::take(&mut *space.faults.poisoned.lock().unwrap_or_else(PoisonError::into_inner));
+    if list.is_empty() {
+        return;
+    }
+    // Those who wait for it see it first.
+    sys::nap(POISON_NS);
+    for va in list {
+        let _inside = space.enter();
+        // Harmless where something else is by now: its next access is a fault.
+        space.map.pmap().unpoison(va);
+    }
+}
+
 /// The page daemon, for ever.
 pub(super) fn daemon(space: &VmSpace) {
     let mut may = MaySleep::claim();
     loop {
         space.platform().wait_memory_low(&mut may);
+        forgive(space);
         loop {
             let _inside = space.enter();
             if space.vm.pageout_to_target(&mut may) == 0 {

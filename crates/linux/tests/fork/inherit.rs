@@ -234,3 +234,32 @@ fn m66_a_fork_while_replaced_contents_wait() {
     t.deallocate(to, PAGES * PAGE).expect("deallocated");
     assert_eq!(w.vm.live(), [0; 6], "something is left over");
 }
+
+/// A child's copy of a mapped file: what the parent had stored, what the file has where nothing
+/// was in memory, and stores that neither the parent nor the file sees.
+#[test]
+fn g13_a_child_has_a_copy_of_a_mapped_file() {
+    let path = std::env::temp_dir().join(format!("machvm-forked-{}", std::process::id()));
+    std::fs::write(&path, [7; 6 * PAGE]).expect("a temporary directory that can be written");
+    let w = world(None);
+    let t = &w.task;
+    let open = std::fs::OpenOptions::new().read(true).write(true).open(&path).expect("open");
+    let file = w.vm.file(open).expect("a file");
+    let a = t.map_file(&file, 0, 6 * PAGE, Prot::RW, false).expect("maps");
+    let sevens = u64::from_ne_bytes([7; 8]);
+    store(t, a, 1);
+    assert_eq!(load(t, a + PAGE), sevens);
+    let child = fork(|| {
+        assert_eq!([0, 1, 2, 4].map(|i| load(t, a + i * PAGE)), [1, sevens, sevens, sevens]);
+        (0..6).for_each(|i| store(t, a + i * PAGE, 50 + i as u64));
+        t.sync(a, 6 * PAGE).expect("nothing to write");
+        assert_eq!((0..6).map(|i| load(t, a + i * PAGE)).sum::<u64>(), 6 * 50 + 15);
+    });
+    child.well();
+    assert_eq!([0, 1, 3].map(|i| load(t, a + i * PAGE)), [1, sevens, sevens]);
+    t.sync_file(&file, a, 6 * PAGE, machvm_linux::SyncHow::empty()).expect("written");
+    let mut want = vec![7; 6 * PAGE];
+    want[..8].copy_from_slice(&1u64.to_ne_bytes());
+    assert!(std::fs::read(&path).expect("read") == want);
+    std::fs::remove_file(path).expect("removed");
+}

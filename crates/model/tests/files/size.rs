@@ -149,3 +149,56 @@ fn g13_pages_on_their_way_are_waited_for() {
         check_quiet(m.vm, [&t]);
     });
 }
+
+/// Each request for memory refused in turn, once or for good: what is not done is said, and is done
+/// the next time.
+#[test]
+fn g13_without_memory_it_is_said_and_goes_on() {
+    use machvm_model::Point;
+    let points = [Point::Object, Point::Zero, Point::Prepare, Point::Table].map(|p| p as u32);
+    let points = points.into_iter().fold(0, |all, p| all | p);
+    for lasting in [false, true] {
+        for k in 1.. {
+            let mut fired = 0;
+            with_refusals(points, k, lasting, &mut fired);
+            if fired == 0 {
+                assert!(k > 1, "nothing was ever refused");
+                break;
+            }
+        }
+    }
+}
+
+fn with_refusals(points: u32, k: u64, lasting: bool, fired: &mut u64) {
+    for sparse in [false, true] {
+        let vm = Vm::new(Machine::new(Config { sparse, ..Config::default() })).expect("memory");
+        let data = content(8 * PAGE);
+        let m = Mapped::new(&vm, &data);
+        let t = m.task(8);
+        (0..8).for_each(|p| t.store(at(p), &[p as u8 + 1]).expect("store"));
+        let o = m.object();
+        let copy = vm.vm_object_shadow(o, &mut may()).expect("memory");
+        vm.object_deallocate(o, &mut may());
+        let c = Task::new(&vm);
+        let backing = Backing::Shared(copy, Pindex(0));
+        c.map.insert(pages(0, 8), backing, &Attributes::new(Prot::RW), &mut may()).expect("insert");
+        let end = 4 * PAGE as u64 + 10;
+        m.file.set_len(end);
+        let o = m.object();
+        vm.platform().inject().arm(points, k, lasting);
+        let first = vm.vm_object_set_size(o, end, &mut may());
+        *fired += vm.platform().inject().disarm();
+        if first.is_err() {
+            vm.vm_object_set_size(o, end, &mut may()).expect("there is memory");
+        }
+        vm.object_deallocate(o, &mut may());
+        for p in 5..8 {
+            assert_eq!(t.load(at(p), &mut [0]), Err(FaultError::Beyond(va(p))), "{k} {lasting}");
+        }
+        let last = page(&t, 4);
+        assert!(last[0] == 5 && last[1..10] == data[4 * PAGE + 1..][..9], "{k} {lasting}");
+        assert!(last[10..].iter().all(|b| *b == 0), "{k} {lasting}");
+        (0..8).for_each(|p| assert_eq!(page(&c, p)[0], p as u8 + 1, "{k} {lasting}"));
+        check_quiet(&vm, [&t, &c]);
+    }
+}
