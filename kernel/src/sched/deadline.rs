@@ -79,6 +79,8 @@ pub(crate) fn timer(from_user: bool) {
     let l = SCHED.lock();
     if l.deadline <= now {
         expire(l, now);
+        // Who slept goes first.
+        here.resched.store(!l.first.is_null(), Ordering::Relaxed);
     }
     if ends {
         let inner = t.inner();

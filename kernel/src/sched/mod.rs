@@ -120,7 +120,7 @@ pub(crate) fn online() -> u64 {
     ONLINE.load(Ordering::Acquire)
 }
 
-/// Puts a thread at the end of the queue, and wakes a CPU for it.
+/// Puts a thread at the end of the queue, and wakes a CPU for it. => it is in no list.
 fn push(l: &mut Lists, t: *mut Thread) {
     // SAFETY: a live thread; the lock is held.
     let t_ref = unsafe { &*t };
@@ -132,7 +132,25 @@ fn push(l: &mut Lists, t: *mut Thread) {
         unsafe { (*l.last).inner().next = t };
     }
     l.last = t;
-    let idle = l.idle & t_ref.allowed.load(Ordering::Relaxed);
+    wake_for(l, t_ref);
+}
+
+/// Puts a thread at the head of the queue: it waited for a time or got a signal, so it is late already, or it is the
+/// kernel's own.
+fn push_first(l: &mut Lists, t: *mut Thread) {
+    // SAFETY: as above.
+    let t_ref = unsafe { &*t };
+    t_ref.inner().next = l.first;
+    if l.first.is_null() {
+        l.last = t;
+    }
+    l.first = t;
+    wake_for(l, t_ref);
+}
+
+/// Wakes a CPU that has nothing to do and may run `t`.
+fn wake_for(l: &mut Lists, t: &Thread) {
+    let idle = l.idle & t.allowed.load(Ordering::Relaxed);
     if idle != 0 {
         let one = idle & idle.wrapping_neg();
         l.idle &= !one;
@@ -388,8 +406,11 @@ fn wake_where(l: &mut Lists, b: usize, how: Woken, mut which: impl FnMut(&Inner)
             inner.event = 0;
             let blocked = inner.state == State::Blocked;
             inner.state = State::Runnable;
-            if blocked {
-                push(l, t);
+            match how {
+                _ if !blocked => {}
+                // The kernel's own threads have little to do, and others wait for it.
+                Woken::Event if (*t).process.is_some() => push(l, t),
+                _ => push_first(l, t),
             }
         }
     }

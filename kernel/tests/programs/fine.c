@@ -56,6 +56,18 @@ static void measure(const char *what, void (*f)(void), double least) {
   printf("%s: early %d, below 8 ms %d\n", what, early, best < 0.008);
 }
 
+static volatile int stop;
+static _Atomic int ready;
+static void *hog(void *arg) {
+  // The alarm is not for this thread.
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, 0);
+  ready++;
+  while (!stop) {}
+  return 0;
+}
+
 // Two that sleep at once wake in the order of their times.
 static double woken[2];
 static void *sleeper(void *arg) {
@@ -72,6 +84,14 @@ int main(void) {
   measure("poll", poll_some, 0.001);
   measure("futex", futex_some, 0.0007);
   measure("setitimer", alarm_some, 0.0009);
+  // Others that compute do not keep a sleeper waiting.
+  pthread_t busy[3];
+  for (int i = 0; i < 3; i++) pthread_create(&busy[i], 0, hog, 0);
+  while (ready != 3) sched_yield();
+  measure("nanosleep beside others", sleep_some, 0.0005);
+  measure("setitimer beside others", alarm_some, 0.0009);
+  stop = 1;
+  for (int i = 0; i < 3; i++) pthread_join(busy[i], 0);
   int ordered = 0;
   for (int i = 0; i < 5 && !ordered; i++) {
     pthread_t t[2];
