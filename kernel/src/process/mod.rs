@@ -23,7 +23,7 @@ use crate::embed::{Kernel, Pmap, pmaps, unload_pmap};
 use crate::errno::{ENOMEM, ESRCH, Result};
 use crate::fs::{self, Files};
 use crate::lock::NoInterrupts;
-use crate::mutex::Mutex;
+use crate::mutex::{Gate, Mutex};
 use crate::sched::{self, Thread};
 
 pub(crate) use exit::{end_thread_with, exit_group};
@@ -51,6 +51,9 @@ pub(crate) struct Process {
     owner: Mutex<Option<Arc<Space>>>,
     /// Threads that are ready, run or wait, until the CPU on which they end has left its memory.
     running: AtomicU32,
+    /// Passed by calls that take free addresses in one step, closed by those that need several: what these find free, or
+    /// make free, is nobody else's before they have used it.
+    pub(crate) layout: Gate,
     /// Its threads that have not ended.
     pub(crate) threads: Mutex<Vec<Arc<Thread>>>,
     /// Open files and the current directory.
@@ -127,6 +130,7 @@ impl Process {
             space: AtomicPtr::new(Arc::as_ptr(&b.space).cast_mut()),
             owner: Mutex::new(Some(b.space)),
             running: AtomicU32::new(0),
+            layout: Gate::new(),
             threads: Mutex::new(Vec::new()),
             files: b.files,
             name: Mutex::new(b.name),

@@ -217,6 +217,32 @@ static void mappers(void) {
   printf("mappers that saw others: %d\n", atomic_load(&wrong));
 }
 
+// Some grow and shrink their memory, which moves, while others map and unmap theirs: mremap(2) finds room every time.
+static void *mover(void *arg) {
+  for (long n = 1; n <= 60; n++) {
+    long *p = fresh(0, PROT_READ | PROT_WRITE);
+    for (unsigned long i = 0; i < PAGES; i++) p[i * PAGE / 8] = n << 8 | (long)arg;
+    for (unsigned long pages = PAGES; pages <= 4 * PAGES; pages += PAGES) {
+      p = mremap(p, pages * PAGE, (pages + PAGES) * PAGE, MREMAP_MAYMOVE);
+      if (p == MAP_FAILED) return (void *)(long)atomic_fetch_add(&wrong, 1);
+      p[pages * PAGE / 8] = n;
+    }
+    for (unsigned long i = 0; i < PAGES; i++)
+      if (p[i * PAGE / 8] != (n << 8 | (long)arg)) atomic_fetch_add(&wrong, 1);
+    munmap(p, 5 * PAGES * PAGE);
+  }
+  return 0;
+}
+static void movers(void) {
+  pthread_t t[WRITERS], m[WRITERS];
+  atomic_store(&wrong, 0);
+  start(t, mover);
+  start(m, mapper);
+  finish(m);
+  finish(t);
+  printf("moves that went wrong: %d\n", atomic_load(&wrong));
+}
+
 int main(void) {
   struct sigaction a = {.sa_flags = SA_SIGINFO | SA_NODEFER, .sa_sigaction = on_fault};
   sigaction(SIGSEGV, &a, 0);
@@ -228,6 +254,7 @@ int main(void) {
   forks();
   renew();
   mappers();
+  movers();
   puts(atomic_load(&written) > 100 ? "written" : "nothing was written");
   return 0;
 }

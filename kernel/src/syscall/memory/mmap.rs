@@ -119,10 +119,16 @@ pub(in crate::syscall) fn mmap(a: [u64; 6]) -> Result {
         attributes.flags |= EntryFlags::NO_CHARGE;
     }
     let new = New { pages: len / PAGE_SIZE, at: at & !(PAGE_SIZE - 1), flags, attributes };
+    let layout = &sched::process().layout;
+    // A stack at a place is two steps.
+    let grows = flags & MAP_GROWSDOWN != 0;
+    let _alone = grows.then(|| layout.close());
+    let _shared = (!grows).then(|| layout.pass());
     let made = match file {
         Some(f) => of_file(&f, new, shared, offset)?,
         None => anonymous(new, shared)?,
     };
+    drop((_alone, _shared));
     finish(made, len / PAGE_SIZE, flags);
     Ok(made.get() as i64)
 }
@@ -343,6 +349,7 @@ pub(in crate::syscall) fn remap_file_pages(at: u64, len: u64, p: u64, page: u64)
         return Err(EINVAL);
     }
     the_vm().object_reference(object);
+    let _shared = sched::process().layout.pass();
     let new =
         New { pages: r.pages(), at: r.start().get(), flags: MAP_FIXED, attributes: old.info.attributes };
     share(new, (object, Pindex(zero + page)), old.info.attributes.tag)?;
@@ -356,6 +363,7 @@ pub(in crate::syscall) fn brk(to: u64) -> Result {
     if to < start || to > crate::arch::USER_END {
         return Ok(end as i64);
     }
+    let shared = p.layout.pass();
     let up = |a: u64| (a + PAGE_SIZE - 1) & !(PAGE_SIZE - 1);
     let (old, new) = (up(end), up(to));
     let mut may = MaySleep::claim();
@@ -367,6 +375,7 @@ pub(in crate::syscall) fn brk(to: u64) -> Result {
     } else {
         new == old || VaRange::between(va(new), va(old)).is_some_and(|r| map().delete(r, &mut may).is_ok())
     };
+    drop(shared);
     if done {
         heap.1 = to;
         drop(heap);

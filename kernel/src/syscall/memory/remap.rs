@@ -7,6 +7,7 @@ use super::mmap::{anywhere, clear_gaps, remove};
 use super::{Part, find_error, lock, map, part, round, va};
 use crate::embed::the_vm;
 use crate::errno::{EFAULT, EINVAL, ENOMEM, Result};
+use crate::sched;
 
 const MAYMOVE: u64 = 1;
 const FIXED: u64 = 2;
@@ -31,6 +32,8 @@ pub(in crate::syscall) fn mremap(a: [u64; 5]) -> Result {
             return Err(EINVAL);
         }
     }
+    // From finding a place until it is used.
+    let _alone = sched::process().layout.close();
     let to = to.filter(|_| flags & FIXED != 0).map(va);
     let first = part(VaRange::page(va(at))).ok_or(EFAULT)?;
     if old == 0 {

@@ -112,6 +112,7 @@ pub(in crate::syscall) fn shmget(key: u64, size: u64, flags: u64) -> Result {
 
 pub(in crate::syscall) fn shmat(id: u64, at: u64, flags: u64) -> Result {
     let id = id as u32;
+    let _shared = sched::process().layout.pass();
     let mut all = SEGMENTS.lock();
     let s = all.get_mut(&id).ok_or(EINVAL)?;
     let at = if flags & SHM_RND != 0 { at & !(PAGE_SIZE - 1) } else { at };
