@@ -6,6 +6,8 @@
 //!
 //! The first frame's worth of each region holds the region's notes, 64 bytes a frame.
 
+use alloc::vec::Vec;
+
 use machvm_hal::PAGE_SIZE;
 
 /// Bytes in a frame.

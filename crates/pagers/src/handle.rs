@@ -12,6 +12,8 @@
 //! are all free goes back; generations are counted per shard, so that a handle born
 //! again in a new frame is still not mistaken for the old one.
 
+use alloc::vec::Vec;
+
 use crate::class::UNIT;
 use crate::frames::{FRAME, Frames, NONE, Note};
 use crate::slot::{GENERATION_BITS, HANDLE_BITS, Name};
@@ -192,7 +194,7 @@ impl Handles {
         if vacant == LAST {
             self.directory.push(frame);
         } else {
-            let next = std::mem::replace(&mut self.directory[vacant as usize], frame);
+            let next = core::mem::replace(&mut self.directory[vacant as usize], frame);
             // `UNUSED | LAST` is LAST itself: it has all bits set.
             self.vacant = if next == LAST { LAST } else { next & !UNUSED };
         }
@@ -202,7 +204,7 @@ impl Handles {
         Some(frame)
     }
     fn link<R: AsRef<[u8]> + AsMut<[u8]>>(&mut self, frames: &mut Frames<R>, frame: u32) {
-        let head = std::mem::replace(&mut self.partial, frame);
+        let head = core::mem::replace(&mut self.partial, frame);
         frames.with_note(head, |n| n.prev = frame);
         frames.with_note(frame, |n| (n.prev, n.next) = (NONE, head));
     }

@@ -16,15 +16,24 @@
 //! [`RegionSource`].
 //!
 //! Not here: remote pagers.
+//!
+//! Without the feature `std` there is only [`Pool`], with LZ4: all that a kernel needs to bring
+//! is an allocator and a [`RegionSource`].
+#![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
 
 mod chain;
 mod class;
 mod codec;
+#[cfg(feature = "std")]
 mod dead;
+#[cfg(feature = "std")]
 mod device;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub mod external;
+#[cfg(feature = "std")]
 mod file;
 mod frames;
 mod handle;
@@ -37,19 +46,22 @@ mod stats;
 mod sum;
 #[cfg(test)]
 mod tests;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "std", target_os = "linux"))]
 mod tier;
 
 pub use codec::Codec;
+#[cfg(feature = "std")]
 pub use dead::DeadPager;
+#[cfg(feature = "std")]
 pub use device::{Device, DeviceError, DevicePager, Devices, SgPager};
+#[cfg(feature = "std")]
 pub use file::{FileId, FilePager, FileTraffic, Seen, WriteError};
 pub use none::NoSwap;
 pub use pool::Pool;
 pub use region::{Heap, RegionSource};
 pub use slot::SLOT_BITS;
 pub use stats::PoolStats;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "std", target_os = "linux"))]
 pub use tier::{
     Block, Buffer, Disk, DiskError, Done, EachRead, FileBlock, Memory, OffError, OnError, Opened, PageBytes,
     PageId, Place, Source, Speed, Tier, TierError, TierInfo, TierStats, Tiers, TiersStats,

@@ -11,6 +11,7 @@
 //!
 //! What the pool does not do: write anything to a disk, or keep an order of age.
 
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use lz4_flex::block::get_maximum_output_size;
@@ -40,6 +41,8 @@ pub struct Pool<S: RegionSource = Heap> {
     shards: Box<[Spin<Shard<S::Region>>]>,
     source: S,
     packer: Packer,
+    /// Are pages kept that hardly shrink?
+    keeps_raw: bool,
     max: u64,
     #[cfg(test)]
     base: u64,
@@ -61,6 +64,7 @@ const fn region_cost<R>() -> u64 {
     (REGION + size_of::<R>() + PER_REGION * size_of::<u32>()) as u64
 }
 
+#[cfg(feature = "std")]
 impl Pool<Heap> {
     /// A pool of at most `max` bytes (`None`: [`Pool::LARGEST`]) from the global
     /// allocator, with one shard per processor.
@@ -98,6 +102,7 @@ impl<S: RegionSource> Pool<S> {
             shards,
             source,
             packer: Packer::new(codec, threads),
+            keeps_raw: true,
             max,
             #[cfg(test)]
             base,
@@ -111,6 +116,13 @@ impl<S: RegionSource> Pool<S> {
             bad_slots: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
         }
+    }
+
+    /// Refuses pages that hardly shrink: for memory that would be taken from the very pages
+    /// that go out, keeping them gains nothing.
+    #[must_use]
+    pub fn without_raw(self) -> Self {
+        Pool { keeps_raw: false, ..self }
     }
 
     /// How pages are compressed.
@@ -289,7 +301,11 @@ impl<S: RegionSource> Swap for Pool<S> {
         let mut packed = [0; get_maximum_output_size(PAGE)];
         match self.packer.pack(data, &mut packed) {
             Some((kind, len)) if len <= WORTH_IT => self.store(kind, &packed[..len]),
-            _ => self.store(Kind::Raw, data),
+            _ if self.keeps_raw => self.store(Kind::Raw, data),
+            _ => {
+                self.full.fetch_add(1, Relaxed);
+                Err(SwapError::Full)
+            }
         }
     }
 

@@ -1,5 +1,8 @@
 //! Where the pool's memory comes from.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 /// The system's side of the pool: hands out large pieces of memory.
 ///
 /// Called with no lock held. A pool that is used from a signal handler needs a source

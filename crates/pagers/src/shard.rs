@@ -8,6 +8,9 @@
 //! Two moves keep everything dense, each O(1): the last block of a class fills the
 //! hole of a freed one, and the last frame of the shard fills the hole of a freed one.
 
+#[cfg(test)]
+use alloc::vec::Vec;
+
 use crate::chain::{self, Chain, HEADER, Header, Kind};
 use crate::class::{self, CLASSES};
 use crate::frames::{FRAME, Frames, NONE, Note};

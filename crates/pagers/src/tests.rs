@@ -364,3 +364,14 @@ fn threads_keep_their_pages_apart() {
     assert_eq!((s.pages, s.stored_bytes, s.damaged, s.puts), (0, 0, 0, s.frees));
     assert_eq!(out.load(Relaxed), 0);
 }
+
+#[test]
+fn a_pool_without_raw_pages_refuses_what_hardly_shrinks() {
+    let pool = Pool::with_source(Counting::default(), None, 1).without_raw();
+    assert_eq!(pool.put(&page(1, PAGE)), Err(SwapError::Full));
+    let p = page(2, PAGE / 2);
+    let slot = pool.put(&p).expect("it shrinks");
+    assert!(get(&pool, slot) == Ok(p));
+    let s = pool.stats();
+    assert_eq!((s.pages, s.raw, s.full), (1, 0, 1));
+}
