@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use machvm::page::FrameClass;
+use machvm::pageout::{OutOfMemory, TaskSize};
 use machvm::{PagerId, Platform, Vm};
 use machvm_arena::ChunkSource;
 use machvm_hal::{
@@ -18,7 +19,7 @@ use machvm_pmap::{Cpus, HwBits, Port, PtPmap, System, TableMd, TableMem};
 use crate::arch::{self, direct};
 use crate::lock::NoInterrupts;
 use crate::memory::{self, Layout};
-use crate::{kva, sched};
+use crate::{kva, oom, sched, swap};
 
 /// This kernel.
 pub(crate) struct Kernel {
@@ -65,7 +66,7 @@ pub(crate) fn start(layout: &Layout) {
     }
     // SAFETY: written above; never given back.
     let md = unsafe { core::slice::from_raw_parts(md, frames as usize) };
-    let mem = Tables { md, managed, spare: AtomicU64::new(0) };
+    let mem = Tables { md, managed, spare: AtomicU64::new(0), taken: AtomicU64::new(0) };
     let system = System::new(KernelPort { mem, tlb: arch::make_tlb(), cpus: KernelCpus });
     let system = leak(system.expect("memory for the kernel's root"));
     PMAPS.store(system, Ordering::Release);
@@ -114,6 +115,12 @@ impl Host for Kernel {
     }
     fn thread_wakeup(&self, ev: Event) {
         sched::wakeup(ev);
+    }
+    fn is_privileged(&self) -> bool {
+        sched::current().is_privileged()
+    }
+    fn set_privileged(&self, on: bool) -> bool {
+        sched::current().privileged.swap(on, Ordering::Relaxed)
     }
 }
 
@@ -217,6 +224,8 @@ pub(crate) struct Tables {
     managed: arch::Span,
     /// One table of zeroes in reserve; 0: none.
     spare: AtomicU64,
+    /// Frames taken for tables and not given back; of the VM's, but for a few early ones.
+    taken: AtomicU64,
 }
 
 impl Tables {
@@ -242,7 +251,9 @@ impl TableMem for Tables {
     }
     fn alloc(&self) -> Option<Pfn> {
         match self.spare.swap(0, Ordering::AcqRel) {
-            0 => memory::zeroed_frame(FrameClass::System),
+            0 => memory::zeroed_frame(FrameClass::System).inspect(|_| {
+                self.taken.fetch_add(1, Ordering::Relaxed);
+            }),
             pfn => Some(Pfn(pfn)),
         }
     }
@@ -252,7 +263,9 @@ impl TableMem for Tables {
             && let Some(vm) = vm()
         {
             // Early frames are not the VM's: they are lost, and few.
-            let _ = vm.frame_give_back(Pfn(old));
+            if vm.frame_give_back(Pfn(old)).is_ok() {
+                self.taken.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
     fn md(&self, table: Pfn) -> Option<&TableMd> {
@@ -322,22 +335,43 @@ impl Platform for Kernel {
     fn pager_unused(&self, id: PagerId) {
         crate::fs::pager_unused(id);
     }
+    fn swap(&self) -> Option<&dyn machvm_hal::Swap> {
+        swap::get().map(|s| s as &dyn machvm_hal::Swap)
+    }
     fn memory_low(&self) {
         sched::wakeup(sched::LOW_MEMORY);
     }
+    fn lowmem(&self) {
+        swap::tidy();
+    }
+    fn for_each_task(&self, f: &mut dyn FnMut(TaskSize)) {
+        oom::for_each_task(f);
+    }
+    fn out_of_memory(&self, report: &OutOfMemory) -> bool {
+        oom::out_of_memory(report)
+    }
 }
+
+/// Nobody wakes it: the daemon waits for time to go by.
+const DAEMON_PAUSE: Event = Event(0x12);
 
 /// The page daemon, for ever: a thread of the kernel.
 pub(crate) fn daemon() -> ! {
     let mut may = MaySleep::claim();
     loop {
-        let ticket = sched::assert_wait(sched::LOW_MEMORY);
-        if the_vm().memory_is_low() {
-            sched::cancel(ticket);
-        } else {
-            sched::block(ticket, None);
+        let seen = sched::wakeups(sched::LOW_MEMORY);
+        // Nobody is preempted in the kernel: those who want the memory have their turn.
+        while the_vm().pageout_to_target(&mut may) != 0 {
+            sched::yield_now();
         }
-        while the_vm().pageout_to_target(&mut may) != 0 {}
+        swap::tidy();
+        if the_vm().memory_is_low() {
+            // There is nothing to free now. Somebody may end, or swap get room.
+            let ticket = sched::assert_wait(DAEMON_PAUSE);
+            sched::block(ticket, Some(arch::now_ns() + 10_000_000));
+        } else {
+            sched::sleep_unless(sched::LOW_MEMORY, seen, None);
+        }
     }
 }
 
@@ -354,6 +388,13 @@ pub(crate) fn forget_translations() {
 /// Every CPU forgets all translations; so each has executed a barrier. => no spin lock is held.
 pub(crate) fn interrupt_everybody() {
     pmaps().flush(&Invalidations { ranges: &[], all: true, walks: true });
+}
+
+/// Frames that page tables have, and whether there is a spare one.
+pub(crate) fn tables() -> (u64, bool) {
+    let mem = pmaps().port().mem();
+    let spare = mem.spare.load(Ordering::Relaxed) != 0;
+    (mem.taken.load(Ordering::Relaxed) - u64::from(spare), spare)
 }
 
 /// Bytes of memory that the VM manages, and those free.

@@ -6,7 +6,7 @@ use machvm_sync::{Rank, Spin};
 
 use crate::arch::{self, VSPACE};
 use crate::lock::NoInterrupts;
-use crate::memory::zeroed_frame;
+use crate::memory::{keep, zeroed_frame};
 
 /// The next free address.
 static NEXT: Spin<u64> = Spin::new(Rank::Leaf, VSPACE);
@@ -23,9 +23,10 @@ pub(crate) fn allocate(pages: u64) -> Option<*mut u8> {
     };
     for i in 0..pages {
         let frame = zeroed_frame(FrameClass::System)?;
+        keep(1);
         // The tables on the way are shared by neighbours: one at a time.
         let _one = TABLES.lock();
-        let mut table = || zeroed_frame(FrameClass::Interrupt).map(|f| f.byte());
+        let mut table = || zeroed_frame(FrameClass::Interrupt).inspect(|_| keep(1)).map(|f| f.byte());
         arch::map_kernel_page(start + i * PAGE_SIZE, frame, &mut table)?;
     }
     Some(start as *mut u8)

@@ -8,19 +8,23 @@
 extern crate alloc;
 
 mod arch;
+mod dev;
 mod elf;
 mod embed;
 mod errno;
 mod fs;
 mod heap;
 mod kva;
+mod leaks;
 mod lock;
 mod mapped;
 mod memory;
 mod mutex;
+mod oom;
 mod process;
 mod random;
 mod sched;
+mod swap;
 mod syscall;
 mod trap;
 mod user;
@@ -83,12 +87,30 @@ extern "C" fn kmain(info: u64) -> ! {
     sched::make_idle(0).expect("memory for the idle thread");
     sched::adopt(0);
     arch::init_timer();
+    dev::start();
+    swap::start(info.command_line);
+    leaks::start();
+    provoke(info.command_line);
     fs::start(info.initrd);
     sched::Thread::kernel(embed::daemon).expect("memory for the page daemon");
     process::start(info.command_line);
-    arch::start_cpus(info.rsdp);
+    leaks::not_counting(|| arch::start_cpus(info.rsdp));
     sched::open();
+    dev::may_sleep();
     sched::idle()
+}
+
+/// `panic=stack` on the command line: a thread overflows its stack, to see what is said of it.
+fn provoke(command_line: &str) {
+    fn dive(n: u64) -> u64 {
+        let room = [n; 32];
+        core::hint::black_box(&room);
+        if n == u64::MAX { 0 } else { dive(n + 1) + core::hint::black_box(room[n as usize % 32]) }
+    }
+    if command_line.split_ascii_whitespace().take_while(|w| *w != "--").any(|w| w == "panic=stack") {
+        let thread = || -> ! { panic!("the stack has no end: {}", dive(0)) };
+        sched::Thread::kernel(thread).expect("memory for a thread");
+    }
 }
 
 static PANICKED: AtomicBool = AtomicBool::new(false);

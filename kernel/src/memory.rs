@@ -83,6 +83,20 @@ pub(crate) fn early(bytes: u64) -> Option<u64> {
     Some(at)
 }
 
+/// Frames of the VM's that the kernel has for ever: stacks, heap, slabs, buffers.
+static KEPT: AtomicU64 = AtomicU64::new(0);
+
+/// The kernel has `n` more frames of the VM's for ever.
+pub(crate) fn keep(n: u64) {
+    if vm().is_some() {
+        KEPT.fetch_add(n, Ordering::Relaxed);
+    }
+}
+/// How many it has.
+pub(crate) fn kept() -> u64 {
+    KEPT.load(Ordering::Relaxed)
+}
+
 /// A frame of zeroes for the kernel: early, or the VM's.
 pub(crate) fn zeroed_frame(class: FrameClass) -> Option<Pfn> {
     let f = match vm() {

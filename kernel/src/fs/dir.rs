@@ -97,7 +97,7 @@ impl Directory {
         40 + 20 * self.entries.lock().by_name.len() as u64
     }
     /// Takes everything out.
-    fn clear(&self) -> Vec<Arc<Inode>> {
+    pub(super) fn clear(&self) -> Vec<Arc<Inode>> {
         let mut e = self.entries.lock();
         e.by_order.clear();
         core::mem::take(&mut e.by_name).into_values().map(|(_, i)| i).collect()

@@ -163,7 +163,7 @@ impl File {
             return Err(EBADF);
         }
         if let Some(s) = &self.special {
-            return s.read(buf, self.is_nonblocking());
+            return s.read_at(at, buf, self.is_nonblocking());
         }
         if let Some(text) = &self.text {
             let from = usize::try_from(at).unwrap_or(usize::MAX).min(text.len());
@@ -190,7 +190,7 @@ impl File {
             return Err(EBADF);
         }
         if let Some(s) = &self.special {
-            return s.write(data, self.is_nonblocking()).map(|n| (at, n));
+            return s.write_at(at, data, self.is_nonblocking()).map(|n| (at, n));
         }
         match &self.inode.kind {
             Kind::Regular(c) => {
@@ -222,11 +222,14 @@ impl File {
         if !self.seeks() {
             return Err(ESPIPE);
         }
-        if self.special.is_some() {
+        let of_special = self.special.as_ref().map(|s| s.size());
+        if of_special == Some(None) {
             return Ok(0); // /dev/null and its sisters
         }
         let mut position = self.position();
-        let size = self.text.as_ref().map_or_else(|| self.inode.size(), |t| t.len() as u64);
+        let size = of_special
+            .flatten()
+            .unwrap_or_else(|| self.text.as_ref().map_or_else(|| self.inode.size(), |t| t.len() as u64));
         let base = match from {
             0 => 0,
             1 => *position as i64,

@@ -56,6 +56,16 @@ fn nameless() -> Arc<inode::FileSystem> {
     NAMELESS.lock().get_or_insert_with(|| inode::FileSystem::new("anon_inodefs")).clone()
 }
 
+/// Takes all trees apart: what nobody has open goes. => no program runs any more.
+pub(crate) fn shut_down() {
+    for m in mount::all().iter().rev() {
+        let mut rest = alloc::vec![m.root.clone()];
+        while let Some(i) = rest.pop() {
+            rest.extend(i.dir().map(dir::Directory::clear).unwrap_or_default());
+        }
+    }
+}
+
 /// What a path leads to.
 pub(crate) fn lookup(place: &Place, path: &str) -> Result<Arc<Inode>> {
     place.find(path.as_bytes(), End::Follow)

@@ -19,6 +19,35 @@ pub(crate) trait Special: Send + Sync {
     fn read(&self, _buf: &mut [u8], _nonblock: bool) -> Result<usize> {
         Err(EINVAL)
     }
+    /// As [`Special::read`], of what has bytes at positions.
+    ///
+    /// # Errors
+    /// As pread(2).
+    fn read_at(&self, _at: u64, buf: &mut [u8], nonblock: bool) -> Result<usize> {
+        self.read(buf, nonblock)
+    }
+    /// As [`Special::write`], of what has bytes at positions.
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    fn write_at(&self, _at: u64, data: &[u8], nonblock: bool) -> Result<usize> {
+        self.write(data, nonblock)
+    }
+    /// How many bytes it has at positions; `None`: it has no positions.
+    fn size(&self) -> Option<u64> {
+        None
+    }
+    /// fsync(2).
+    ///
+    /// # Errors
+    /// As fsync(2).
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+    /// The disk that it is.
+    fn disk(&self) -> Option<&'static crate::dev::Disk> {
+        None
+    }
     /// Puts bytes in.
     ///
     /// # Errors

@@ -21,6 +21,14 @@ pub(crate) fn exit_group(status: i32) -> ! {
     end_thread()
 }
 
+/// Another process ends, as by a signal that nobody catches; nothing is allocated for it.
+pub(crate) fn end_by(p: &Process, signal: u32) {
+    if !p.ending.swap(true, Ordering::AcqRel) {
+        p.status.store(signal as i32, Ordering::Relaxed);
+        p.doom(None);
+    }
+}
+
 /// exit(2). The status is the process's if this is its last thread.
 pub(crate) fn end_thread_with(code: i32) -> ! {
     let me = sched::process();
@@ -105,6 +113,7 @@ fn leave_children(me: &Arc<Process>) {
 /// The first program ended: the machine is switched off with its status.
 fn the_end(status: i32) -> ! {
     let code = if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) };
+    crate::leaks::check();
     crate::say!("exit: {code}");
     arch::exit(code as u32);
 }

@@ -288,6 +288,7 @@ pub(crate) fn release(space: Arc<Space>) {
     if let Some(space) = Arc::into_inner(space) {
         sched::big::without(|| space.exit(|| {}, &mut MaySleep::claim()));
         crate::syscall::memory::sweep();
+        crate::swap::tidy();
     }
 }
 
@@ -301,6 +302,10 @@ pub(crate) fn own_ids() -> [u64; 4] {
 /// The process of that number, a zombie too.
 pub(crate) fn find(pid: u32) -> Result<Arc<Process>> {
     ALL.lock().get(&pid).cloned().ok_or(ESRCH)
+}
+/// The process with the next higher number.
+pub(crate) fn behind(pid: u32) -> Option<Arc<Process>> {
+    ALL.lock().range(pid + 1..).next().map(|(_, p)| p.clone())
 }
 /// The thread of that number.
 pub(crate) fn find_thread(id: u32) -> Result<Arc<Thread>> {
@@ -338,6 +343,7 @@ pub(crate) fn start(command_line: &'static str) {
     let envp = ["PATH=/bin:/usr/bin:/sbin:/usr/sbin:/", "HOME=/", "TERM=dumb", "USER=root"];
     let envp: Vec<Vec<u8>> = envp.iter().map(|e| e.as_bytes().to_vec()).collect();
     Thread::kernel(timer::serve).expect("memory for the timers' thread");
+    crate::leaks::programs_start();
     if let Err(e) = first(argv.clone(), &envp) {
         crate::say!(
             "cannot start {:?}: error {}: is it in the initial file system, a static ELF64 program for this machine?",

@@ -27,7 +27,7 @@ use crate::process::Process;
 
 pub(crate) use deadline::timer;
 use thread::{Inner, NOWHERE, State};
-pub(crate) use thread::{Thread, new_id};
+pub(crate) use thread::{Thread, new_id, threads};
 
 /// What wakes the page daemon.
 pub(crate) const LOW_MEMORY: Event = Event(0x10);

@@ -19,6 +19,7 @@ use crate::process::signal::OfThread;
 
 /// Pages of a kernel stack.
 const STACK_PAGES: u64 = 12;
+static THREADS: AtomicU32 = AtomicU32::new(0);
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 /// In [`Thread::cpu`]: it does not run.
 pub(super) const NOWHERE: u16 = u16::MAX;
@@ -81,6 +82,8 @@ pub(crate) struct Thread {
     pub(crate) clear_tid: AtomicU64,
     /// It shall end before it runs its program again.
     pub(crate) doomed: AtomicBool,
+    /// It pages out: it may take frames of the reserve.
+    pub(crate) privileged: AtomicBool,
     /// The first frame of a new thread.
     pub(super) start: UnsafeCell<Frame>,
 }
@@ -120,6 +123,7 @@ impl Thread {
             next: null_mut(),
             slice: 0,
         };
+        THREADS.fetch_add(1, Ordering::Relaxed);
         Some(Arc::new(Thread {
             number: AtomicU32::new(id),
             process,
@@ -140,6 +144,7 @@ impl Thread {
             robust: [const { AtomicU64::new(0) }; 2],
             clear_tid: AtomicU64::new(0),
             doomed: AtomicBool::new(false),
+            privileged: AtomicBool::new(false),
             start: UnsafeCell::new(Frame::default()),
         }))
     }
@@ -168,6 +173,10 @@ impl Thread {
     /// The CPUs that it may run on.
     pub(crate) fn cpus(&self) -> u64 {
         self.allowed.load(Ordering::Relaxed) & super::online()
+    }
+    /// May it take frames of the reserve? Who pages out may, and who is on the way out.
+    pub(crate) fn is_privileged(&self) -> bool {
+        self.privileged.load(Ordering::Relaxed) || self.doomed.load(Ordering::Relaxed)
     }
     /// Does it wait for this signal (sigtimedwait)?
     pub(crate) fn awaits(&self, signal: u32) -> bool {
@@ -241,6 +250,7 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         give_stack(self.stack);
+        THREADS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -260,6 +270,11 @@ extern "C" fn first_steps(_: usize) -> ! {
     // SAFETY: this thread's own.
     let frame = unsafe { *t.start.get() };
     crate::trap::leave(frame)
+}
+
+/// Threads there are, those of the kernel too.
+pub(crate) fn threads() -> u32 {
+    THREADS.load(Ordering::Relaxed)
 }
 
 /// A number for a thread or a process.

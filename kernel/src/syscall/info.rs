@@ -57,6 +57,9 @@ pub(super) fn sysinfo(at: u64) -> Result {
     let (total, free) = crate::embed::memory_bytes(the_vm());
     put(32, total);
     put(40, free);
+    let (swap, free_swap) = crate::swap::total().unwrap_or_default();
+    put(64, swap * machvm_hal::PAGE_SIZE);
+    put(72, free_swap * machvm_hal::PAGE_SIZE);
     let processes = process::all(|_| true).len() as u16;
     b[80..82].copy_from_slice(&processes.to_le_bytes());
     b[104..108].copy_from_slice(&1u32.to_le_bytes());

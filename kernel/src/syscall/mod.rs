@@ -210,6 +210,8 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         162 => Ok(0),
         165 => file::mount_at(a[0], a[1], a[2], a[3], a[4]),
         166 => file::umount2(a[0], a[1]),
+        167 => file::swapon(a[0], a[1]),
+        168 => file::swapoff(a[0]),
         170 => info::set_name(false, a[0], a[1] as i32),
         171 => info::set_name(true, a[0], a[1] as i32),
         186 => proc::gettid(),

@@ -7,7 +7,7 @@ use crate::MAX_CPUS;
 use crate::lock::NoInterrupts;
 
 /// The local APIC's registers.
-const APIC: u64 = 0xfee0_0000;
+pub(super) const APIC: u64 = 0xfee0_0000;
 const ID: u64 = 0x20;
 const EOI: u64 = 0xb0;
 const SPURIOUS: u64 = 0xf0;
@@ -26,6 +26,8 @@ const START: u32 = 6 << 8;
 
 /// The serial line's vector.
 pub(super) const SERIAL: u8 = 0xe4;
+/// Of all devices that send messages.
+pub(super) const DEVICE: u8 = 0xe6;
 /// The timer's.
 pub(super) const TIMER: u8 = 0xf0;
 /// Another CPU wants this one to look who should run.

@@ -6,6 +6,7 @@ mod cpu;
 mod desc;
 mod fpu;
 mod paging;
+mod pci;
 mod serial;
 mod sigframe;
 mod smp;
@@ -22,6 +23,7 @@ pub(crate) use cpu::{
 pub(crate) use desc::init as init_cpu;
 pub(crate) use fpu::{FpuState, float_code};
 pub(crate) use paging::{Format, NativeTlb, extend_direct_map, kernel_entries, make_tlb, map_kernel_page};
+pub(crate) use pci::{interrupt_message, pci_read, pci_write};
 pub(crate) use serial::{init_input, put, take};
 pub(crate) use sigframe::{is_on, pop_signal, push_signal, signal_frame_bytes};
 pub(crate) use smp::start_cpus;

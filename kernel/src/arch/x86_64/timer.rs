@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::apic::{self, RESCHEDULE, SERIAL, SHOOTDOWN, SPURIOUS_VECTOR, TIMER};
+use super::apic::{self, DEVICE, RESCHEDULE, SERIAL, SHOOTDOWN, SPURIOUS_VECTOR, TIMER};
 use super::cpu::{inb, outb};
 
 /// Ticks in a second.
@@ -148,6 +148,7 @@ pub(super) fn interrupt(vector: u8, from_user: bool) {
         SERIAL => crate::fs::arrived(),
         SHOOTDOWN => crate::embed::pmaps().shootdown_interrupt(),
         RESCHEDULE => super::here().resched.store(true, Relaxed),
+        DEVICE => crate::dev::interrupt(),
         _ => {}
     }
     apic::done();

@@ -269,10 +269,12 @@ extern "C" fn dispatch(f: &mut Frame) {
         17 => Exception::Alignment,
         11 | 12 => Exception::Stack,
         4 | 5 | 10 | 13 => Exception::Protection,
-        n => panic!(
-            "{}: {f:#x?}",
-            if n == 8 { "double fault (kernel stack overflow?)" } else { "machine check or NMI" }
-        ),
+        8 => {
+            crate::say!("\ndouble fault (kernel stack overflow?) at {:#x}, stack {:#x}", f.rip, f.rsp);
+            super::cpu::trace_overflow(f.rsp);
+            panic!("{f:#x?}");
+        }
+        _ => panic!("machine check or NMI: {f:#x?}"),
     };
     if f.is_from_user() && f.vector < FIRST_INTERRUPT {
         let trap = &crate::sched::current().signals.trap;

@@ -10,7 +10,7 @@ use machvm_hal::PAGE_SIZE;
 use super::Fixed;
 use crate::embed::the_vm;
 use crate::errno::Result;
-use crate::{arch, fs, sched};
+use crate::{arch, fs, sched, swap};
 
 /// A file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,15 +100,32 @@ impl Text {
             }
             Text::Filesystems => String::from("nodev\tproc\nnodev\ttmpfs\nnodev\tramfs\nnodev\tdevtmpfs\n"),
             Text::Cmdline => format!("{}\n", crate::process::command_line()),
-            Text::Swaps => String::from("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"),
+            Text::Swaps => swaps(),
             Text::Vmstat => vmstat(),
         };
         text.into_bytes()
     }
 }
 
+fn swaps() -> String {
+    let mut t = String::from("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
+    let kb = |pages: u64| pages * (PAGE_SIZE / 1024);
+    let Some(all) = swap::get() else { return t };
+    let (max, held, _) = all.pool();
+    if max != 0 {
+        let _ = writeln!(t, "{:<40}memory\t\t{}\t\t{}\t\t32767", "pool", max / 1024, held / 1024);
+    }
+    for (_, area) in all.in_order() {
+        let (size, used) = area.pages();
+        let name = format!("/dev/{}", area.disk().name());
+        let _ = writeln!(t, "{name:<40}partition\t{}\t\t{}\t\t{}", kb(size), kb(used), area.priority());
+    }
+    t
+}
+
 fn meminfo() -> String {
     let s = the_vm().statistics();
+    let (swap_total, swap_free) = swap::total().unwrap_or_default();
     let kb = |pages: u64| pages * (PAGE_SIZE / 1024);
     let free = s.frame_limit.saturating_sub(s.frames_resident);
     let mut t = String::new();
@@ -123,8 +140,8 @@ fn meminfo() -> String {
         ("Inactive:", kb(s.inactive + s.laundry)),
         ("Unevictable:", 0),
         ("Mlocked:", 0),
-        ("SwapTotal:", 0),
-        ("SwapFree:", 0),
+        ("SwapTotal:", kb(swap_total)),
+        ("SwapFree:", kb(swap_free)),
         ("Dirty:", 0),
         ("Writeback:", 0),
         ("AnonPages:", kb(s.active + s.inactive + s.laundry)),
@@ -163,7 +180,7 @@ fn vmstat() -> String {
     let s = the_vm().statistics();
     let free = s.frame_limit.saturating_sub(s.frames_resident);
     format!(
-        "nr_free_pages {free}\nnr_active_anon {}\nnr_inactive_anon {}\npgfault {}\npswpin {}\n",
-        s.active, s.inactive, s.faults, s.swapins
+        "nr_free_pages {free}\nnr_active_anon {}\nnr_inactive_anon {}\npgfault {}\npswpin {}\npswpout {}\noom_kill {}\n",
+        s.active, s.inactive, s.faults, s.swapins, s.swapouts, s.oom_victims
     )
 }

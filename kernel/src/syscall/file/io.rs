@@ -107,7 +107,7 @@ fn writable(fd: i32) -> Result<alloc::sync::Arc<File>> {
 /// Does `f` at the file's position, which it moves on.
 fn at_position<R>(file: &File, f: impl FnOnce(&mut u64) -> R) -> R {
     // What waits has no position, and is not to be locked while it does.
-    if file.special().is_some() { f(&mut 0) } else { f(&mut file.position()) }
+    if file.special().is_some_and(|s| s.size().is_none()) { f(&mut 0) } else { f(&mut file.position()) }
 }
 
 pub(crate) fn read(fd: i32, at: u64, len: u64) -> Result {
@@ -397,6 +397,7 @@ pub(crate) fn fsync(fd: i32) -> Result {
     }
     match f.special() {
         Some(s) if !s.seeks() => Err(EINVAL),
-        _ => Ok(0),
+        Some(s) => s.sync().map(|()| 0),
+        None => Ok(0),
     }
 }

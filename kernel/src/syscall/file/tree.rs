@@ -3,8 +3,11 @@
 use alloc::vec::Vec;
 
 use super::{only, path};
-use crate::errno::{EINVAL, ENODEV, Result};
+use crate::dev::Disk;
+use crate::errno::{EINVAL, ENODEV, EPERM, Result};
+use crate::fs::file::O_RDWR;
 use crate::fs::mount;
+use crate::sched;
 use crate::user;
 
 const MS_REMOUNT: u64 = 32;
@@ -36,6 +39,42 @@ pub(crate) fn mount_at(source: u64, at: u64, kind: u64, flags: u64, options: u64
         return Err(ENODEV);
     }
     mount::mount(&source, &on, &kind, mode_of(&options)?).map(|()| 0)
+}
+
+/// A disk by its path, for root.
+fn disk_at(at: u64) -> Result<&'static Disk> {
+    let path = path(at)?;
+    if sched::process().identity.lock().user[1] != 0 {
+        return Err(EPERM);
+    }
+    let place = super::place(-100, &path)?;
+    let file = crate::fs::open(&place, &path, O_RDWR, 0)?;
+    file.special().and_then(|s| s.disk()).ok_or(EINVAL)
+}
+
+/// Where the first page of a disk says that it is for swap, and how many pages it has.
+const SIGNATURE: &[u8] = b"SWAPSPACE2";
+const LAST_PAGE: usize = 1024 + 4;
+
+pub(crate) fn swapon(at: u64, flags: u64) -> Result {
+    const PREFER: u64 = 0x8000;
+    const PRIORITY: u64 = 0x7fff;
+    only(flags, PREFER | PRIORITY | 0x10000 | 0x20000 | 0x40000)?;
+    let disk = disk_at(at)?;
+    let mut first = [0; 4096];
+    disk.read(0, first.len().min(disk.size() as usize), |i, piece| {
+        first[i..i + piece.len()].copy_from_slice(piece)
+    })?;
+    if !first.ends_with(SIGNATURE) {
+        return Err(EINVAL);
+    }
+    let last = u32::from_le_bytes([0, 1, 2, 3].map(|i| first[LAST_PAGE + i]));
+    let priority = (flags & PREFER != 0).then_some((flags & PRIORITY) as i32);
+    crate::swap::add(disk, u64::from(last) + 1, priority).map(|()| 0)
+}
+
+pub(crate) fn swapoff(at: u64) -> Result {
+    crate::swap::remove(disk_at(at)?).map(|()| 0)
 }
 
 pub(crate) fn umount2(at: u64, flags: u64) -> Result {

@@ -21,7 +21,7 @@ pub(crate) use mmap::copy_of;
 pub(super) use mmap::{brk, mmap, munmap, remap_file_pages};
 pub(super) use protect::{mprotect, pkey_mprotect};
 pub(super) use remap::mremap;
-pub(crate) use shm::sweep;
+pub(crate) use shm::{forget_segments, sweep};
 pub(super) use shm::{shmat, shmctl, shmdt, shmget};
 pub(super) use sync::{mincore, msync};
 

@@ -86,6 +86,13 @@ pub(crate) fn sweep() {
     DOOMED.store(all.values().any(is_doomed), Ordering::Release);
 }
 
+/// All segments go. => no program has one.
+pub(crate) fn forget_segments() {
+    for s in core::mem::take(&mut *SEGMENTS.lock()).into_values() {
+        the_vm().object_deallocate(s.object, &mut MaySleep::claim());
+    }
+}
+
 pub(in crate::syscall) fn shmget(key: u64, size: u64, flags: u64) -> Result {
     let key = key as u32;
     let mut all = SEGMENTS.lock();
