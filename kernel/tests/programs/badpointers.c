@@ -25,6 +25,8 @@ static int skip(long n) {
   case SYS_iopl: case SYS_ioperm: case SYS_modify_ldt: case SYS_kexec_load: case SYS_kexec_file_load: case SYS_init_module: case SYS_finit_module:
   case SYS_delete_module: case SYS_syslog: case SYS_acct: case SYS_userfaultfd: case SYS_perf_event_open: case SYS_bpf: case SYS_restart_syscall: case SYS_rseq:
   case SYS_mlockall: case SYS_munlockall: case SYS_remap_file_pages: case SYS_pkey_mprotect: case SYS_sethostname: case SYS_setdomainname: case SYS_shmget: case SYS_semget: case SYS_msgget: case SYS_quotactl: case SYS_keyctl: case SYS_add_key: case SYS_set_robust_list: case SYS_set_tid_address:
+  // 424 and above, by number where the library's headers may be older.
+  case 335: case 336: case 425: case 426: case 427: case 442: case 443: case 446: case 447:
     return 1;
   }
   return 0;
@@ -36,7 +38,7 @@ int main(void) {
   char *page = mmap(0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   char *two = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   munmap(two + 4096, 4096);
-  unsigned long bad[] = {8, 0xffff800000001000ul, 0x123456789abcdef0ul, 0x7ffffffff000ul - 4, (unsigned long)page, (unsigned long)two + 4092, ~0ul};
+  unsigned long bad[] = {0, 8, 0xffff800000001000ul, 0x123456789abcdef0ul, 0x7ffffffff000ul - 4, (unsigned long)page, (unsigned long)two + 4092, ~0ul};
   int well = 0, n = 0;
   for (unsigned b = 0; b < sizeof bad / sizeof *bad; b++) {
     pid_t p = fork();
@@ -44,9 +46,11 @@ int main(void) {
       alarm(60);
       int null = open("/dev/null", O_RDWR);
       for (int i = 0; i < 3; i++) dup2(null, i);
-      for (long nr = 0; nr < 335; nr++) {
+      for (long nr = 0; nr < 452; nr++) {
         if (skip(nr)) continue;
         unsigned long v = bad[b];
+        // With zeroes they remove what is somebody else's.
+        if (v == 0 && (nr == SYS_shmctl || nr == SYS_semctl || nr == SYS_msgctl)) continue;
         syscall(nr, v, v, v, v, v, v);
         syscall(nr, 1, v, v, v, v, v);
         syscall(nr, v, 1, v, v, v, v);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use super::initrd::Initrd;
-use super::{QEMU, build, qemu};
+use super::{Machine, QEMU, build, qemu};
 
 const SOURCES: &str = "bench/kernel";
 const PROGRAMS: [&str; 2] = ["vmbench", "vmbench-deep"];
@@ -178,7 +178,7 @@ fn find(rows: &Figures, name: &str) -> Option<u64> {
 
 fn compare(program: &str, kernel: &Path, ours_only: bool) -> Result<Vec<Row>, String> {
     let initrd = initrd(program)?;
-    let command = qemu(kernel, "512M", "1", &initrd, &["/init".into()]);
+    let command = qemu(kernel, &Machine::default(), Some(&initrd), &["/init".into()]);
     let ours = boot(&format!("{program} under our kernel"), command)?;
     let linux = |huge| if ours_only { Ok(Vec::new()) } else { linux_figures(program, huge, &initrd) };
     let (base, huge) = (linux(false)?, linux(true)?);

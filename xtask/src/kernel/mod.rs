@@ -1,6 +1,7 @@
 //! Our kernel under QEMU.
 
 mod bench;
+mod cases;
 mod initrd;
 mod test;
 
@@ -19,27 +20,42 @@ const QEMU: &str = "qemu-system-x86_64";
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
-    memory: String,
-    cpus: String,
+    machine: Machine,
     icount: bool,
     initrd: String,
     program: Vec<String>,
 }
 
+/// What QEMU is told of the machine, and the kernel of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Machine {
+    /// As QEMU's `-m`.
+    memory: String,
+    /// As QEMU's `-smp`.
+    cpus: String,
+    /// A file that is the disk.
+    disk: Option<String>,
+    /// Words for the kernel: what comes before `--` on its command line.
+    words: Vec<String>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Machine { memory: "512M".into(), cpus: "1".into(), disk: None, words: Vec::new() }
+    }
+}
+
 fn options(args: &[String]) -> Result<Options, String> {
-    let mut o = Options {
-        memory: "512M".into(),
-        cpus: "1".into(),
-        icount: false,
-        initrd: String::new(),
-        program: Vec::new(),
-    };
+    let mut o =
+        Options { machine: Machine::default(), icount: false, initrd: String::new(), program: Vec::new() };
     let mut args = args.iter();
     while let Some(a) = args.next() {
         let mut value = || args.next().cloned().ok_or(format!("{a} needs a value"));
         match a.as_str() {
-            "--mem" => o.memory = value()?,
-            "--smp" => o.cpus = cpus(&value()?)?,
+            "--mem" => o.machine.memory = value()?,
+            "--smp" => o.machine.cpus = cpus(&value()?)?,
+            "--disk" => o.machine.disk = Some(value()?),
+            "--swap" => o.machine.words.push(format!("swap={}", value()?)),
             "--initrd" => o.initrd = value()?,
             "--icount" => o.icount = true,
             "--" => {
@@ -47,19 +63,19 @@ fn options(args: &[String]) -> Result<Options, String> {
                 break;
             }
             _ => {
-                return Err(format!(
-                    "{a:?} is no option of kernel-run (--mem, --smp, --icount, --initrd, --)"
-                ));
+                let known = "--mem, --smp, --icount, --initrd, --disk, --swap, --";
+                return Err(format!("{a:?} is no option of kernel-run ({known})"));
             }
         }
     }
-    if o.initrd.is_empty() {
+    if o.initrd.is_empty() && o.machine.disk.is_none() {
         return Err(
-            "--initrd FILE.cpio is missing: the file system that PROGRAM is in (find . | cpio -o -H newc)"
+            "--initrd FILE.cpio is missing: the file system that PROGRAM is in (find . | cpio -o -H newc); \
+             it may be on the --disk instead"
                 .into(),
         );
     }
-    if o.icount && o.cpus != "1" {
+    if o.icount && o.machine.cpus != "1" {
         return Err("--icount counts the instructions of one CPU: not with --smp".into());
     }
     if o.program.is_empty() {
@@ -90,16 +106,26 @@ fn build() -> Option<PathBuf> {
     run("the kernel", &args, &vars).then(|| dir.join(TARGET).join("release/machvm-kernel"))
 }
 
-/// QEMU with the kernel in it and no devices but the serial line, which is standard input and output.
+/// QEMU with the kernel in it, and no devices but the disk and the serial line, which is standard input and output.
 /// Several CPUs are as many threads of QEMU's.
-fn qemu(kernel: &Path, memory: &str, cpus: &str, initrd: &Path, program: &[String]) -> Command {
+fn qemu(kernel: &Path, m: &Machine, initrd: Option<&Path>, program: &[String]) -> Command {
     let mut qemu = Command::new(QEMU);
-    qemu.args(["-M", "q35,hpet=off", "-cpu", "max,-erms,-fsrm", "-smp", cpus]);
-    qemu.args(["-accel", if cpus == "1" { "tcg,thread=single" } else { "tcg,thread=multi" }]);
-    qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-m", memory]);
+    qemu.args(["-M", "q35,hpet=off", "-cpu", "max,-erms,-fsrm", "-smp", &m.cpus]);
+    qemu.args(["-accel", if m.cpus == "1" { "tcg,thread=single" } else { "tcg,thread=multi" }]);
+    qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-m", &m.memory]);
     qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-    qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-    qemu.arg("-append").arg(format!("-- {}", program.join(" ")));
+    if let Some(file) = &m.disk {
+        // A comma in a name is written twice.
+        let file = file.replace(',', ",,");
+        qemu.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={file}"));
+        qemu.args(["-device", "virtio-blk-pci,drive=disk,disable-legacy=on"]);
+    }
+    qemu.arg("-kernel").arg(kernel);
+    if let Some(initrd) = initrd {
+        qemu.arg("-initrd").arg(initrd);
+    }
+    let words = [&m.words[..], &["--".to_string()], program].concat();
+    qemu.arg("-append").arg(words.join(" "));
     qemu
 }
 
@@ -139,7 +165,8 @@ pub(crate) fn run_program(args: &[String]) -> ExitCode {
         }
     };
     let Some(kernel) = build() else { return ExitCode::from(2) };
-    let mut qemu = qemu(&kernel, &o.memory, &o.cpus, Path::new(&o.initrd), &o.program);
+    let initrd = (!o.initrd.is_empty()).then(|| Path::new(&o.initrd));
+    let mut qemu = qemu(&kernel, &o.machine, initrd, &o.program);
     if o.icount {
         qemu.args(["-icount", "shift=0,sleep=off"]);
     }
@@ -192,7 +219,11 @@ mod tests {
     #[test]
     fn words_behind_the_dashes_are_the_programs() {
         let o = parse("--mem 1G --icount --initrd f -- /bin/ls -l --mem").expect("good");
-        assert_eq!((o.memory.as_str(), o.cpus.as_str(), o.icount, o.initrd.as_str()), ("1G", "1", true, "f"));
+        let m = &o.machine;
+        assert_eq!((m.memory.as_str(), m.cpus.as_str(), o.icount, o.initrd.as_str()), ("1G", "1", true, "f"));
         assert_eq!(o.program, ["/bin/ls", "-l", "--mem"]);
+        let o = parse("--disk d --swap pool:8M,/dev/vda -- /bin/ls").expect("good: the root is on the disk");
+        assert_eq!(o.machine.disk.as_deref(), Some("d"));
+        assert_eq!(o.machine.words, ["swap=pool:8M,/dev/vda"]);
     }
 }

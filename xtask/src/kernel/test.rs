@@ -2,7 +2,8 @@
 //!
 //! Every C program of `kernel/tests/programs` is linked statically and run twice: here, and as the first program of our
 //! kernel in QEMU. What it prints and how it ends must be equal. So with every script of `kernel/tests/scripts`, by
-//! Debian's static busybox.
+//! Debian's static busybox. A line in a source may ask for another machine, as `cases.rs` has it. After every run the
+//! kernel must have found that nothing leaked.
 
 use std::fs;
 use std::io::Read;
@@ -11,8 +12,9 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use super::cases::{Case, cases};
 use super::initrd::Initrd;
-use super::{QEMU, build, cpus, qemu, status_in};
+use super::{Machine, QEMU, build, cpus, qemu, status_in};
 
 const PROGRAMS: &str = "kernel/tests/programs";
 const SCRIPTS: &str = "kernel/tests/scripts";
@@ -29,8 +31,8 @@ struct Outcome {
 }
 
 /// One comparison.
-struct Case {
-    name: String,
+struct Run {
+    case: Case,
     /// In the initial file system.
     inside: Vec<String>,
     /// On this machine.
@@ -49,16 +51,19 @@ fn stem(path: &Path) -> String {
 }
 
 /// Links the programs; gives the cases and the initial file system for all of them.
-fn prepare(only: &[String]) -> Result<(Vec<Case>, Vec<u8>), String> {
+fn prepare(only: &[String]) -> Result<(Vec<Run>, Vec<u8>), String> {
     let wanted = |name: &String| only.is_empty() || only.contains(name);
+    let text = |path: &Path| fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
     let out = Path::new(OUT);
     fs::create_dir_all(out).map_err(|e| format!("{OUT}: {e}"))?;
     let mut initrd = Initrd::default();
     ["bin", "dev", "proc", "tmp", "etc"].iter().for_each(|d| initrd.directory(d));
-    let mut cases = Vec::new();
+    let mut runs = Vec::new();
     for source in sorted(PROGRAMS)? {
         let name = stem(&source);
-        if !wanted(&name) {
+        let mut asked = cases(&name, &text(&source)?)?;
+        asked.retain(|c| wanted(&name) || wanted(&c.name));
+        if asked.is_empty() {
             continue;
         }
         let program = out.join(&name);
@@ -71,8 +76,12 @@ fn prepare(only: &[String]) -> Result<(Vec<Case>, Vec<u8>), String> {
             return Err(format!("{} does not compile", source.display()));
         }
         initrd.file(&format!("bin/{name}"), &program)?;
-        let inside = vec![format!("/bin/{name}")];
-        cases.push(Case { name, inside, outside: vec![program.display().to_string()] });
+        for case in asked {
+            let with_args = |path: String| [&[path], &case.args[..]].concat();
+            let (inside, outside) =
+                (with_args(format!("/bin/{name}")), with_args(program.display().to_string()));
+            runs.push(Run { case, inside, outside });
+        }
     }
     initrd
         .file("bin/busybox", Path::new(BUSYBOX))
@@ -86,32 +95,50 @@ fn prepare(only: &[String]) -> Result<(Vec<Case>, Vec<u8>), String> {
         let words = |path: String| vec!["busybox".to_string(), "sh".into(), path];
         let mut inside = words(format!("/etc/{name}"));
         inside[0] = "/bin/busybox".into();
-        cases.push(Case { name, inside, outside: words(script.display().to_string()) });
+        let outside = words(script.display().to_string());
+        let case = cases(&name, "")?.remove(0);
+        runs.push(Run { case, inside, outside });
     }
-    if let Some(name) = only.iter().find(|n| !cases.iter().any(|c| c.name == **n)) {
+    if let Some(name) = only.iter().find(|n| **n != PANIC && !runs.iter().any(|r| r.is_called(n))) {
         return Err(format!("{name:?} is no program of {PROGRAMS} and no script of {SCRIPTS}"));
     }
-    Ok((cases, initrd.finish()))
+    Ok((runs, initrd.finish()))
 }
 
-fn natively(case: &Case) -> Result<Outcome, String> {
+impl Run {
+    /// By its own name, or its program's.
+    fn is_called(&self, name: &str) -> bool {
+        self.case.name == name || Path::new(&self.inside[0]).file_name().is_some_and(|f| f == name)
+    }
+}
+
+/// What it does under Linux, or what it shall do.
+fn natively(run: &Run) -> Result<Outcome, String> {
     use std::os::unix::process::ExitStatusExt;
-    let out = Command::new(&case.outside[0])
-        .args(&case.outside[1..])
+    if let Some(text) = &run.case.says {
+        return Ok(Outcome { text: text.clone(), status: 0 });
+    }
+    let out = Command::new(&run.outside[0])
+        .args(&run.outside[1..])
         .env_clear()
         .env("PATH", "/bin:/usr/bin")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
-        .map_err(|e| format!("{}: {e}", case.outside[0]))?;
+        .map_err(|e| format!("{}: {e}", run.outside[0]))?;
     let s = out.status;
     let status = s.code().unwrap_or_else(|| 128 + s.signal().unwrap_or(0)) as u8;
     Ok(Outcome { text: String::from_utf8_lossy(&out.stdout).into_owned(), status })
 }
 
-/// Under our kernel. Lines that the kernel itself says do not count.
-fn inside(kernel: &Path, initrd: &Path, cpus: &str, case: &Case) -> Result<Outcome, String> {
-    let mut command = qemu(kernel, "512M", cpus, initrd, &case.inside);
+/// All that the kernel and the program print.
+fn all_that_is_said(
+    kernel: &Path,
+    machine: &Machine,
+    initrd: &Path,
+    program: &[String],
+) -> Result<String, String> {
+    let mut command = qemu(kernel, machine, Some(initrd), program);
     let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = started
         .map_err(|e| format!("cannot start {QEMU}: {e}; on Debian: apt-get install qemu-system-x86"))?;
@@ -138,9 +165,37 @@ fn inside(kernel: &Path, initrd: &Path, cpus: &str, case: &Case) -> Result<Outco
             ));
         }
     };
-    let said = String::from_utf8_lossy(&said).replace('\r', "");
+    Ok(String::from_utf8_lossy(&said).replace('\r', ""))
+}
+
+/// What the kernel found left over in the end; `None`: nothing.
+fn leak(said: &str) -> Option<String> {
+    let Some(line) = said.lines().rev().find_map(|l| l.strip_prefix("machvm: leak check: ")) else {
+        return Some("the kernel has not looked for leaks".into());
+    };
+    let zero = |part: &str| part.starts_with("0 ") || part.ends_with(" bytes of heap");
+    (!line.split(", ").all(zero)).then(|| format!("leaked: {line}"))
+}
+
+/// Under our kernel. Lines that the kernel itself says do not count.
+fn inside(kernel: &Path, initrd: &Path, cpus: &str, run: &Run) -> Result<Outcome, String> {
+    let mut machine = Machine { cpus: cpus.into(), ..run.case.machine.clone() };
+    if let Some(bytes) = run.case.disk {
+        let path = Path::new(OUT).join(format!("{}.disk", run.case.name));
+        let made = fs::File::create(&path).and_then(|f| f.set_len(bytes));
+        made.map_err(|e| format!("{}: {e}", path.display()))?;
+        machine.disk = Some(path.display().to_string());
+    }
+    let said = all_that_is_said(kernel, &machine, initrd, &run.inside);
+    if let Some(path) = &machine.disk {
+        let _ = fs::remove_file(path);
+    }
+    let said = said?;
     let status = said.lines().rev().find_map(status_in);
     let status = status.ok_or_else(|| format!("the kernel did not reach the end:\n{said}"))?;
+    if let Some(leak) = leak(&said) {
+        return Err(leak);
+    }
     let of_program = |l: &&str| !l.starts_with("machvm: ") && status_in(l).is_none();
     let text = said.lines().filter(of_program).map(|l| format!("{l}\n")).collect();
     Ok(Outcome { text, status })
@@ -163,37 +218,64 @@ fn difference(want: &Outcome, got: &Outcome) -> Option<String> {
         .then(|| format!("ends with {} under Linux and with {} here", want.status, got.status))
 }
 
+/// The kernel's own stack overflows: it says so, and from where.
+const PANIC: &str = "panic";
+
+fn panic(kernel: &Path, initrd: &Path) -> Option<String> {
+    let machine = Machine { words: vec!["panic=stack".into()], ..Machine::default() };
+    match all_that_is_said(kernel, &machine, initrd, &["/bin/busybox".into(), "true".into()]) {
+        Err(why) => Some(why),
+        Ok(said) => {
+            let named = said.contains("double fault (kernel stack overflow?)");
+            let trace = said.lines().filter(|l| l.starts_with("  at 0xffffffff8")).count();
+            let fine = named && trace >= 4 && status_in(said.lines().last().unwrap_or_default()).is_none();
+            (!fine).then(|| format!("no readable panic:\n{said}"))
+        }
+    }
+}
+
 fn compare(args: &[String]) -> Result<bool, String> {
     let (all_cpus, only) = match args {
         [option, n, names @ ..] if option == "--smp" => (vec![cpus(n)?], names),
         names => (vec!["1".to_string(), "2".to_string()], names),
     };
-    let (cases, archive) = prepare(only)?;
+    let (runs, archive) = prepare(only)?;
     let kernel = build().ok_or("the kernel cannot be built")?;
     let initrd = Path::new(OUT).join("initrd.cpio");
     fs::write(&initrd, archive).map_err(|e| format!("{}: {e}", initrd.display()))?;
     let mut failed = 0;
-    for case in &cases {
-        let want = natively(case);
-        for n in &all_cpus {
+    let mut count = 0;
+    for run in &runs {
+        let want = natively(run);
+        for n in all_cpus.iter().filter(|n| run.case.cpus.as_ref().is_none_or(|only| only == *n)) {
+            count += 1;
             let start = Instant::now();
-            let got = |want| Ok((want, inside(&kernel, &initrd, n, case)?));
+            let got = |want| Ok((want, inside(&kernel, &initrd, n, run)?));
             let bad = match want.as_ref().map_err(String::clone).and_then(got) {
                 Ok((want, got)) => difference(want, &got),
                 Err(why) => Some(why),
             };
-            let how = format!("{} on {n} CPU{}", case.name, if n == "1" { "" } else { "s" });
-            let time = start.elapsed().as_secs_f32();
-            match &bad {
-                None => println!("kernel {how} ... ok ({time:.1} s)"),
-                Some(why) => println!("kernel {how} ... FAILED ({time:.1} s)\n  {why}"),
-            }
-            failed += usize::from(bad.is_some());
+            let how = format!("{} on {n} CPU{}", run.case.name, if n == "1" { "" } else { "s" });
+            failed += usize::from(tell(&how, start, bad));
         }
     }
-    let runs = cases.len() * all_cpus.len();
-    println!("kernel: {} of {runs} print the same as under Linux", runs - failed);
+    if only.is_empty() || only.iter().any(|n| n == PANIC) {
+        let start = Instant::now();
+        count += 1;
+        failed += usize::from(tell(PANIC, start, panic(&kernel, &initrd)));
+    }
+    println!("kernel: {} of {count} do what they do under Linux, or shall do", count - failed);
     Ok(failed == 0)
+}
+
+/// Tells how a case went; gives whether badly.
+fn tell(name: &str, start: Instant, bad: Option<String>) -> bool {
+    let time = start.elapsed().as_secs_f32();
+    match &bad {
+        None => println!("kernel {name} ... ok ({time:.1} s)"),
+        Some(why) => println!("kernel {name} ... FAILED ({time:.1} s)\n  {why}"),
+    }
+    bad.is_some()
 }
 
 /// True when all programs, or those named, do the same under our kernel.
@@ -211,6 +293,13 @@ mod tests {
 
     fn outcome(text: &str, status: u8) -> Outcome {
         Outcome { text: text.into(), status }
+    }
+
+    #[test]
+    fn what_is_left_over_is_told() {
+        assert_eq!(leak("machvm: leak check: 0 frames lost, 0 objects, +12 bytes of heap\nexit: 0\n"), None);
+        assert!(leak("machvm: leak check: 0 frames lost, 2 objects, +0 bytes of heap").is_some());
+        assert!(leak("exit: 0\n").is_some_and(|l| l.contains("not looked")));
     }
 
     #[test]
