@@ -119,6 +119,34 @@ fn f01_copies_come_in_clusters_where_faults_follow_one_another() {
     }
 }
 
+/// The last sharer's pages become writable again up to 16 in a fault, where faults follow one
+/// another; of others one.
+#[test]
+fn f01_pages_of_the_last_sharer_come_in_clusters() {
+    const N: u64 = 200;
+    for c in (Config { frames: 2000, ..Config::default() }).every_kind() {
+        let vm = Vm::new(Machine::new(c.calm())).expect("memory");
+        let t = Task::new(&vm);
+        map(&t, pages(0, N), Prot::RW);
+        let store = |i: u64, x: u64| t.store_word(at(i), x).expect("store");
+        let faults_of = |order: &mut dyn Iterator<Item = u64>, x: u64| {
+            drop(Task { map: t.map.fork(vm.platform().pmap(), &mut may()).expect("fork") });
+            let before = vm.statistics();
+            order.for_each(|i| store(i, x + i));
+            let now = vm.statistics();
+            assert_eq!(now.cow_copies, before.cow_copies, "{c:?}");
+            now.faults - before.faults
+        };
+        (0..N).for_each(|i| store(i, i));
+        let up = faults_of(&mut (0..N), 1000);
+        assert!(up <= N / 16 + 8, "{up} faults, {c:?}");
+        let apart = faults_of(&mut (0..N).map(|i| i * 37 % N), 2000);
+        assert!(apart >= N * 3 / 4, "{apart} faults, {c:?}");
+        (0..N).for_each(|i| assert_eq!(t.load_word(at(i)).expect("load"), 2000 + i, "{c:?}"));
+        check_quiet(&vm, [&t]);
+    }
+}
+
 #[test]
 fn f01_errors_name_the_page() {
     both(64, |vm| {

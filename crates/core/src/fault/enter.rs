@@ -5,10 +5,10 @@ use core::sync::atomic::Ordering::Relaxed;
 use machvm_arena::Handle;
 use machvm_hal::{EnterError, EnterFlags, Gather, MaySleep, PageNo, Pmap, Prot, Va};
 
-use super::fill::ObjectGuard;
+use super::fill::{ObjectGuard, cluster};
 use super::{CLUSTER, MapGuard, Place, Purpose, Step, WaitFor};
 use crate::error::FaultError;
-use crate::map::{Kind, Map, Seen};
+use crate::map::{Entry, Kind, Map, Seen};
 use crate::object::{Anon, LEAF, Object, ObjectFlags, ObjectInner};
 use crate::page::{Page, PageFlags, QueueId, handle, number};
 use crate::platform::Platform;
@@ -25,6 +25,18 @@ pub(super) fn writes_ahead<P: Platform>(vm: &Vm<P>, at: &Place<'_>) -> bool {
     at.access.contains(Prot::W)
         && at.entry.cluster.get() >= WRITE_AHEAD
         && !vm.objects.get(at.object).flags().contains(ObjectFlags::WRITE_BACK)
+}
+
+/// Stores that follow one another are foreseen also where nothing is filled or copied: the last
+/// sharer of much gets it back in clusters. `false`: the page was in the last one.
+#[inline(never)] // seldom
+fn grow_cluster(entry: &Entry, page: u64) -> bool {
+    let before_next = entry.next_fault.get().wrapping_sub(page);
+    if (1..=u64::from(entry.cluster.get())).contains(&before_next) {
+        return false;
+    }
+    entry.cluster.set(cluster(entry, page).pages as u32);
+    true
 }
 
 impl<'vm, P: Platform> Map<'vm, P> {
@@ -58,6 +70,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             return Ok(Step::Done);
         }
         let rights = vm.rights(at, &object, anon, page, shared, at.access);
+        let mut foresee = false;
         if at.access.contains(Prot::W) {
             // Mapped without write although nothing but sharing forbade it.
             let reuse = vm.objects.get(at.object).flags().contains(ObjectFlags::COPIED)
@@ -66,12 +79,16 @@ impl<'vm, P: Platform> Map<'vm, P> {
             bump(&vm.stats.cow_reuse, u64::from(reuse));
             vm.forget_copy(anon, page);
             vm.take_over(at, page);
+            foresee = reuse && grow_cluster(at.entry, at.va.page());
         }
         if self.is_window_due(at, page, rights) {
             return self.enter_window(at, page, rights, map, object);
         }
         let mut run = [PageNo(NonZeroU32::MIN); CLUSTER];
         let (first, n) = self.neighbours(at, page, rights, &object, &mut run);
+        if foresee {
+            at.entry.next_fault.set(first.page() + n as u64);
+        }
         self.enter_busy(at, page, first, &run[..n], rights, map, object)
     }
 
