@@ -68,10 +68,9 @@ fn options(args: &[String]) -> Result<Options, String> {
             }
         }
     }
-    if o.initrd.is_empty() && o.machine.disk.is_none() {
+    if o.initrd.is_empty() {
         return Err(
-            "--initrd FILE.cpio is missing: the file system that PROGRAM is in (find . | cpio -o -H newc); \
-             it may be on the --disk instead"
+            "--initrd FILE.cpio is missing: the file system that PROGRAM is in (find . | cpio -o -H newc)"
                 .into(),
         );
     }
@@ -222,7 +221,7 @@ mod tests {
         let m = &o.machine;
         assert_eq!((m.memory.as_str(), m.cpus.as_str(), o.icount, o.initrd.as_str()), ("1G", "1", true, "f"));
         assert_eq!(o.program, ["/bin/ls", "-l", "--mem"]);
-        let o = parse("--disk d --swap pool:8M,/dev/vda -- /bin/ls").expect("good: the root is on the disk");
+        let o = parse("--initrd f --disk d --swap pool:8M,/dev/vda -- /bin/ls").expect("good");
         assert_eq!(o.machine.disk.as_deref(), Some("d"));
         assert_eq!(o.machine.words, ["swap=pool:8M,/dev/vda"]);
     }
