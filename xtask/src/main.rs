@@ -108,6 +108,11 @@ fn long() -> bool {
             &["test", "--release", "-p", "machvm-cli", "--test", "run_pager", "--", "--ignored"],
             &[],
         )
+        && run(
+            "256 MiB through every place of swap",
+            &["test", "--release", "-p", "machvm-cli", "--test", "chaos", "--", "--ignored", "--nocapture"],
+            &[("MACHVM_LONG", "1")],
+        )
         && bench(&["pmap".into(), "--check".into()])
 }
 

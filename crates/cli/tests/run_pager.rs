@@ -86,7 +86,8 @@ fn run(
         .spawn()
         .expect("machvm starts");
     during(&mut child);
-    let end = Instant::now() + PATIENCE;
+    let size: u32 = mib.parse().expect("a number");
+    let end = Instant::now() + PATIENCE * (size / 32).max(1);
     while child.try_wait().expect("wait").is_none() {
         if Instant::now() > end {
             let _ = child.kill();

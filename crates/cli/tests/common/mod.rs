@@ -9,8 +9,11 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Nothing here takes longer natively than a few seconds; a hang must fail.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Nothing here takes longer natively than a few seconds, in the long form half a minute; a hang
+/// must fail.
+fn patience() -> Duration {
+    Duration::from_secs(if std::env::var_os("MACHVM_LONG").is_some() { 1200 } else { 120 })
+}
 
 /// What a process left behind.
 #[derive(PartialEq, Eq)]
@@ -113,7 +116,7 @@ impl Job {
     }
 
     fn run_as(&self, argv: Vec<OsString>) -> Outcome {
-        let ran = self.spawn_within(&argv, PATIENCE);
+        let ran = self.spawn_within(&argv, patience());
         let ran = ran.unwrap_or_else(|error| panic!("{argv:?}: {error} (is it installed?)"));
         ran.unwrap_or_else(|| panic!("{argv:?} hangs"))
     }

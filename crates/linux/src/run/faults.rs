@@ -116,6 +116,7 @@ fn deny(space: &VmSpace, e: FaultError, may: &mut MaySleep) {
         FaultError::NoMapping(va) => end_of_stack(space, va, may),
         FaultError::Protection(_) | FaultError::Foreign(_) => {}
         FaultError::Beyond(va) | FaultError::PagerIo(va) | FaultError::PagerGone(va) => {
+            space.lost.note(space, e, may);
             if space.map.pmap().poison_absent(va).is_err() {
                 tell_user(&format!(
                     "machvm: the page at {va:?} cannot be read, and this kernel cannot raise SIGBUS for it (UFFDIO_POISON, Linux 6.6): the program is ended\n"

@@ -39,6 +39,7 @@ mod control;
 mod faults;
 mod gate;
 mod launch;
+mod lost;
 mod objects;
 mod report;
 mod size;

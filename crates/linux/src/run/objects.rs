@@ -43,6 +43,7 @@ pub(super) fn table(space: &VmSpace) -> String {
     }
     line(&mut t, &format!("{:>8} {:<9}", rows.len(), "in all"), &sum);
     t += &pagers();
+    t += &space.lost.table();
     t
 }
 

@@ -27,6 +27,7 @@ pub(super) fn stats(space: &VmSpace) -> String {
     line(writes, "  by writes to absent pages");
     line(protected, "  by writes to protected pages");
     line(f.denied.load(Relaxed), "  denied");
+    line(space.lost.errors(), "memory errors: pages that could not be had");
     line(s.zero_fill, "pages filled with zero");
     line(s.mapped, "pages entered");
     line(s.cow_copies, "pages copied on write");
@@ -57,6 +58,7 @@ pub(super) fn stats(space: &VmSpace) -> String {
     line(f.busy_ns.load(Relaxed) / 1_000, "microseconds serving faults");
     line(u64::from(f.moves.load(Relaxed)), "moves of the fault thread to another CPU");
     line((s.own_bytes + space.platform().pv().table_bytes() as u64) / 1024, "KiB of the VM's own structures");
+    t += &space.lost.table();
     t
 }
 

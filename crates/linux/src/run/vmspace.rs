@@ -16,6 +16,7 @@ use super::faults::{self, FaultCounters};
 use super::files::tell_user;
 use super::filter::PROGRAM_END;
 use super::gate::{Gate, Inside, Owed};
+use super::lost::Lost;
 use super::options::Options;
 use super::slow::Slow;
 use super::space::{Call, Errno, Piece, Reply, Space};
@@ -43,6 +44,7 @@ pub struct VmSpace {
     pub(super) faults: FaultCounters,
     pub(super) options: Options,
     pub(super) slow: Slow,
+    pub(super) lost: Lost,
     /// Pages are moved between places of swap.
     moving: Mutex<bool>,
     control: Option<Control>,
@@ -92,6 +94,7 @@ impl VmSpace {
             faults: FaultCounters::default(),
             options: options.clone(),
             slow: Slow::default(),
+            lost: Lost::default(),
             moving: Mutex::default(),
             control,
             recorder,
