@@ -68,8 +68,10 @@ struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
     /// Where pages go when memory is short: a list of lz4[:MAX] and zstd[:MAX] (compressed pools),
-    /// file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE, pager:SOCKET[:MAX] (another process); or none. Earlier ones are filled first.
-    /// Settings follow their place: prio=N, level=N (zstd), plain (no encryption), force (devices).
+    /// file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE, pager:SOCKET[:MAX] (another process),
+    /// redis://HOST/PREFIX, s3://BUCKET/PREFIX, opendal+fs:///DIRECTORY (docs/remote.md); or none. Earlier ones are filled first.
+    /// Settings follow their place: prio=N, level=N (zstd), plain (no encryption), force (devices),
+    /// max=SIZE, cluster=PAGES, cache=SIZE, wait=SECONDS (servers).
     #[arg(long, value_name = "PLACE[,SETTING...][,PLACE...]", default_value = "lz4", value_parser = parse_swap)]
     swap: Vec<SwapPlaces>,
     /// How pages that go are chosen: clock (second chance), or s3fifo, which keeps what is in

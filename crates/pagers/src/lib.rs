@@ -9,13 +9,12 @@
 //! * [`DevicePager`], [`SgPager`]: memory of devices, which is mapped as it is.
 //! * [`DeadPager`]: refuses everything.
 //! * [`external`]: objects, and swap, whose pager is another process.
+//! * `remote`, with the feature of that name: swap and objects on a server.
 //!
 //! None of them takes a lock of the virtual memory system, and all are called with
 //! none held. Neither [`Pool`] nor [`FilePager`] allocates on the way of a request:
 //! buffers are on the stack (at most 40 KiB) and the pool's memory comes from its
 //! [`RegionSource`].
-//!
-//! Not here: remote pagers.
 //!
 //! Without the feature `std` there is only [`Pool`], with LZ4: all that a kernel needs to bring
 //! is an allocator and a [`RegionSource`].
@@ -40,6 +39,8 @@ mod handle;
 mod none;
 mod pool;
 mod region;
+#[cfg(all(target_os = "linux", feature = "remote"))]
+pub mod remote;
 mod shard;
 mod slot;
 mod stats;

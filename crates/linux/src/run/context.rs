@@ -181,7 +181,8 @@ impl Ctx {
         text
     }
 
-    /// Lets the program's control socket go and writes the report, the first time it is called.
+    /// Lets the program's control socket go, writes the report, and deletes what is swapped to
+    /// other machines, the first time it is called. From then on faults may wait.
     pub fn report(&self) {
         if self.reported.swap(true, Ordering::AcqRel) {
             return;
@@ -189,13 +190,13 @@ impl Ctx {
         // The keeper looks after a trace that is not whole.
         self.space.end();
         self.keeper.exiting();
-        let Some(file) = &self.report_to else {
-            return;
-        };
-        let text = self.report_text();
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        // The program's end is not the place to fail because a pipe is closed.
-        let _ = file.write_all(text.as_bytes());
+        if let Some(file) = &self.report_to {
+            let text = self.report_text();
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            // The program's end is not the place to fail because a pipe is closed.
+            let _ = file.write_all(text.as_bytes());
+        }
+        self.space.close_swap();
     }
 }
 

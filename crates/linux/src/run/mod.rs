@@ -45,6 +45,8 @@ mod report;
 mod size;
 mod slow;
 mod spec;
+#[cfg(feature = "remote")]
+mod spec_remote;
 mod swap;
 mod trace;
 pub mod vmspace;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use machvm::pageout::Replacement;
+#[cfg(feature = "remote")]
+use machvm_pagers::remote::{Patience, RemotePlace, TierOptions};
 
 /// A place for pages when memory is short.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +41,16 @@ pub enum SwapPlace {
         path: PathBuf,
         /// At most this many bytes.
         max: Option<u64>,
+    },
+    /// A server, or a cluster of them (`docs/remote.md`).
+    #[cfg(feature = "remote")]
+    Remote {
+        /// Which.
+        place: RemotePlace,
+        /// How it is used; encryption is as [`SwapTier::encrypt`] says.
+        options: TierOptions,
+        /// How long it is waited for.
+        patience: Patience,
     },
 }
 

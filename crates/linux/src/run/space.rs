@@ -159,6 +159,8 @@ pub trait Space: Sync {
 
     /// The program ends: what it has in the file system goes.
     fn end(&self) {}
+    /// The program has ended but for its last system call: what it has on other machines goes.
+    fn close_swap(&self) {}
     /// The text of `--stats`.
     fn stats(&self) -> String;
     /// The text of `--maps`.

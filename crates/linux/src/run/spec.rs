@@ -9,7 +9,10 @@ use super::size::parse_size;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SwapPlaces(pub Vec<SwapTier>);
 
-const PLACES: &str = "lz4, lz4:MAX, zstd, zstd:MAX (pools in memory), file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE, pager:SOCKET, pager:SOCKET:MAX, or none";
+#[cfg(feature = "remote")]
+use super::spec_remote as remote;
+
+const PLACES: &str = "lz4, lz4:MAX, zstd, zstd:MAX (pools in memory), file:PATH:SIZE, file:DIRECTORY:SIZE, dev:DEVICE, pager:SOCKET, pager:SOCKET:MAX, redis://HOST/PREFIX, s3://BUCKET/PREFIX, opendal+fs:///DIRECTORY, or none";
 const LEVEL: i32 = 3;
 
 /// Reads a comma-separated list of places, each followed by its settings:
@@ -38,6 +41,14 @@ fn unknown(part: &str) -> String {
 
 /// `None`: it is a setting.
 fn place(part: &str) -> Result<Option<SwapPlace>, String> {
+    if part.contains("://") {
+        #[cfg(feature = "remote")]
+        return remote::place(part).map(Some);
+        #[cfg(not(feature = "remote"))]
+        return Err(format!(
+            "{part:?}: this machvm was built without remote memory (cargo feature \"remote\")"
+        ));
+    }
     let (kind, rest) = match part.split_once(':') {
         Some((kind, rest)) => (kind, Some(rest)),
         None => (part, None),
@@ -100,10 +111,17 @@ fn set(tier: &mut SwapTier, part: &str) -> Result<(), String> {
         }
         (None, "plain", SwapPlace::File { .. } | SwapPlace::Device { .. }) => tier.encrypt = false,
         (None, "force", SwapPlace::Device { force, .. }) => *force = true,
+        #[cfg(feature = "remote")]
+        (None, "plain", SwapPlace::Remote { .. }) => tier.encrypt = false,
+        #[cfg(feature = "remote")]
+        (Some((name, value)), _, SwapPlace::Remote { options, patience, .. }) => {
+            remote::set(options, patience, name, value)?;
+        }
         _ => {
             return Err(format!(
                 "{part:?} is no setting of that place: all have prio=N, zstd has level=N, files and devices have \
-                 plain (no encryption), devices have force"
+                 plain (no encryption), devices have force, servers have plain, max=SIZE, cluster=PAGES, \
+                 cache=SIZE, wait=SECONDS"
             ));
         }
     }

@@ -6,12 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use machvm_hal::PAGE_SIZE;
 use machvm_pagers::external::{self, ExternalSwap};
+#[cfg(feature = "remote")]
+use machvm_pagers::remote::{Engine, Hooks, RemoteTier, TierOptions};
 use machvm_pagers::{Block, Codec, Disk, FileBlock, Heap, Memory, Opened, Pool, Source, Speed, Tier, Tiers};
 
 use super::error::RunError;
 use super::options::{SwapPlace, SwapTier};
 use super::spec::parse_swap;
 use super::vmthread::spawn_vm_thread;
+#[cfg(feature = "remote")]
+use super::vmthread::{enter_vm_thread, leave_vm_thread};
 use crate::uring::UringBlock;
 
 /// Says why a place cannot be used, in a sentence.
@@ -53,6 +57,13 @@ fn open(wanted: &SwapTier) -> Result<Box<dyn Tier>, String> {
         SwapPlace::File { path, bytes } => Source::File(path.clone(), *bytes),
         SwapPlace::Device { path, force } => Source::Device(path.clone(), *force),
         SwapPlace::Pager { path, max } => return pager(path, *max),
+        #[cfg(feature = "remote")]
+        SwapPlace::Remote { place, options, patience } => {
+            let hooks = Hooks { started: enter_vm_thread, ended: leave_vm_thread };
+            let options = TierOptions { encrypt: wanted.encrypt, ..options.clone() };
+            let engine = Engine::open(place, *patience, hooks)?;
+            return Ok(Box::new(Arc::new(RemoteTier::open(place, engine, options)?)));
+        }
     };
     let opened = source.open().map_err(|e| e.to_string())?;
     let block = block(&opened);

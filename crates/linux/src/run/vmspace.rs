@@ -304,6 +304,11 @@ impl Space for VmSpace {
             control.remove();
         }
     }
+    fn close_swap(&self) {
+        if let Some(tiers) = self.platform().tiers() {
+            tiers.close();
+        }
+    }
     fn stats(&self) -> String {
         super::report::stats(self)
     }

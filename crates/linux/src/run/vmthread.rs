@@ -120,6 +120,19 @@ pub fn spawn_vm_thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::
     wait.recv().map_err(|_| io::Error::other("the thread ended at once"))
 }
 
+/// Makes the calling thread, which is new, one of the VM's: as [`spawn_vm_thread`] does, for
+/// threads that a library starts.
+#[cfg(feature = "remote")]
+pub(super) fn enter_vm_thread() {
+    std::mem::forget(Registration::new());
+}
+
+/// The calling thread ends.
+#[cfg(feature = "remote")]
+pub(super) fn leave_vm_thread() {
+    drop(Registration(gettid()));
+}
+
 struct Registration(i32);
 
 impl Registration {

@@ -166,6 +166,10 @@ pub trait Tier: Send + Sync {
     /// is. Called by the mover in each of its rounds, while there is such.
     fn try_again(&self) {}
 
+    /// The run ends: what is kept outside of this process is to be deleted, soon. Who asks
+    /// for a page later may wait.
+    fn close(&self) {}
+
     /// The figures of the moment.
     fn stats(&self) -> TierStats;
 }

@@ -258,6 +258,11 @@ impl Tiers {
         }
         Ok(())
     }
+    /// The run ends: tiers delete what would outlive it.
+    pub fn close(&self) {
+        let (all, n) = self.in_order();
+        all[..n].iter().flatten().for_each(|h| h.tier.close());
+    }
     pub(super) fn age(&self) -> u16 {
         (self.stored.load(Relaxed) / TURN) as u16
     }

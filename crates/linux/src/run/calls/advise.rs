@@ -49,8 +49,9 @@ pub(super) enum Target {
 pub(super) fn target(call: &Call) -> Result<Target, Errno> {
     let fd = program_fd(call.tid, call.args[0] as i32).map_err(|_| errno::EBADF)?;
     let info = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", fd.as_raw_fd()));
-    let pid =
-        info.ok().and_then(|text| text.lines().find_map(|l| l.strip_prefix("Pid:")?.trim().parse().ok()));
+    let pid = info
+        .ok()
+        .and_then(|text| text.lines().find_map(|l| l.strip_prefix("Pid:")?.trim().parse::<u32>().ok()));
     Ok(match pid {
         Some(pid) if std::process::id() == pid => Target::Program,
         // Linux knows what is wrong with other descriptors, too.

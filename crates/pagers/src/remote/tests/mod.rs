@@ -1,0 +1,3 @@
+//! Against real servers, which `.ci/run` installs.
+
+pub(crate) mod servers;
