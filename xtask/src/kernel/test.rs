@@ -114,7 +114,7 @@ impl Run {
 
 /// What it does under Linux, or what it shall do.
 fn natively(run: &Run) -> Result<Outcome, String> {
-    use std::os::unix::process::ExitStatusExt;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
     if let Some(text) = &run.case.says {
         return Ok(Outcome { text: text.clone(), status: 0 });
     }
@@ -122,6 +122,8 @@ fn natively(run: &Run) -> Result<Outcome, String> {
         .args(&run.outside[1..])
         .env_clear()
         .env("PATH", "/bin:/usr/bin")
+        // A group that we look after: in one that nobody does SIGTSTP stops nobody.
+        .process_group(0)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
