@@ -16,7 +16,7 @@ use crate::sum::checksum;
 /// Records of a machine: runs at a time.
 const MOST: usize = 64;
 /// Numbers that are noted together, before they are used.
-const AHEAD: u64 = 4096;
+const AHEAD: u64 = 256;
 /// Clusters that are deleted together without a list of them.
 const BATCH: u64 = 4096;
 
