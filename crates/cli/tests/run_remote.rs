@@ -10,7 +10,7 @@ mod servers;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{Job, machvm};
 use servers::{NEVER, Redis, S3, Scratch, until};
