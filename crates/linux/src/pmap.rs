@@ -388,14 +388,15 @@ impl LinuxPmap {
         self.space().resident.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Maps a part of the file; nothing is entered yet.
+    /// Maps a part of the file; nothing is entered yet. Nobody has access before the userfaultfd
+    /// knows of it: what is touched then would be mapped without anybody noting it.
     fn map(&self, part: Part) -> Result<(), i32> {
         let (at, len) = (part.range.start().get(), part.range.bytes());
         let how = if self.reserved.is_some() { libc::MAP_FIXED } else { sys::MAP_FIXED_NOREPLACE };
         let ((fd, byte), flags) = (self.mmu.at(part.first), libc::MAP_SHARED | how);
         // SAFETY: with MAP_FIXED the range lies in our reservation and meets no region
         // (region_insert looked), so only the reservation is replaced.
-        let got = unsafe { sys::mmap(at, len, linux_prot(part.prot), flags, fd, byte) }?;
+        let got = unsafe { sys::mmap(at, len, libc::PROT_NONE, flags, fd, byte) }?;
         if got != at {
             // A kernel that does not know MAP_FIXED_NOREPLACE took it for a hint.
             // SAFETY: the mapping just made.
@@ -406,7 +407,9 @@ impl LinuxPmap {
             // SAFETY: the mapping just made; contents stay.
             unsafe { sys::madvise(at, len, libc::MADV_DONTFORK) }.inspect_err(|_| self.unmap(part.range))?;
         }
-        self.mmu.uffd.register(part.range).inspect_err(|_| self.unmap(part.range))
+        self.mmu.uffd.register(part.range).inspect_err(|_| self.unmap(part.range))?;
+        // SAFETY: the mapping just made.
+        unsafe { sys::mprotect(at, len, linux_prot(part.prot)) }.inspect_err(|_| self.unmap(part.range))
     }
 
     /// Unmaps a range that [`LinuxPmap::map`] mapped. If Linux refuses (too many
