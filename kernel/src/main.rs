@@ -88,6 +88,7 @@ extern "C" fn kmain(info: u64) -> ! {
     sched::adopt(0);
     arch::init_timer();
     dev::start();
+    fs::find(info.initrd);
     swap::start(info.command_line);
     leaks::start();
     provoke(info.command_line);

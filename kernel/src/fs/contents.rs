@@ -6,6 +6,7 @@ use machvm::page::{ContentError, GrabError, GrabFlags, XBusy};
 use machvm_arena::Handle;
 use machvm_hal::{MaySleep, PAGE_SIZE, Pindex};
 
+use super::initial::Initial;
 use super::pager::{self, FilePager};
 use crate::embed::{Kernel, the_vm};
 use crate::errno::{EFBIG, EIO, ENOMEM, ENOSPC, Errno, Result};
@@ -37,7 +38,7 @@ fn page_of(at: u64) -> Pindex {
 
 impl Contents {
     /// Of a new file that begins with these bytes.
-    pub(super) fn new(initial: &'static [u8]) -> Result<Contents> {
+    pub(super) fn new(initial: Initial) -> Result<Contents> {
         let pager = pager::take(initial).ok_or(ENOSPC)?;
         let may = &mut MaySleep::claim();
         let made = the_vm().object_from_pager(LARGEST / PAGE_SIZE, pager.id(), 0, false, may);
@@ -45,7 +46,7 @@ impl Contents {
         Ok(Contents { object, pager, writer: Mutex::new(false) })
     }
     /// The file begins with these bytes. => nobody used it yet.
-    pub(super) fn begin_as(&self, initial: &'static [u8]) {
+    pub(super) fn begin_as(&self, initial: Initial) {
         self.pager.begin_as(initial);
     }
     /// The object, with a reference of the caller's: for a mapping. Accesses behind the file's last page end with

@@ -7,6 +7,7 @@ pub(crate) mod dir;
 pub(crate) mod epoll;
 pub(crate) mod event;
 pub(crate) mod file;
+mod initial;
 pub(crate) mod inode;
 pub(crate) mod mount;
 pub(crate) mod names;
@@ -36,7 +37,7 @@ pub(crate) use inode::{Inode, Node};
 pub(crate) use names::{make, memory_file, open, pipe};
 pub(crate) use pager::{pager, unused as pager_unused, used as pager_used};
 pub(crate) use path::{End, Place};
-pub(crate) use start::start;
+pub(crate) use start::{find, is_of, start};
 pub(crate) use table::Files;
 pub(crate) use tty::arrived;
 

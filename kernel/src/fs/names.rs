@@ -6,6 +6,7 @@ use super::contents::Contents;
 use super::file::{
     File, O_ACCMODE, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
 };
+use super::initial::Initial;
 use super::inode::{Inode, Kind, S_IFLNK};
 use super::path::{End, Found, Last, Place};
 use super::pipe::Pipe;
@@ -44,7 +45,7 @@ pub(crate) fn open(place: &Place, path: &[u8], flags: u32, rights: u32) -> Resul
         if found.dir.dir().is_none() {
             return Err(ENOENT); // as /proc has it
         }
-        let inode = Inode::new(&found.dir.fs, Kind::Regular(Contents::new(&[])?), rights);
+        let inode = Inode::new(&found.dir.fs, Kind::Regular(Contents::new(Initial::NONE)?), rights);
         match found.dir.enter(&name, &inode) {
             // Somebody was first: it is opened, or refused.
             Err(EEXIST) => continue,
@@ -92,7 +93,7 @@ fn open_nameless(place: &Place, path: &[u8], flags: u32, rights: u32) -> Result<
     if dir.dir().is_none() {
         return Err(EOPNOTSUPP);
     }
-    let inode = Inode::new(&dir.fs, Kind::Regular(Contents::new(&[])?), rights);
+    let inode = Inode::new(&dir.fs, Kind::Regular(Contents::new(Initial::NONE)?), rights);
     Ok(Arc::new(File::of_inode(inode, None, flags)))
 }
 
@@ -124,7 +125,7 @@ pub(crate) fn make(place: &Place, path: &[u8], what: &What<'_>, rights: u32) -> 
     let inode = match what {
         What::Directory => Inode::directory(&dir.fs, Arc::downgrade(dir), rights),
         What::Link(to) => Inode::new(&dir.fs, Kind::Link((*to).into()), 0o777),
-        What::Regular => Inode::new(&dir.fs, Kind::Regular(Contents::new(&[])?), rights),
+        What::Regular => Inode::new(&dir.fs, Kind::Regular(Contents::new(Initial::NONE)?), rights),
         What::Fifo => Inode::new(&dir.fs, Kind::Fifo(Pipe::new(true)), rights),
         What::Socket => Inode::new(&dir.fs, Kind::Socket, rights),
         What::Device(kind, major, minor) => super::device::node(&dir.fs, kind | rights, *major, *minor),
@@ -134,7 +135,7 @@ pub(crate) fn make(place: &Place, path: &[u8], what: &What<'_>, rights: u32) -> 
 
 /// memfd_create(2).
 pub(crate) fn memory_file(name: &[u8], sealing: bool) -> Result<Arc<File>> {
-    let inode = Inode::new(&super::nameless(), Kind::Regular(Contents::new(&[])?), 0o777);
+    let inode = Inode::new(&super::nameless(), Kind::Regular(Contents::new(Initial::NONE)?), 0o777);
     if sealing {
         inode.seals.store(0, core::sync::atomic::Ordering::Release);
     }

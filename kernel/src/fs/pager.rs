@@ -1,4 +1,4 @@
-//! Where the contents of files come from: the initial file system's bytes, then zeroes.
+//! Where the contents of files come from: the initial file system's bytes, in memory or on a disk, then zeroes.
 //!
 //! The VM names pagers by number and asks for them at any time, so their places live for ever and are used again.
 
@@ -11,6 +11,7 @@ use machvm::PagerId;
 use machvm_hal::{PAGE_SIZE, PageIn, Pager, PagerError, Supply};
 use machvm_sync::Rank;
 
+use super::initial::Initial;
 use crate::lock::IrqSpin;
 
 /// Of one file. Modified pages are the VM's: they go to swap.
@@ -19,7 +20,7 @@ pub(crate) struct FilePager {
     /// Bytes of the file. Pages wholly behind them cannot be had.
     size: AtomicU64,
     /// What the file begins with where nothing was written; zeroes follow.
-    initial: IrqSpin<&'static [u8]>,
+    initial: IrqSpin<Initial>,
     /// Objects that use it.
     uses: AtomicU32,
 }
@@ -62,13 +63,13 @@ pub(crate) fn pager(id: PagerId) -> Option<&'static FilePager> {
 }
 
 /// A pager for a new file that begins with these bytes. `None`: there are a million already.
-pub(super) fn take(initial: &'static [u8]) -> Option<&'static FilePager> {
+pub(super) fn take(initial: Initial) -> Option<&'static FilePager> {
     let mut table = TABLE.lock();
     let p = match table.free.pop() {
         Some(p) => p,
         None => {
             let id = PagerId(NonZeroU32::new(u32::try_from(table.all.len() + 1).ok()?)?);
-            let initial = IrqSpin::new(Rank::Leaf, &[][..]);
+            let initial = IrqSpin::new(Rank::Leaf, Initial::NONE);
             let new = FilePager { id, size: AtomicU64::new(0), initial, uses: AtomicU32::new(0) };
             let p: &'static FilePager = Box::leak(Box::new(new));
             publish(table.all.len(), p)?;
@@ -101,9 +102,9 @@ impl FilePager {
         self.id
     }
     /// The file is these bytes. => no page was asked for yet.
-    pub(super) fn begin_as(&self, initial: &'static [u8]) {
+    pub(super) fn begin_as(&self, initial: Initial) {
         *self.initial.lock() = initial;
-        self.size.store(initial.len() as u64, Ordering::Release);
+        self.size.store(initial.len(), Ordering::Release);
     }
     pub(super) fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
@@ -111,14 +112,14 @@ impl FilePager {
     /// The file has so many bytes from now on. What is cut off never comes back.
     pub(super) fn set_size(&self, size: u64) {
         let mut initial = self.initial.lock();
-        if size < initial.len() as u64 {
-            *initial = &initial[..size as usize];
+        if let Some(left) = initial.part(0, size) {
+            *initial = left;
         }
         self.size.store(size, Ordering::Release);
     }
     /// Bytes that come from the initial file system where nothing was written.
     pub(super) fn initial_len(&self) -> u64 {
-        self.initial.lock().len() as u64
+        self.initial.lock().len()
     }
 }
 
@@ -131,10 +132,13 @@ impl Pager for FilePager {
             return req.failed(0, PagerError::Beyond);
         }
         let initial = *self.initial.lock();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(initial.len());
-        let end = from.saturating_add(inside * PAGE_SIZE as usize).min(initial.len());
+        let left = initial.len().saturating_sub(offset).min(inside as u64 * PAGE_SIZE);
         // What is not written is zero.
-        req.write(0, &initial[from..end]);
+        if let Some(part) = initial.part(offset, left)
+            && part.read(|at, bytes| req.write(at, bytes)).is_err()
+        {
+            return req.failed(0, PagerError::Io);
+        }
         req.supplied(inside, Supply::Clean);
     }
     fn page_out(&self, _offset: u64, _data: &[u8; PAGE_SIZE as usize]) -> Result<(), PagerError> {

@@ -1,15 +1,20 @@
 //! The root as it is at the start: the initial file system, and what programs expect besides.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::contents::Contents;
+use super::initial::Initial;
 use super::inode::{Inode, Kind, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, Time};
 use super::pipe::Pipe;
 use super::{cpio, device, mount, tty};
 use crate::arch::{self, Span};
+use crate::dev::{self, Disk};
 use crate::errno::{EEXIST, EINVAL, ENOTDIR, Result};
+
+/// The longest target of a symbolic link.
+const LONGEST_LINK: u64 = 4095;
 
 /// The directory of a path, made where it is absent, and the path's last name.
 fn parent<'n>(root: &Arc<Inode>, path: &'n str) -> Result<(Arc<Inode>, &'n str)> {
@@ -49,9 +54,9 @@ fn unpack(root: &Arc<Inode>, e: &cpio::Entry<'_>, links: &mut Links) -> Result<(
             let known = (e.links > 1).then(|| links.get(&e.number).cloned()).flatten();
             let inode = match known {
                 Some(i) => i,
-                None => Inode::new(&root.fs, Kind::Regular(Contents::new(&[])?), rights),
+                None => Inode::new(&root.fs, Kind::Regular(Contents::new(Initial::NONE)?), rights),
             };
-            if let (Kind::Regular(c), false) = (&inode.kind, e.data.is_empty()) {
+            if let (Kind::Regular(c), false) = (&inode.kind, e.data.len() == 0) {
                 c.begin_as(e.data);
             }
             if e.links > 1 {
@@ -59,7 +64,10 @@ fn unpack(root: &Arc<Inode>, e: &cpio::Entry<'_>, links: &mut Links) -> Result<(
             }
             inode
         }
-        S_IFLNK => Inode::new(&root.fs, Kind::Link(Box::from(e.data)), 0o777),
+        S_IFLNK => {
+            let target = e.data.copy(0, e.data.len().min(LONGEST_LINK))?;
+            Inode::new(&root.fs, Kind::Link(target.into_boxed_slice()), 0o777)
+        }
         S_IFCHR | S_IFBLK => device::node(&root.fs, e.mode, e.device.0, e.device.1),
         S_IFIFO => Inode::new(&root.fs, Kind::Fifo(Pipe::new(true)), rights),
         _ => return Err(EINVAL),
@@ -75,7 +83,7 @@ fn unpack(root: &Arc<Inode>, e: &cpio::Entry<'_>, links: &mut Links) -> Result<(
 /// A file with this text, unless there is one.
 fn provide(root: &Arc<Inode>, path: &str, text: &'static str) -> Result<()> {
     let (dir, name) = parent(root, path)?;
-    let inode = Inode::new(&root.fs, Kind::Regular(Contents::new(text.as_bytes())?), 0o644);
+    let inode = Inode::new(&root.fs, Kind::Regular(Contents::new(Initial::Memory(text.as_bytes()))?), 0o644);
     match dir.enter(name.as_bytes(), &inode) {
         Err(EEXIST) => Ok(()),
         r => r,
@@ -93,21 +101,56 @@ fn furnish(root: &Arc<Inode>) -> Result<()> {
     mount::mount(b"proc", &proc, b"proc", None)
 }
 
-/// Puts the initial file system in place.
-pub(crate) fn start(initrd: Option<Span>) {
-    mount::start();
-    let root = mount::root();
+/// The disk that has the initial file system.
+static DISK: AtomicPtr<Disk> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Without an initial file system from the loader, the first disk that begins as an archive has it.
+///
+/// => once, after the disks and before swap.
+pub(crate) fn find(initrd: Option<Span>) {
+    let begins = |d: &&'static Disk| {
+        Initial::of_disk(d).copy(0, cpio::MAGIC.len() as u64).is_ok_and(|b| b == cpio::MAGIC)
+    };
+    if initrd.is_none()
+        && let Some(d) = dev::disks().iter().find(begins)
+    {
+        DISK.store(core::ptr::from_ref(d).cast_mut(), Ordering::Release);
+    }
+}
+
+/// Files' contents come from this disk: it stays as it is.
+pub(crate) fn is_of(disk: &Disk) -> bool {
+    core::ptr::eq(DISK.load(Ordering::Acquire), disk)
+}
+
+/// The archive that the root is made of.
+fn archive(initrd: Option<Span>) -> Option<Initial> {
     if let Some(span) = initrd {
         // SAFETY: the loader's module, which the VM was not given.
         let bytes = unsafe {
             core::slice::from_raw_parts(arch::direct(span.start), (span.end - span.start) as usize)
         };
-        let mut links = Links::new();
-        cpio::each(bytes, |e| {
+        return Some(Initial::Memory(bytes));
+    }
+    dev::disks().iter().find(|d| is_of(d)).map(Initial::of_disk)
+}
+
+/// Puts the initial file system in place.
+pub(crate) fn start(initrd: Option<Span>) {
+    mount::start();
+    let root = mount::root();
+    let mut links = Links::new();
+    let read = archive(initrd).map(|a| {
+        cpio::each(a, |e| {
             if let Err(why) = unpack(&root, e, &mut links) {
                 crate::say!("machvm: {} of the initial file system: error {}", e.name, why.0);
             }
-        });
+        })
+    });
+    match read {
+        None => crate::say!("machvm: no initial file system: no initrd, and no disk begins with an archive"),
+        Some(Err(e)) => crate::say!("machvm: the initial file system ends early: error {}", e.0),
+        Some(Ok(())) => {}
     }
     if let Err(e) = furnish(&root) {
         crate::say!("machvm: the root cannot be furnished: error {}", e.0);

@@ -94,12 +94,12 @@ pub(crate) fn start(command_line: &str) {
 /// behind all others.
 ///
 /// # Errors
-/// EBUSY: it is in use; EINVAL: it is too small or read-only; ENOMEM, EPERM: there are too many.
+/// EBUSY: it is in use, or has the root; EINVAL: it is too small or read-only; ENOMEM, EPERM: there are too many.
 pub(crate) fn add(disk: &'static Disk, pages: u64, priority: Option<i32>) -> Result<()> {
     let all = get().ok_or(ENOMEM)?;
     let _changes = CHANGES.lock();
     let areas: Vec<(usize, &Area)> = all.numbered().collect();
-    if areas.iter().any(|(_, a)| core::ptr::eq(a.disk(), disk)) {
+    if crate::fs::is_of(disk) || areas.iter().any(|(_, a)| core::ptr::eq(a.disk(), disk)) {
         return Err(EBUSY);
     }
     let free = (0..AREAS).find(|i| !areas.iter().any(|(n, _)| n == i)).ok_or(crate::errno::EPERM)?;

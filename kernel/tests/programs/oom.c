@@ -1,7 +1,7 @@
 // Memory runs out: the largest process is killed, its memory is there again, and the others go on. Not for Linux, where
 // it would take all there is.
-// kernel-test oom: cpus=2 mem=56M
-// kernel-test oom-swap: cpus=1 mem=56M swap=pool:4M,/dev/vda disk=12M
+// kernel-test oom: cpus=2 mem=40M
+// kernel-test oom-swap: cpus=1 mem=40M swap=pool:4M,/dev/vda disk=8M
 //> hog: 0x9, small: 0
 //> again: 0x9, small: 0
 //> room for 12 MiB: yes

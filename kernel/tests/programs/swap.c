@@ -1,9 +1,9 @@
 // More memory than there is: every page has its own contents, and each is looked at again and again. The first argument
 // says how many MiB; the second whether pages shrink when they are compressed: "easy" ones do, "hard" ones do not, of
 // "mixed" ones some. Prints the same on Linux.
-// kernel-test swap-pool: cpus=2 mem=40M swap=pool:20M args=80,easy
-// kernel-test swap-disk: cpus=1 mem=40M disk=128M swap=/dev/vda args=80,hard
-// kernel-test swap-both: cpus=2 mem=40M disk=128M swap=pool:6M,/dev/vda args=80,mixed
+// kernel-test swap-pool: cpus=2 mem=32M swap=pool:16M args=48,easy
+// kernel-test swap-disk: cpus=1 mem=32M disk=96M swap=/dev/vda args=64,hard
+// kernel-test swap-both: cpus=2 mem=32M disk=96M swap=pool:6M,/dev/vda args=64,mixed
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>

@@ -17,6 +17,8 @@ pub(super) struct Case {
     pub(super) cpus: Option<String>,
     /// Bytes of an empty disk.
     pub(super) disk: Option<u64>,
+    /// Bytes of a disk before that one that has the root.
+    pub(super) root: Option<u64>,
     pub(super) args: Vec<String>,
     /// What it prints; `None`: what it prints under Linux.
     pub(super) says: Option<String>,
@@ -32,6 +34,7 @@ fn case(name: &str, words: &str, says: Option<String>) -> Result<Case, String> {
         machine: Machine::default(),
         cpus: None,
         disk: None,
+        root: None,
         args: Vec::new(),
         says,
     };
@@ -40,9 +43,10 @@ fn case(name: &str, words: &str, says: Option<String>) -> Result<Case, String> {
             Some(("mem", m)) => c.machine.memory = m.into(),
             Some(("cpus", n)) => c.cpus = Some(super::cpus(n)?),
             Some(("disk", n)) => c.disk = Some(bytes(n).ok_or(format!("{w}: as in 64M"))?),
+            Some(("root", n)) => c.root = Some(bytes(n).ok_or(format!("{w}: as in 64M"))?),
             Some(("args", a)) => c.args = a.split(',').map(String::from).collect(),
             Some(("swap", _)) => c.machine.words.push(w.into()),
-            _ => return Err(format!("{w:?} of case {name}: mem=, cpus=, disk=, swap=, args=")),
+            _ => return Err(format!("{w:?} of case {name}: mem=, cpus=, disk=, root=, swap=, args=")),
         }
     }
     Ok(c)

@@ -22,6 +22,7 @@ const QEMU: &str = "qemu-system-x86_64";
 struct Options {
     machine: Machine,
     icount: bool,
+    /// Empty: a disk has the root.
     initrd: String,
     program: Vec<String>,
 }
@@ -33,15 +34,15 @@ struct Machine {
     memory: String,
     /// As QEMU's `-smp`.
     cpus: String,
-    /// A file that is the disk.
-    disk: Option<String>,
+    /// Files that are disks.
+    disks: Vec<String>,
     /// Words for the kernel: what comes before `--` on its command line.
     words: Vec<String>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Machine { memory: "512M".into(), cpus: "1".into(), disk: None, words: Vec::new() }
+        Machine { memory: "512M".into(), cpus: "1".into(), disks: Vec::new(), words: Vec::new() }
     }
 }
 
@@ -54,7 +55,7 @@ fn options(args: &[String]) -> Result<Options, String> {
         match a.as_str() {
             "--mem" => o.machine.memory = value()?,
             "--smp" => o.machine.cpus = cpus(&value()?)?,
-            "--disk" => o.machine.disk = Some(value()?),
+            "--disk" => o.machine.disks.push(value()?),
             "--swap" => o.machine.words.push(format!("swap={}", value()?)),
             "--initrd" => o.initrd = value()?,
             "--icount" => o.icount = true,
@@ -68,9 +69,10 @@ fn options(args: &[String]) -> Result<Options, String> {
             }
         }
     }
-    if o.initrd.is_empty() {
+    if o.initrd.is_empty() && o.machine.disks.is_empty() {
         return Err(
-            "--initrd FILE.cpio is missing: the file system that PROGRAM is in (find . | cpio -o -H newc)"
+            "--initrd FILE.cpio is missing: the file system that PROGRAM is in (find . | cpio -o -H newc); \
+                    or a --disk FILE that begins with such an archive"
                 .into(),
         );
     }
@@ -105,7 +107,7 @@ fn build() -> Option<PathBuf> {
     run("the kernel", &args, &vars).then(|| dir.join(TARGET).join("release/machvm-kernel"))
 }
 
-/// QEMU with the kernel in it, and no devices but the disk and the serial line, which is standard input and output.
+/// QEMU with the kernel in it, and no devices but disks and the serial line, which is standard input and output.
 /// Several CPUs are as many threads of QEMU's.
 fn qemu(kernel: &Path, m: &Machine, initrd: Option<&Path>, program: &[String]) -> Command {
     let mut qemu = Command::new(QEMU);
@@ -113,11 +115,11 @@ fn qemu(kernel: &Path, m: &Machine, initrd: Option<&Path>, program: &[String]) -
     qemu.args(["-accel", if m.cpus == "1" { "tcg,thread=single" } else { "tcg,thread=multi" }]);
     qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-m", &m.memory]);
     qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-    if let Some(file) = &m.disk {
+    for (i, file) in m.disks.iter().enumerate() {
         // A comma in a name is written twice.
         let file = file.replace(',', ",,");
-        qemu.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={file}"));
-        qemu.args(["-device", "virtio-blk-pci,drive=disk,disable-legacy=on"]);
+        qemu.arg("-drive").arg(format!("if=none,id=disk{i},format=raw,file={file}"));
+        qemu.arg("-device").arg(format!("virtio-blk-pci,drive=disk{i},disable-legacy=on"));
     }
     qemu.arg("-kernel").arg(kernel);
     if let Some(initrd) = initrd {
@@ -202,6 +204,7 @@ mod tests {
     fn what_is_missing_is_named() {
         assert!(parse("-- a").is_err_and(|e| e.contains("--initrd")));
         assert!(parse("--initrd f").is_err_and(|e| e.contains("-- PROGRAM")));
+        assert!(parse("--disk d -- a").is_ok());
         assert!(parse("--mem").is_err_and(|e| e.contains("needs a value")));
         assert!(parse("--smp 2 --icount --initrd f -- a").is_err_and(|e| e.contains("--icount")));
         assert!(parse("--smp 9").is_err_and(|e| e.contains("1 to 8")));
@@ -222,7 +225,7 @@ mod tests {
         assert_eq!((m.memory.as_str(), m.cpus.as_str(), o.icount, o.initrd.as_str()), ("1G", "1", true, "f"));
         assert_eq!(o.program, ["/bin/ls", "-l", "--mem"]);
         let o = parse("--initrd f --disk d --swap pool:8M,/dev/vda -- /bin/ls").expect("good");
-        assert_eq!(o.machine.disk.as_deref(), Some("d"));
+        assert_eq!(o.machine.disks, ["d"]);
         assert_eq!(o.machine.words, ["swap=pool:8M,/dev/vda"]);
     }
 }

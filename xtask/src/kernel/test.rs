@@ -3,12 +3,14 @@
 //! Every C program of `kernel/tests/programs` is linked statically and run twice: here, and as the first program of our
 //! kernel in QEMU. What it prints and how it ends must be equal. So with every script of `kernel/tests/scripts`, by
 //! Debian's static busybox. A line in a source may ask for another machine, as `cases.rs` has it. After every run the
-//! kernel must have found that nothing leaked.
+//! kernel must have found that nothing leaked. On a machine with several CPUs two kernels run at a time.
 
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,10 @@ const PROGRAMS: &str = "kernel/tests/programs";
 const SCRIPTS: &str = "kernel/tests/scripts";
 const OUT: &str = "target/kernel-test";
 const BUSYBOX: &str = "/bin/busybox";
-/// QEMU without hardware support on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// QEMU without hardware support on a busy machine. No case takes a tenth of it on one with nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Kernels at a time, at most.
+const AT_A_TIME: usize = 2;
 
 /// What a program printed, and its status as a shell tells it.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,8 +39,12 @@ struct Run {
     case: Case,
     /// In the initial file system.
     inside: Vec<String>,
+    /// The initial file system.
+    initrd: PathBuf,
     /// On this machine.
     outside: Vec<String>,
+    /// What that was like, once it was run.
+    want: OnceLock<Result<Outcome, String>>,
 }
 
 fn sorted(dir: &str) -> Result<Vec<PathBuf>, String> {
@@ -50,14 +58,27 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Links the programs; gives the cases and the initial file system for all of them.
-fn prepare(only: &[String]) -> Result<(Vec<Run>, Vec<u8>), String> {
+/// Writes an initial file system with Busybox and one file more; gives where.
+fn archive(called: &str, more: Option<(&str, &Path)>) -> Result<PathBuf, String> {
+    let mut initrd = Initrd::default();
+    ["bin", "dev", "proc", "tmp", "etc"].iter().for_each(|d| initrd.directory(d));
+    initrd
+        .file("bin/busybox", Path::new(BUSYBOX))
+        .map_err(|e| format!("{e}; on Debian: apt-get install busybox-static"))?;
+    if let Some((name, path)) = more {
+        initrd.file(name, path)?;
+    }
+    let to = Path::new(OUT).join(format!("{called}.cpio"));
+    fs::write(&to, initrd.finish()).map_err(|e| format!("{}: {e}", to.display()))?;
+    Ok(to)
+}
+
+/// Links the programs, and makes an initial file system for each; gives the cases.
+fn prepare(only: &[String]) -> Result<Vec<Run>, String> {
     let wanted = |name: &String| only.is_empty() || only.contains(name);
     let text = |path: &Path| fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
     let out = Path::new(OUT);
     fs::create_dir_all(out).map_err(|e| format!("{OUT}: {e}"))?;
-    let mut initrd = Initrd::default();
-    ["bin", "dev", "proc", "tmp", "etc"].iter().for_each(|d| initrd.directory(d));
     let mut runs = Vec::new();
     for source in sorted(PROGRAMS)? {
         let name = stem(&source);
@@ -75,34 +96,31 @@ fn prepare(only: &[String]) -> Result<(Vec<Run>, Vec<u8>), String> {
         if !status.success() {
             return Err(format!("{} does not compile", source.display()));
         }
-        initrd.file(&format!("bin/{name}"), &program)?;
+        let initrd = archive(&name, Some((&format!("bin/{name}"), &program)))?;
         for case in asked {
             let with_args = |path: String| [&[path], &case.args[..]].concat();
             let (inside, outside) =
                 (with_args(format!("/bin/{name}")), with_args(program.display().to_string()));
-            runs.push(Run { case, inside, outside });
+            runs.push(Run { case, inside, initrd: initrd.clone(), outside, want: OnceLock::new() });
         }
     }
-    initrd
-        .file("bin/busybox", Path::new(BUSYBOX))
-        .map_err(|e| format!("{e}; on Debian: apt-get install busybox-static"))?;
     for script in sorted(SCRIPTS)? {
         let name = stem(&script);
         if !wanted(&name) {
             continue;
         }
-        initrd.file(&format!("etc/{name}"), &script)?;
+        let initrd = archive(&name, Some((&format!("etc/{name}"), &script)))?;
         let words = |path: String| vec!["busybox".to_string(), "sh".into(), path];
         let mut inside = words(format!("/etc/{name}"));
         inside[0] = "/bin/busybox".into();
         let outside = words(script.display().to_string());
         let case = cases(&name, "")?.remove(0);
-        runs.push(Run { case, inside, outside });
+        runs.push(Run { case, inside, initrd, outside, want: OnceLock::new() });
     }
     if let Some(name) = only.iter().find(|n| **n != PANIC && !runs.iter().any(|r| r.is_called(n))) {
         return Err(format!("{name:?} is no program of {PROGRAMS} and no script of {SCRIPTS}"));
     }
-    Ok((runs, initrd.finish()))
+    Ok(runs)
 }
 
 impl Run {
@@ -137,10 +155,10 @@ fn natively(run: &Run) -> Result<Outcome, String> {
 fn all_that_is_said(
     kernel: &Path,
     machine: &Machine,
-    initrd: &Path,
+    initrd: Option<&Path>,
     program: &[String],
 ) -> Result<String, String> {
-    let mut command = qemu(kernel, machine, Some(initrd), program);
+    let mut command = qemu(kernel, machine, initrd, program);
     let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = started
         .map_err(|e| format!("cannot start {QEMU}: {e}; on Debian: apt-get install qemu-system-x86"))?;
@@ -180,16 +198,30 @@ fn leak(said: &str) -> Option<String> {
 }
 
 /// Under our kernel. Lines that the kernel itself says do not count.
-fn inside(kernel: &Path, initrd: &Path, cpus: &str, run: &Run) -> Result<Outcome, String> {
+fn inside(kernel: &Path, cpus: &str, run: &Run) -> Result<Outcome, String> {
     let mut machine = Machine { cpus: cpus.into(), ..run.case.machine.clone() };
-    if let Some(bytes) = run.case.disk {
-        let path = Path::new(OUT).join(format!("{}.disk", run.case.name));
-        let made = fs::File::create(&path).and_then(|f| f.set_len(bytes));
-        made.map_err(|e| format!("{}: {e}", path.display()))?;
-        machine.disk = Some(path.display().to_string());
+    let mut disk = |name: &str, bytes: u64, from: Option<&Path>| {
+        let path = Path::new(OUT).join(format!("{}.{cpus}.{name}", run.case.name));
+        machine.disks.push(path.display().to_string());
+        let made = || {
+            // Of a run that was ended.
+            let _ = fs::remove_file(&path);
+            if let Some(from) = from {
+                fs::copy(from, &path)?;
+            }
+            fs::OpenOptions::new().create(true).append(true).open(&path)?.set_len(bytes)
+        };
+        made().map_err(|e| format!("{}: {e}", path.display()))
+    };
+    if let Some(bytes) = run.case.root {
+        disk("root", bytes, Some(&run.initrd))?;
     }
+    if let Some(bytes) = run.case.disk {
+        disk("disk", bytes, None)?;
+    }
+    let initrd = run.case.root.is_none().then_some(run.initrd.as_path());
     let said = all_that_is_said(kernel, &machine, initrd, &run.inside);
-    if let Some(path) = &machine.disk {
+    for path in &machine.disks {
         let _ = fs::remove_file(path);
     }
     let said = said?;
@@ -223,9 +255,13 @@ fn difference(want: &Outcome, got: &Outcome) -> Option<String> {
 /// The kernel's own stack overflows: it says so, and from where.
 const PANIC: &str = "panic";
 
-fn panic(kernel: &Path, initrd: &Path) -> Option<String> {
+fn panic(kernel: &Path) -> Option<String> {
+    let initrd = match archive(PANIC, None) {
+        Ok(path) => path,
+        Err(why) => return Some(why),
+    };
     let machine = Machine { words: vec!["panic=stack".into()], ..Machine::default() };
-    match all_that_is_said(kernel, &machine, initrd, &["/bin/busybox".into(), "true".into()]) {
+    match all_that_is_said(kernel, &machine, Some(&initrd), &["/bin/busybox".into(), "true".into()]) {
         Err(why) => Some(why),
         Ok(said) => {
             let named = said.contains("double fault (kernel stack overflow?)");
@@ -236,48 +272,74 @@ fn panic(kernel: &Path, initrd: &Path) -> Option<String> {
     }
 }
 
+/// What is to be seen of one kernel.
+enum Job<'a> {
+    /// This case, on so many CPUs.
+    Case(&'a Run, &'a str),
+    Panic,
+}
+
+impl Job<'_> {
+    fn name(&self) -> String {
+        match self {
+            Job::Case(run, n) => format!("{} on {n} CPU{}", run.case.name, if *n == "1" { "" } else { "s" }),
+            Job::Panic => PANIC.into(),
+        }
+    }
+    /// `None`: all is well.
+    fn problem(&self, kernel: &Path) -> Option<String> {
+        let Job::Case(run, cpus) = self else { return panic(kernel) };
+        let want = run.want.get_or_init(|| natively(run)).as_ref();
+        let both = want.map_err(String::clone).and_then(|want| Ok((want, inside(kernel, cpus, run)?)));
+        match both {
+            Ok((want, got)) => difference(want, &got),
+            Err(why) => Some(why),
+        }
+    }
+    /// Does it, and tells how it went; gives whether badly.
+    fn is_bad(&self, kernel: &Path) -> bool {
+        let start = Instant::now();
+        let bad = self.problem(kernel);
+        let time = start.elapsed().as_secs_f32();
+        match &bad {
+            None => println!("kernel {} ... ok ({time:.1} s)", self.name()),
+            Some(why) => println!("kernel {} ... FAILED ({time:.1} s)\n  {why}", self.name()),
+        }
+        bad.is_some()
+    }
+}
+
 fn compare(args: &[String]) -> Result<bool, String> {
     let (all_cpus, only) = match args {
         [option, n, names @ ..] if option == "--smp" => (vec![cpus(n)?], names),
         names => (vec!["1".to_string(), "2".to_string()], names),
     };
-    let (runs, archive) = prepare(only)?;
+    let runs = prepare(only)?;
     let kernel = build().ok_or("the kernel cannot be built")?;
-    let initrd = Path::new(OUT).join("initrd.cpio");
-    fs::write(&initrd, archive).map_err(|e| format!("{}: {e}", initrd.display()))?;
-    let mut failed = 0;
-    let mut count = 0;
+    let mut jobs = Vec::new();
     for run in &runs {
-        let want = natively(run);
-        for n in all_cpus.iter().filter(|n| run.case.cpus.as_ref().is_none_or(|only| only == *n)) {
-            count += 1;
-            let start = Instant::now();
-            let got = |want| Ok((want, inside(&kernel, &initrd, n, run)?));
-            let bad = match want.as_ref().map_err(String::clone).and_then(got) {
-                Ok((want, got)) => difference(want, &got),
-                Err(why) => Some(why),
-            };
-            let how = format!("{} on {n} CPU{}", run.case.name, if n == "1" { "" } else { "s" });
-            failed += usize::from(tell(&how, start, bad));
-        }
+        let on = all_cpus.iter().filter(|n| run.case.cpus.as_ref().is_none_or(|only| only == *n));
+        jobs.extend(on.map(|n| Job::Case(run, n)));
     }
     if only.is_empty() || only.iter().any(|n| n == PANIC) {
-        let start = Instant::now();
-        count += 1;
-        failed += usize::from(tell(PANIC, start, panic(&kernel, &initrd)));
+        jobs.push(Job::Panic);
     }
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || {
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            failed.fetch_add(job.is_bad(&kernel).into(), Ordering::Relaxed);
+        }
+    };
+    let here = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|s| {
+        (1..here.min(AT_A_TIME)).for_each(|_| {
+            s.spawn(work);
+        });
+        work();
+    });
+    let (count, failed) = (jobs.len(), failed.into_inner());
     println!("kernel: {} of {count} do what they do under Linux, or shall do", count - failed);
     Ok(failed == 0)
-}
-
-/// Tells how a case went; gives whether badly.
-fn tell(name: &str, start: Instant, bad: Option<String>) -> bool {
-    let time = start.elapsed().as_secs_f32();
-    match &bad {
-        None => println!("kernel {name} ... ok ({time:.1} s)"),
-        Some(why) => println!("kernel {name} ... FAILED ({time:.1} s)\n  {why}"),
-    }
-    bad.is_some()
 }
 
 /// True when all programs, or those named, do the same under our kernel.
