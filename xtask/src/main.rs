@@ -98,6 +98,7 @@ fn test() -> bool {
             ],
             &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")],
         )
+        && kernel::test(&[])
         && run("the command, optimised", &["build", "--release", "-p", "machvm-cli"], &[])
         && run("tests", &["test", "--workspace", "--no-fail-fast"], &[])
 }
