@@ -298,6 +298,34 @@ fn d10_z97_the_largest_task_is_named_once() {
     });
 }
 
+// A program that needs more than there is, and uses what it has all the while: what is read back
+// from swap and changed makes room for one page to be written, which is no sign of memory.
+#[test]
+fn d10_thrashing_ends() {
+    flat(Config { frames: 256, swap: Some(120), ..Config::default() }, |vm| {
+        let (id, _file) = vm.platform().add_pager(vec![7; 150 * PAGE_SIZE as usize]);
+        let (text, first) = vm.object_from_pager(150, id, 0, true, &mut may()).expect("object");
+        let t = task(vm, 1000);
+        let shared = Backing::Shared(text, first);
+        t.map.insert(pages(2000, 150), shared, &Attributes::new(Prot::R), &mut may()).expect("insert");
+        let mut rng = Rng::new(5);
+        let mut grow = |p: u64| {
+            t.store_word(at(p), p + 1)?;
+            for _ in 0..400 {
+                t.load_word(at(2000 + rng.below(150)))?;
+                let old = rng.below(p + 1);
+                t.store_word(at(old), old + 1)?;
+            }
+            Ok::<_, FaultError>(())
+        };
+        let stored = (0..1000).take_while(|p| grow(*p).is_ok()).count() as u64;
+        let s = vm.statistics();
+        assert!((256..=376).contains(&stored), "{stored} pages fit: {s:?}");
+        // It went on for some time, and not until the last page was full.
+        assert!((200..2500).contains(&s.memory_waits), "{stored} pages fit: {s:?}");
+    });
+}
+
 // The vm_lowmem event: when the daemon falls short, and not again for ten seconds.
 #[test]
 fn d11_lowmem_is_told_now_and_then() {

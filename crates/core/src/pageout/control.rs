@@ -29,7 +29,7 @@ pub(crate) struct Control {
     pub(super) policy: &'static dyn Policy,
     /// Pages evicted so far: the clock of returns. \[a\]
     pub(super) evictions: Field64,
-    /// Page-outs refused since the last that was not. \[a\]
+    /// Page-outs refused, less those that were not; at least 0. \[a\]
     pub(super) refusals: Field64,
     /// Pages that came free on swap while some had no room there (D09). \[a\]
     pub(super) room: Field64,
@@ -195,7 +195,7 @@ impl<P: Platform> Vm<P> {
         self.frames.free() < self.frames.low()
     }
 
-    /// Nothing could be written for so long that every page was tried several times:
+    /// So much more was refused than written that every page was tried several times:
     /// what page-out still frees is clean pages that the program needs right back, and
     /// going on would be thrashing without end (D10). Saying so starts the count anew.
     pub(crate) fn is_exhausted(&self) -> bool {

@@ -54,7 +54,7 @@ use crate::stats::bump;
 use crate::vm::Vm;
 use live::Live;
 
-/// Refused writes per frame, without one that succeeded, after which memory counts as
+/// Refused writes per frame, more than there were writes, after which memory counts as
 /// exhausted. Four: each page has been tried, used again, and tried again.
 const REFUSALS_PER_FRAME: u64 = 4;
 
@@ -115,12 +115,11 @@ impl<P: Platform> Vm<P> {
         r
     }
 
+    /// Counts what could not be written, less what could: one page written is no sign of room,
+    /// since one page read back makes the room for it.
     fn note_writes(&self, s: &Scanned) {
-        if s.written != 0 {
-            self.control.refusals.set(0);
-        } else if s.refused != 0 {
-            bump(&self.control.refusals, s.refused);
-        }
+        let streak = self.control.refusals.atomic();
+        let _ = streak.fetch_update(Relaxed, Relaxed, |n| Some((n + s.refused).saturating_sub(s.written)));
     }
 
     /// A fault found no frame: frees some on this thread. `false`: it could not.
