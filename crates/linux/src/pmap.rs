@@ -341,7 +341,7 @@ impl LinuxPmap {
             if leaf.pte(index(va)).present() {
                 self.mmu.zap(page);
             }
-            let _ = self.mmu.uffd.write_protect(page, false);
+            self.mmu.uffd.clear_marks(page);
         }
         // Refused where the region went: Linux itself denies.
         let _ = self.mmu.uffd.poison(page);
@@ -358,8 +358,9 @@ impl LinuxPmap {
             if leaf.pte(index(va)).present() {
                 return Ok(());
             }
-            // The mark of a write-protected page.
-            let _ = self.mmu.uffd.write_protect(page, false);
+            // Who waits sleeps on until there is poison, else it faults again, and that fault
+            // may be served when something else is mapped here.
+            self.mmu.uffd.clear_marks(page);
         }
         self.mmu.uffd.poison(page)
     }

@@ -408,6 +408,14 @@ impl Uffd {
         Ok(done / PAGE_SIZE)
     }
 
+    /// Takes the mark away that stays where a write-protected page was; wakes nobody.
+    ///
+    /// => the pages are absent.
+    pub(crate) fn clear_marks(&self, range: VaRange) {
+        // Fails only where no mapping of ours is, and so no mark.
+        let _ = self.protection(range, WRITEPROTECT_DONTWAKE);
+    }
+
     /// Protects mapped pages against writing, or no longer. In [`Mode::Blocking`],
     /// unprotecting wakes who waits for the pages.
     ///
@@ -418,17 +426,20 @@ impl Uffd {
     /// The `errno`: ENOENT no mapping of ours is there.
     pub fn write_protect(&self, range: VaRange, on: bool) -> Result<(), i32> {
         let mode = if on { WRITEPROTECT_WP } else { self.dont_wake(WRITEPROTECT_DONTWAKE) };
+        self.protection(range, mode)?;
+        if !on {
+            self.woke(range.start().get(), range.bytes());
+        }
+        Ok(())
+    }
+
+    fn protection(&self, range: VaRange, mode: u64) -> Result<(), i32> {
         loop {
             let mut arg = WriteProtectArg { range: raw_range(range), mode };
             // SAFETY: 1: its structure; 2: contents stay.
             match unsafe { sys::ioctl(self.raw(), UFFDIO_WRITEPROTECT, &mut arg) } {
                 Err(libc::EAGAIN | libc::EINTR) => {}
-                r => {
-                    if r.is_ok() && !on {
-                        self.woke(arg.range.start, arg.range.len);
-                    }
-                    return r.map(drop);
-                }
+                r => return r.map(drop),
             }
         }
     }

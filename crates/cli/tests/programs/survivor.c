@@ -63,12 +63,12 @@ int main(int argc, char **argv) {
     for (volatile size_t n = 0; n < pages; n++) {
         touched = memory + n * WORDS;
         if (sigsetjmp(back, 1)) {
-            if (gone[n]) return 3;
+            if (gone[n]) return printf("lost twice: %p\n", (void *)touched), 3;
             gone[n] = 1, lost++;
             printf("lost %p\n", (void *)touched);
         }
         if (gone[n] && mmap(touched, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != touched)
-            return 3;
+            return printf("cannot be mapped: %p\n", (void *)touched), 3;
         fill(touched, n + pages);
     }
     looking = 0;

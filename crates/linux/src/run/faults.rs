@@ -16,8 +16,10 @@ use std::time::Instant;
 
 use machvm::fault::Fault;
 use machvm::map::Kind;
+use machvm::object::Object;
 use machvm::{FaultError, Platform};
-use machvm_hal::{MaySleep, Prot, RawAddr, Va, VaRange};
+use machvm_arena::Handle;
+use machvm_hal::{MaySleep, Pindex, Prot, RawAddr, Va, VaRange};
 
 use super::files::{give_up, tell_user};
 use super::vmspace::VmSpace;
@@ -80,11 +82,30 @@ pub(super) fn serve(space: &VmSpace) {
 
 fn serve_one(space: &VmSpace, m: &uffd::Fault, may: &mut MaySleep) {
     uffd::watch(Va::containing(RawAddr(m.address)));
-    let result = {
+    let (mut place, mut result);
+    {
         let _inside = space.enter();
-        space.map.fault(&fault_of(m), may)
-    };
-    answer(space, m, result, may);
+        (place, result) = (None, space.map.fault(&fault_of(m), may));
+        if result.is_err_and(is_memory_error) {
+            place = place_of(space, m, may);
+            result = space.map.fault(&fault_of(m), may);
+        }
+    }
+    answer(space, m, (result, place), may);
+}
+
+/// What the map has at an address: an object, and a page of it.
+pub(super) type Place = Option<(Handle<Object>, Pindex)>;
+
+pub(super) fn place_of(space: &VmSpace, m: &uffd::Fault, may: &mut MaySleep) -> Place {
+    let va = Va::containing(RawAddr(m.address));
+    let entry = space.map.entry_from(va, may).filter(|entry| entry.range.contains(va))?;
+    Some((entry.object?, entry.pindex(va)))
+}
+
+/// Is it the page's contents that cannot be had?
+pub(super) fn is_memory_error(e: FaultError) -> bool {
+    matches!(e, FaultError::Beyond(_) | FaultError::PagerIo(_) | FaultError::PagerGone(_))
 }
 
 /// What the message says.
@@ -93,14 +114,23 @@ pub(super) fn fault_of(m: &uffd::Fault) -> Fault {
     Fault { addr: RawAddr(m.address), access }
 }
 
-/// Lets the thread that waits go on.
+/// Lets the thread that waits go on. A memory error comes with the place that was asked for.
 ///
 /// => the calling thread watched the page before it was mapped
-pub(super) fn answer(space: &VmSpace, m: &uffd::Fault, result: Result<(), FaultError>, may: &mut MaySleep) {
+pub(super) fn answer(
+    space: &VmSpace,
+    m: &uffd::Fault,
+    (result, place): (Result<(), FaultError>, Place),
+    may: &mut MaySleep,
+) {
     let va = Va::containing(RawAddr(m.address));
-    if let Err(e) = result {
-        space.faults.denied.fetch_add(1, Relaxed);
-        deny(space, e, may);
+    match result {
+        Ok(()) => {}
+        Err(e) if is_memory_error(e) => poison(space, m, (e, place), may),
+        Err(e) => {
+            space.faults.denied.fetch_add(1, Relaxed);
+            deny(space, e, may);
+        }
     }
     // Mapping the page woke the thread, unless it was there already or is denied.
     if uffd::watched_waits() {
@@ -115,25 +145,41 @@ fn deny(space: &VmSpace, e: FaultError, may: &mut MaySleep) {
         // and the thread that tries again gets its signal from Linux.
         FaultError::NoMapping(va) => end_of_stack(space, va, may),
         FaultError::Protection(_) | FaultError::Foreign(_) => {}
-        FaultError::Beyond(va) | FaultError::PagerIo(va) | FaultError::PagerGone(va) => {
-            space.lost.note(space, e, may);
-            if space.map.pmap().poison_absent(va).is_err() {
-                tell_user(&format!(
-                    "machvm: the page at {va:?} cannot be read, and this kernel cannot raise SIGBUS for it (UFFDIO_POISON, Linux 6.6): the program is ended\n"
-                ));
-                space.kill();
-            }
-            let mut poisoned = space.faults.poisoned.lock().unwrap_or_else(PoisonError::into_inner);
-            if poisoned.len() < POISONED {
-                poisoned.push(va);
-            }
-            drop(poisoned);
-            space.platform().memory_low(); // wakes the daemon
-        }
+        FaultError::Beyond(_) | FaultError::PagerIo(_) | FaultError::PagerGone(_) => {}
         FaultError::NoMemory(va) => {
             space.out_of_memory(va);
         }
     }
+}
+
+/// The thread that waits runs into a SIGBUS, if the map still has there what could not be had.
+/// Else it just tries again: a thread that faulted twice may have got its signal, and something
+/// else in that place, before the second fault is served.
+fn poison(space: &VmSpace, m: &uffd::Fault, (e, place): (FaultError, Place), may: &mut MaySleep) {
+    let va = Va::containing(RawAddr(m.address));
+    let Some(place) = place else { return };
+    let poisoned = {
+        let held = space.map.lookup_held(va, fault_of(m).access, may);
+        let now = held.as_ref().ok().and_then(|l| Some((l.entry.object?, l.pindex)));
+        if now != Some(place) {
+            return;
+        }
+        space.map.pmap().poison_absent(va)
+    };
+    space.faults.denied.fetch_add(1, Relaxed);
+    space.lost.note((e, va), place);
+    if poisoned.is_err() {
+        tell_user(&format!(
+            "machvm: the page at {va:?} cannot be read, and this kernel cannot raise SIGBUS for it (UFFDIO_POISON, Linux 6.6): the program is ended\n"
+        ));
+        space.kill();
+    }
+    let mut poisoned = space.faults.poisoned.lock().unwrap_or_else(PoisonError::into_inner);
+    if poisoned.len() < POISONED {
+        poisoned.push(va);
+    }
+    drop(poisoned);
+    space.platform().memory_low(); // wakes the daemon
 }
 
 /// A stack that may not grow to `va`: Linux has a mapping there still, and the thread

@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 
 use machvm::FaultError;
-use machvm_hal::{MaySleep, PAGE_SIZE, Va};
-
-use super::vmspace::VmSpace;
+use machvm::object::Object;
+use machvm_arena::Handle;
+use machvm_hal::{PAGE_SIZE, Pindex, Va};
 
 /// Errors that are told of one by one: the last ones.
 const TOLD: usize = 64;
@@ -19,7 +19,7 @@ const TOLD: usize = 64;
 struct Report {
     va: Va,
     /// Number of the object, and byte in it.
-    place: Option<(u32, u64)>,
+    place: (u32, u64),
     why: &'static str,
 }
 
@@ -44,11 +44,9 @@ impl Lost {
         self.errors.load(Relaxed)
     }
 
-    /// Takes note of a page.
-    pub(super) fn note(&self, space: &VmSpace, e: FaultError, may: &mut MaySleep) {
-        let va = e.va();
-        let entry = space.map.entry_from(va, may).filter(|entry| entry.range.contains(va));
-        let place = entry.and_then(|entry| Some((entry.object?.get(), entry.pindex(va).0 * PAGE_SIZE)));
+    /// Takes note of a page, of its object and its index there.
+    pub(super) fn note(&self, (e, va): (FaultError, Va), (object, page): (Handle<Object>, Pindex)) {
+        let place = (object.get(), page.0 * PAGE_SIZE);
         self.errors.fetch_add(1, Relaxed);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() == TOLD {
@@ -64,10 +62,8 @@ impl Lost {
         if !last.is_empty() {
             let _ = writeln!(t, "\nmemory errors: {}\n  object       offset          address", self.errors());
         }
-        for Report { va, place, why } in &*last {
-            let (object, offset) =
-                place.map_or_else(|| ("-".into(), "-".into()), |(o, at)| (o.to_string(), format!("{at:#x}")));
-            let _ = writeln!(t, "{object:>8} {offset:>12} {:#16x} {why}", va.get());
+        for Report { va, place: (object, offset), why } in &*last {
+            let _ = writeln!(t, "{object:>8} {:>12} {:#16x} {why}", format!("{offset:#x}"), va.get());
         }
         t
     }

@@ -22,7 +22,7 @@ use machvm::{FaultError, PagerId, Platform};
 use machvm_hal::{MaySleep, PageIn, PagerError, RawAddr, Va};
 
 use super::error::RunError;
-use super::faults::{answer, fault_of};
+use super::faults::{Place, answer, fault_of, is_memory_error, place_of};
 use super::gate::Owed;
 use super::vmspace::VmSpace;
 use super::vmthread::spawn_vm_thread;
@@ -43,6 +43,8 @@ struct Job {
 struct Waiting {
     message: uffd::Fault,
     begun: Instant,
+    /// What the map had there when somebody was asked for the page, if that is known.
+    place: Place,
     /// A fork waits until it goes on.
     inside: Owed,
 }
@@ -115,23 +117,28 @@ impl Slow {
     /// Serves a fault as far as that needs no waiting; the rest is done by others.
     pub(super) fn serve(&self, space: &VmSpace, message: &uffd::Fault, begun: Instant, may: &mut MaySleep) {
         let inside = space.enter().hand_over();
-        self.go_on(space, Waiting { message: *message, begun, inside }, may);
+        self.go_on(space, Waiting { message: *message, begun, place: None, inside }, may);
     }
 
     /// Steps until the fault is done or somebody else must go on.
-    fn go_on(&self, space: &VmSpace, waiting: Waiting, may: &mut MaySleep) {
+    fn go_on(&self, space: &VmSpace, mut waiting: Waiting, may: &mut MaySleep) {
         let fault = fault_of(&waiting.message);
         let va = Va::containing(RawAddr(waiting.message.address));
         uffd::watch(va);
+        waiting.place = None;
+        let mut version;
         let (queue, what) = loop {
+            version = space.map.timestamp();
             match space.map.fault_step(&fault) {
                 Ok(Step::Done) => return done(space, waiting, Ok(()), may),
+                // Once more, by somebody who knows the place first.
+                Err(e) if is_memory_error(e) => break (&self.waits, What::Fault),
                 Err(e) => return done(space, waiting, Err(e), may),
                 Ok(Step::Again) => {}
                 Ok(Step::SwapIn(s)) if space.vm.swap_in_is_slow(&s) => break (&self.reads, What::Swap(s)),
                 Ok(Step::SwapIn(s)) => {
-                    if let Err(e) = space.vm.swap_in(s, va) {
-                        return done(space, waiting, Err(e), may);
+                    if space.vm.swap_in(s, va).is_err() {
+                        break (&self.waits, What::Fault);
                     }
                 }
                 Ok(Step::Unlock(u)) => break (&self.reads, What::Unlock(u)),
@@ -141,13 +148,15 @@ impl Slow {
         };
         // Who maps the page watches it himself.
         uffd::watched_waits();
+        let place = place_of(space, &waiting.message, may);
+        waiting.place = place.filter(|_| space.map.timestamp() == version);
         queue.put(Job { waiting, what });
     }
 }
 
 fn done(space: &VmSpace, waiting: Waiting, result: Result<(), FaultError>, may: &mut MaySleep) {
     drop(space.resume(waiting.inside));
-    answer(space, &waiting.message, result, may);
+    answer(space, &waiting.message, (result, waiting.place), may);
     space.faults.busy_ns.fetch_add(waiting.begun.elapsed().as_nanos() as u64, Relaxed);
 }
 
@@ -171,6 +180,9 @@ fn read(space: &VmSpace) {
         };
         match read {
             Ok(()) => space.slow.go_on(space, waiting, &mut may),
+            Err(e) if is_memory_error(e) && waiting.place.is_none() => {
+                space.slow.waits.put(Job { waiting, what: What::Fault });
+            }
             Err(e) => {
                 uffd::watch(va);
                 done(space, waiting, Err(e), &mut may);
@@ -183,8 +195,9 @@ fn read(space: &VmSpace) {
 fn wait(space: &VmSpace) {
     let mut may = MaySleep::claim();
     loop {
-        let Job { waiting, .. } = space.slow.waits.take();
+        let Job { mut waiting, .. } = space.slow.waits.take();
         uffd::watch(Va::containing(RawAddr(waiting.message.address)));
+        waiting.place = place_of(space, &waiting.message, &mut may);
         let result = space.map.fault(&fault_of(&waiting.message), &mut may);
         done(space, waiting, result, &mut may);
     }
