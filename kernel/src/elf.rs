@@ -20,8 +20,6 @@ const PT_LOAD: u32 = 1;
 const PT_PHDR: u32 = 6;
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
-/// EM_X86_64.
-const MACHINE: u16 = 62;
 
 /// A loaded program.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +65,9 @@ fn parse(node: &Node) -> Result<Parsed> {
         return Err(ENOEXEC);
     }
     let kind = u16_at(&h, 16);
-    if !(kind == 2 || kind == 3) || u16_at(&h, 18) != MACHINE || usize::from(u16_at(&h, 54)) != PROGRAM_HEADER
+    if !(kind == 2 || kind == 3)
+        || u16_at(&h, 18) != arch::ELF_MACHINE
+        || usize::from(u16_at(&h, 54)) != PROGRAM_HEADER
     {
         return Err(ENOEXEC);
     }
@@ -167,6 +167,23 @@ pub(crate) fn load(space: &Space, node: &Node) -> Result<Image> {
     Ok(Image { entry: p.entry + p.bias, heap, headers, count: p.segments.len() as u64 })
 }
 
+/// Where signal handlers return to, where programs do not say so: the last page of programs' addresses, which is
+/// above the stack.
+pub(crate) const SIGNAL_RETURN: u64 = arch::USER_END - PAGE_SIZE;
+
+/// Maps the instructions that end signal handlers, on machines that need some.
+fn signal_return(space: &Space) -> Result<()> {
+    if arch::SIGNAL_RETURN.is_empty() {
+        return Ok(());
+    }
+    let (map, mut may) = (space.map(), MaySleep::claim());
+    let r = range(SIGNAL_RETURN, SIGNAL_RETURN + PAGE_SIZE)?;
+    map.insert(r, Backing::Anonymous, &Attributes::new(Prot::RW), &mut may).map_err(|_| ENOMEM)?;
+    let code: Vec<u8> = arch::SIGNAL_RETURN.iter().flat_map(|i| i.to_le_bytes()).collect();
+    map.write_in_page(SIGNAL_RETURN, &code, &mut may).map_err(|_| ENOMEM)?;
+    map.protect(r, &SetProt::prot(Prot::R | Prot::X), &mut may).map_err(|_| ENOMEM)
+}
+
 /// Builds the first stack: arguments, environment, auxiliary vector. Gives the stack pointer.
 pub(crate) fn stack(
     space: &Space,
@@ -176,6 +193,7 @@ pub(crate) fn stack(
     path: &str,
 ) -> Result<u64> {
     let top = arch::USER_END - PAGE_SIZE;
+    signal_return(space)?;
     let map = space.map();
     let mut may = MaySleep::claim();
     let r = range(top - STACK, top)?;
@@ -198,7 +216,7 @@ pub(crate) fn stack(
         put(at, &z)
     };
     let name = text(&mut at, path.as_bytes())?;
-    let platform = text(&mut at, b"x86_64")?;
+    let platform = text(&mut at, arch::MACHINE.as_bytes())?;
     let envp: Vec<u64> = envp.iter().map(|s| text(&mut at, s)).collect::<Result<_>>()?;
     let argv: Vec<u64> = argv.iter().map(|s| text(&mut at, s)).collect::<Result<_>>()?;
     at &= !15;
@@ -219,7 +237,7 @@ pub(crate) fn stack(
         (13, gid),
         (14, egid),
         (15, platform),
-        (16, u64::from(core::arch::x86_64::__cpuid(1).edx)),
+        (16, arch::hwcap()),
         (17, 100),
         (23, 0),
         (25, random),

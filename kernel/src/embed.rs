@@ -56,7 +56,7 @@ pub(crate) fn pmaps() -> &'static Pmaps {
 /// => once, with nothing else running.
 pub(crate) fn start(layout: &Layout) {
     let managed = layout.managed;
-    let frames = layout.end / PAGE_SIZE;
+    let frames = (layout.all.end - layout.all.start) / PAGE_SIZE;
     let bytes = frames * size_of::<TableMd>() as u64;
     let at = memory::early(bytes).expect("memory for the structures of tables");
     let md = direct(at).cast::<TableMd>();
@@ -66,7 +66,8 @@ pub(crate) fn start(layout: &Layout) {
     }
     // SAFETY: written above; never given back.
     let md = unsafe { core::slice::from_raw_parts(md, frames as usize) };
-    let mem = Tables { md, managed, spare: AtomicU64::new(0), taken: AtomicU64::new(0) };
+    let first = layout.all.start / PAGE_SIZE;
+    let mem = Tables { md, first, managed, spare: AtomicU64::new(0), taken: AtomicU64::new(0) };
     let system = System::new(KernelPort { mem, tlb: arch::make_tlb(), cpus: KernelCpus });
     let system = leak(system.expect("memory for the kernel's root"));
     PMAPS.store(system, Ordering::Release);
@@ -75,6 +76,7 @@ pub(crate) fn start(layout: &Layout) {
     for (index, word) in arch::kernel_entries() {
         system.port().mem().store(root, index, word);
     }
+    arch::use_kernel_root(root);
     let vm = leak(Vm::new(Kernel { managed }).expect("memory for the page structures"));
     // Page tables, and what else the kernel needs to finish a fault.
     (*vm_ref(vm)).set_frame_reserve(256.min((managed.end - managed.start) / PAGE_SIZE / 16));
@@ -134,7 +136,7 @@ impl PhysMem for Kernel {
     }
     fn extent_release(&self, _base: Pfn, _pages: u64) {}
     fn zero(&self, first: Pfn, n: u32) -> Result<(), PopulateError> {
-        (0..u64::from(n)).for_each(|i| memory::zero(first.add(i)));
+        (0..u64::from(n)).for_each(|i| arch::zero_page(first.add(i)));
         Ok(())
     }
     fn prepare(&self, _first: Pfn, _n: u32) -> Result<(), PopulateError> {
@@ -142,16 +144,7 @@ impl PhysMem for Kernel {
     }
     fn discard(&self, _first: Pfn, _n: u32) {}
     fn copy(&self, from: Pfn, to: Pfn) {
-        // SAFETY: two frames in the direct map; the core owns the pages.
-        unsafe {
-            core::arch::asm!(
-                "rep movsq",
-                inout("rcx") 512u64 => _,
-                inout("rsi") direct(from.byte()) => _,
-                inout("rdi") direct(to.byte()) => _,
-                options(nostack, preserves_flags),
-            );
-        }
+        arch::copy_page(from, to);
     }
     fn read(&self, f: Pfn, off: usize, buf: &mut [u8]) {
         assert!(off + buf.len() <= PAGE_SIZE as usize);
@@ -210,7 +203,7 @@ impl Port for KernelPort {
         Chunks
     }
     fn hw_bits(&self) -> HwBits {
-        HwBits::all()
+        arch::hw_bits()
     }
     fn kernel_range(&self) -> VaRange {
         let start = Va::containing(RawAddr(arch::PMAP_SPACE));
@@ -221,6 +214,8 @@ impl Port for KernelPort {
 /// Frames that hold page tables.
 pub(crate) struct Tables {
     md: &'static [TableMd],
+    /// The frame that the first of them is about.
+    first: u64,
     managed: arch::Span,
     /// One table of zeroes in reserve; 0: none.
     spare: AtomicU64,
@@ -269,7 +264,7 @@ impl TableMem for Tables {
         }
     }
     fn md(&self, table: Pfn) -> Option<&TableMd> {
-        self.md.get(usize::try_from(table.0).ok()?)
+        self.md.get(usize::try_from(table.0.checked_sub(self.first)?).ok()?)
     }
     fn has_frames(&self, pfn: Pfn, n: u64) -> bool {
         let (first, end) = (self.managed.start / PAGE_SIZE, self.managed.end / PAGE_SIZE);
@@ -300,6 +295,9 @@ impl Cpus for KernelCpus {
     }
     fn relax(&self) {
         arch::relax();
+    }
+    fn sync_icache(&self, frame: Pfn) {
+        arch::sync_icache(frame);
     }
 }
 

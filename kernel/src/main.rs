@@ -78,9 +78,9 @@ extern "C" fn kmain(info: u64) -> ! {
     let layout = memory::divide(&info);
     let end =
         info.memory[..info.ranges].iter().filter(|r| r.start < 4 << 30).map(|r| r.end).max().unwrap_or(0);
-    arch::extend_direct_map(layout.end, end, &mut || {
+    arch::extend_direct_map(layout.all.end, end, &mut || {
         let f = memory::early(4096)?;
-        memory::zero(machvm_hal::Pfn(f >> 12));
+        arch::zero_page(machvm_hal::Pfn(f >> 12));
         Some(f)
     });
     embed::start(&layout);
@@ -95,7 +95,7 @@ extern "C" fn kmain(info: u64) -> ! {
     fs::start(info.initrd);
     sched::Thread::kernel(embed::daemon).expect("memory for the page daemon");
     process::start(info.command_line);
-    leaks::not_counting(|| arch::start_cpus(info.rsdp));
+    leaks::not_counting(|| arch::start_cpus(info.tables));
     sched::open();
     dev::may_sleep();
     sched::idle()

@@ -27,8 +27,8 @@ unsafe extern "C" {
 pub(crate) struct Layout {
     /// The VM's frames.
     pub(crate) managed: Span,
-    /// The byte behind all memory.
-    pub(crate) end: u64,
+    /// From the first byte of memory to the one behind all of it.
+    pub(crate) all: Span,
 }
 
 const fn round_up(n: u64) -> u64 {
@@ -45,7 +45,10 @@ const START: u64 = 4 << 20;
 /// => once.
 pub(crate) fn divide(info: &BootInfo) -> Layout {
     let ranges = &info.memory[..info.ranges];
-    let end = ranges.iter().map(|r| r.end).max().unwrap_or(0);
+    let all = Span {
+        start: ranges.iter().map(|r| r.start & !(PAGE_SIZE - 1)).min().unwrap_or(0),
+        end: ranges.iter().map(|r| r.end).max().unwrap_or(0),
+    };
     let kernel_end = round_up(&raw const KERNEL_END as u64 - arch::KVA);
     let mut best = Span::default();
     for r in ranges {
@@ -70,7 +73,7 @@ pub(crate) fn divide(info: &BootInfo) -> Layout {
     let split = round_up(best.start + early);
     EARLY[0].store(best.start, Ordering::Relaxed);
     EARLY[1].store(split, Ordering::Relaxed);
-    Layout { managed: Span { start: split, end: best.end }, end }
+    Layout { managed: Span { start: split, end: best.end }, all }
 }
 
 /// `bytes` of early memory, page-aligned, with any contents. Gives its physical address.
@@ -103,20 +106,6 @@ pub(crate) fn zeroed_frame(class: FrameClass) -> Option<Pfn> {
         Some(vm) => vm.frame_take_wired(class)?,
         None => Pfn(early(PAGE_SIZE)? / PAGE_SIZE),
     };
-    zero(f);
+    arch::zero_page(f);
     Some(f)
-}
-
-/// Clears a frame: 512 stores, as Linux's `clear_page` does without ERMS.
-pub(crate) fn zero(f: Pfn) {
-    // SAFETY: the caller owns the frame; it is in the direct map.
-    unsafe {
-        core::arch::asm!(
-            "rep stosq",
-            inout("rcx") 512u64 => _,
-            inout("rdi") arch::direct(f.byte()) => _,
-            in("rax") 0u64,
-            options(nostack, preserves_flags),
-        );
-    }
 }

@@ -13,6 +13,7 @@ use crate::syscall;
 
 /// An exception.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "not every machine has all of them"))]
 pub(crate) enum Exception {
     /// The MMU refused an access.
     Page {

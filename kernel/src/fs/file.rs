@@ -12,6 +12,8 @@ use super::device;
 use super::dir::{Line, Name};
 use super::inode::{Inode, Kind};
 use super::poll::{POLLIN, POLLOUT, Special};
+use crate::arch::{O_DIRECT, O_LARGEFILE};
+pub(crate) use crate::arch::{O_DIRECTORY, O_NOFOLLOW};
 use crate::errno::{EAGAIN, EBADF, EFBIG, EINVAL, EISDIR, ENODEV, ENOTDIR, ENXIO, EPERM, ESPIPE, Result};
 use crate::mutex::{Guard, Mutex};
 
@@ -23,17 +25,13 @@ pub(crate) const O_EXCL: u32 = 0o200;
 pub(crate) const O_TRUNC: u32 = 0o1000;
 pub(crate) const O_APPEND: u32 = 0o2000;
 pub(crate) const O_NONBLOCK: u32 = 0o4000;
-pub(crate) const O_DIRECTORY: u32 = 0o200_000;
-pub(crate) const O_NOFOLLOW: u32 = 0o400_000;
 pub(crate) const O_CLOEXEC: u32 = 0o2_000_000;
 pub(crate) const O_PATH: u32 = 0o10_000_000;
 pub(crate) const O_TMPFILE: u32 = 0o20_000_000;
 /// What F_GETFL tells besides the access mode: all but what only open looks at.
 const O_OPEN_ONLY: u32 = O_CREAT | O_EXCL | 0o400 | O_TRUNC | O_CLOEXEC;
 /// What F_SETFL changes: O_APPEND, O_NONBLOCK, O_ASYNC, O_DIRECT, O_NOATIME.
-const O_SETTABLE: u32 = O_APPEND | O_NONBLOCK | 0o20_000 | 0o40_000 | 0o1_000_000;
-/// F_GETFL has it always.
-const O_LARGEFILE: u32 = 0o100_000;
+const O_SETTABLE: u32 = O_APPEND | O_NONBLOCK | 0o20_000 | O_DIRECT | 0o1_000_000;
 
 /// What a mapping of a file maps.
 pub(crate) enum Mappable {

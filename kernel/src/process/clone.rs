@@ -56,7 +56,10 @@ pub(crate) fn clone(f: &Frame, r: &Request) -> Result {
     let mut frame = *f;
     frame.set_result(0);
     if r.stack != 0 {
-        frame.rsp = r.stack;
+        frame.set_stack_pointer(r.stack);
+    }
+    if has(CLONE_SETTLS) {
+        frame.set_thread_pointer(r.tls);
     }
     let (t, child) = if has(CLONE_THREAD) { new_thread(&frame)? } else { new_process(&frame, r)? };
     if has(CLONE_SETTLS) {

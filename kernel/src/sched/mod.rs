@@ -219,6 +219,7 @@ pub(crate) fn adopt(number: u16) {
 }
 
 /// Another CPU goes on as its idle thread. => once on each, interrupts off.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "the ports have one CPU"))]
 pub(crate) fn join(number: u16) -> ! {
     adopt(number);
     // Shootdowns are answered meanwhile.

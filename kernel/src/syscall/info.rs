@@ -26,7 +26,7 @@ pub(super) fn uname(at: u64) -> Result {
         if host.is_empty() { b"machvm" } else { &host },
         b"6.1.0-machvm",
         concat!("#1 SMP machvm ", env!("CARGO_PKG_VERSION")).as_bytes(),
-        b"x86_64",
+        crate::arch::MACHINE.as_bytes(),
         if domain.is_empty() { b"(none)" } else { &domain },
     ];
     for (field, word) in all.chunks_exact_mut(FIELD).zip(words) {

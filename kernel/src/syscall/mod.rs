@@ -1,7 +1,8 @@
-//! System calls, by their numbers on x86-64.
+//! System calls, by their numbers on x86-64; those of other machines are translated (`generic.rs`).
 
 mod file;
 pub(crate) mod futex;
+mod generic;
 mod ids;
 mod info;
 pub(crate) mod memory;
@@ -42,7 +43,7 @@ const fn set(list: &[u64]) -> [u64; 8] {
 
 /// Carries a call out and puts the result in the frame.
 pub(crate) fn dispatch(f: &mut Frame) {
-    let (n, a) = f.call();
+    let (n, a) = if crate::arch::GENERIC_CALLS { generic::call(f.call()) } else { f.call() };
     f.note_call();
     let parallel = PARALLEL.get((n / 64) as usize).is_some_and(|w| w >> (n % 64) & 1 != 0);
     let _big = (!parallel).then(sched::big::hold);
@@ -184,7 +185,7 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         128 => signal::sigtimedwait(a[0], a[1], a[2], a[3]),
         129 => signal::sigqueueinfo(a[0] as i32, a[1], a[2]),
         130 => signal::sigsuspend(a[0], a[1]),
-        131 => signal::sigaltstack(a[0], a[1], f.rsp),
+        131 => signal::sigaltstack(a[0], a[1], f.stack_pointer()),
         132 => file::utime(a[0], a[1]),
         133 => file::mknodat(-100, a[0], a[1], a[2]),
         135 => info::personality(a[0]),
@@ -294,6 +295,7 @@ fn call(f: &mut Frame, n: u64, a: [u64; 6]) -> Result {
         452 => file::fchmodat(a[0] as i32, a[1], a[2], a[3]),
         _ => {
             if UNKNOWN.lock().insert(n) {
+                let n = generic::shown(n);
                 crate::say!("machvm: system call {n} is not known (process {})", crate::sched::process().pid);
             }
             Err(ENOSYS)

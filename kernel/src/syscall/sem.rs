@@ -7,6 +7,7 @@ use machvm_hal::{Event, Woken};
 
 use super::time;
 use crate::arch;
+use crate::arch::GENERIC_CALLS;
 use crate::errno::{
     E2BIG, EACCES, EAGAIN, EEXIST, EFBIG, EIDRM, EINTR, EINVAL, ENOENT, ENOSPC, EPERM, ERANGE, Errno, Result,
 };
@@ -297,14 +298,18 @@ fn set_value(set: &mut Set, i: usize, v: i32) {
     set.changed = now();
 }
 
+/// Words of `struct semid64_ds`, and of those between its times and behind them.
+const STATUS: usize = if GENERIC_CALLS { 11 } else { 13 };
+const GAP: usize = if GENERIC_CALLS { 1 } else { 2 };
+
 /// `struct semid64_ds`.
-fn status(set: &Set) -> [u64; 13] {
+fn status(set: &Set) -> [u64; STATUS] {
     let [uid, gid, cuid, cgid] = set.owner.map(u64::from);
-    let mut w = [0; 13];
+    let mut w = [0; STATUS];
     w[0] = u64::from(set.key as u32) | uid << 32;
     w[1] = gid | cuid << 32;
     w[2] = cgid | u64::from(set.mode) << 32;
-    (w[6], w[8], w[10]) = (set.operated, set.changed, set.semaphores.len() as u64);
+    (w[6], w[6 + GAP], w[6 + 2 * GAP]) = (set.operated, set.changed, set.semaphores.len() as u64);
     w
 }
 

@@ -13,8 +13,10 @@ use crate::{sched, user};
 
 /// Sets of signals have this many bytes.
 const SET: u64 = 8;
+/// Words of `struct sigaction`: handler, flags, what handlers return to (not everywhere), mask.
+const ACTION: usize = if arch::HAS_RESTORER { 4 } else { 3 };
 /// The smallest alternate stack.
-const MINSIGSTKSZ: u64 = 2048;
+const MINSIGSTKSZ: u64 = arch::MINSIGSTKSZ;
 const SS_ONSTACK: u64 = 1;
 const SS_AUTODISARM: u64 = 1 << 31;
 
@@ -30,7 +32,7 @@ pub(super) fn sigaction(signal: u64, new: u64, old: u64, size: u64) -> Result {
     let n = number(signal)?;
     let mut words = [0; 4];
     if new != 0 {
-        for (i, w) in words.iter_mut().enumerate() {
+        for (i, w) in words[..ACTION].iter_mut().enumerate() {
             *w = user::read_u64(new + 8 * i as u64)?;
         }
     }
@@ -41,12 +43,15 @@ pub(super) fn sigaction(signal: u64, new: u64, old: u64, size: u64) -> Result {
     let was = if new == 0 {
         me.signals.action(n)
     } else {
-        let [handler, flags, restorer, mask] = words;
+        let (handler, flags, mask) = (words[0], words[1], words[ACTION - 1]);
+        let restorer = if arch::HAS_RESTORER { words[2] } else { 0 };
         let flags = flags & signal::SA_KNOWN;
         me.signals.set_action(me, n, Action { handler, flags, restorer, mask: mask & !UNBLOCKABLE })
     };
     if old != 0 {
-        user::write_u64s(old, &[was.handler, was.flags, was.restorer, was.mask])?;
+        let mut words = [was.handler, was.flags, was.restorer, 0];
+        words[ACTION - 1] = was.mask;
+        user::write_u64s(old, &words[..ACTION])?;
     }
     Ok(0)
 }

@@ -143,10 +143,13 @@ static void faults(void) {
   printf("null: %d code %d at %p\n", got, last.si_code, last.si_addr);
   if (!sigsetjmp(back, 1)) (void)*(volatile char *)0xffff800000000000ul;
   printf("kernel: %d code %d at %p\n", got, last.si_code, last.si_addr);
+#ifndef PORTABLE
   if (!sigsetjmp(back, 1)) (void)*(volatile char *)0x0123456789abcdeful;
   printf("non-canonical: %d code %d at %p\n", got, last.si_code, last.si_addr);
+#endif
   if (!sigsetjmp(back, 1)) ((void (*)(void))p)();
   printf("execute data: %d code %d at +%ld\n", got, last.si_code, (long)((char *)last.si_addr - p));
+#ifndef PORTABLE
   volatile int zero = 0;
   if (!sigsetjmp(back, 1)) zero = 1 / zero;
   printf("division: %d code %d addr set %d\n", got, last.si_code, last.si_addr != 0);
@@ -156,6 +159,7 @@ static void faults(void) {
   printf("int3: %d code %d\n", got, last.si_code);
   if (!sigsetjmp(back, 1)) __asm__ volatile("hlt");
   printf("hlt: %d code %d\n", got, last.si_code);
+#endif
 }
 
 static char stack[65536] __attribute__((aligned(16)));
@@ -188,7 +192,8 @@ static void alternate(void) {
   }
   ss.ss_size = 100;
   errno = 0;
-  printf("too small %d %s\n", sigaltstack(&ss, 0), strerror(errno));
+  int small = sigaltstack(&ss, 0);
+  printf("too small %d %s\n", small, strerror(errno));
   ss.ss_flags = SS_DISABLE;
   sigaltstack(&ss, 0);
 }
@@ -197,20 +202,40 @@ static void change(int s, siginfo_t *i, void *c) {
   (void)s;
   (void)i;
   ucontext_t *u = c;
+#if defined(__x86_64__)
   u->uc_mcontext.gregs[REG_RBX] = 4711;
   u->uc_mcontext.gregs[REG_RIP] += 2;
+#elif defined(__riscv)
+  u->uc_mcontext.__gregs[REG_S1] = 4711;
+  u->uc_mcontext.__gregs[REG_PC] += 4;
+#else
+  u->uc_mcontext.regs[19] = 4711;
+  u->uc_mcontext.pc += 4;
+#endif
 }
 
 static void registers(void) {
   set(SIGILL, change, 0);
   unsigned long rbx = 1, rcx = 2, r8 = 0;
+#if defined(__x86_64__)
   __asm__ volatile("mov $5, %%r8\n mov $7, %%rcx\n mov $1, %%rbx\n ud2\n mov %%rbx, %0\n mov %%rcx, %1\n mov %%r8, %2" : "=r"(rbx), "=r"(rcx), "=r"(r8) : : "rbx", "rcx", "r8");
+#elif defined(__riscv)
+  __asm__ volatile("li t3, 5\n li t1, 7\n li s1, 1\n .option push\n .option norvc\n unimp\n .option pop\n mv %0, s1\n mv %1, t1\n mv %2, t3" : "=&r"(rbx), "=&r"(rcx), "=&r"(r8) : : "s1", "t1", "t3");
+#else
+  __asm__ volatile("mov x9, #5\n mov x10, #7\n mov x19, #1\n udf #0\n mov %0, x19\n mov %1, x10\n mov %2, x9" : "=&r"(rbx), "=&r"(rcx), "=&r"(r8) : : "x9", "x10", "x19");
+#endif
   printf("after the handler: %lu %lu %lu\n", rbx, rcx, r8);
   // Vector registers survive a handler that uses them.
   set(SIGUSR1, note_info, 0);
   double d[4] = {1.5, 2.5, 3.5, 4.5}, e[4];
   int pid = getpid();
+#if defined(__x86_64__)
   __asm__ volatile("movupd (%1), %%xmm6\n movupd 16(%1), %%xmm7\n mov $62, %%eax\n mov %2, %%edi\n mov $10, %%esi\n syscall\n movupd %%xmm6, (%0)\n movupd %%xmm7, 16(%0)" : : "r"(e), "r"(d), "r"(pid) : "rax", "rdi", "rsi", "rcx", "r11", "xmm6", "xmm7", "memory");
+#elif defined(__riscv)
+  __asm__ volatile("fld ft8, (%1)\n fld ft9, 8(%1)\n fld fa5, 16(%1)\n fld fs3, 24(%1)\n li a7, 129\n mv a0, %2\n li a1, 10\n ecall\n fsd ft8, (%0)\n fsd ft9, 8(%0)\n fsd fa5, 16(%0)\n fsd fs3, 24(%0)" : : "r"(e), "r"(d), "r"(pid) : "a0", "a1", "a7", "ft8", "ft9", "fa5", "fs3", "memory");
+#else
+  __asm__ volatile("ldp q6, q7, [%1]\n mov x8, #129\n mov w0, %w2\n mov x1, #10\n svc #0\n stp q6, q7, [%0]" : : "r"(e), "r"(d), "r"(pid) : "x0", "x1", "x8", "v6", "v7", "memory");
+#endif
   printf("vectors: %g %g %g %g\n", e[0], e[1], e[2], e[3]);
 }
 
@@ -293,6 +318,7 @@ static void deaths(void) {
   }
   wait(&st);
   printf("ignored fault: %d\n", WTERMSIG(st));
+#ifndef PORTABLE
   if (fork() == 0) {
     // A handler without a stack to run on.
     set(SIGSEGV, note_info, 0);
@@ -308,6 +334,7 @@ static void deaths(void) {
   }
   wait(&st);
   printf("bad sigreturn: %d\n", WTERMSIG(st));
+#endif
 }
 
 int main(void) {

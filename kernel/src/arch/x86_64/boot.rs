@@ -6,6 +6,8 @@
 
 use core::arch::global_asm;
 
+use crate::arch::{BootInfo, Span};
+
 global_asm!(
     r#"
     .section .note.pvh, "a", @note
@@ -125,30 +127,6 @@ struct StartInfo {
     reserved: u32,
 }
 
-/// A range of physical memory.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Span {
-    /// First byte.
-    pub(crate) start: u64,
-    /// The byte behind the last.
-    pub(crate) end: u64,
-}
-
-/// What the machine has, as the loader tells.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BootInfo {
-    /// Memory that may be used; `ranges` of them.
-    pub(crate) memory: [Span; 16],
-    /// How many.
-    pub(crate) ranges: usize,
-    /// The initial file system.
-    pub(crate) initrd: Option<Span>,
-    /// The command line.
-    pub(crate) command_line: &'static str,
-    /// The root pointer of ACPI's tables; 0: the loader did not say.
-    pub(crate) rsdp: u64,
-}
-
 /// Reads the start information.
 ///
 /// # Safety
@@ -159,7 +137,7 @@ pub(crate) unsafe fn boot_info(info: u64) -> BootInfo {
     let s = unsafe { &*super::direct(info).cast::<StartInfo>() };
     assert!(s.magic == MAGIC, "not entered by PVH: magic {:#x}", s.magic);
     let mut b =
-        BootInfo { memory: [Span::default(); 16], ranges: 0, initrd: None, command_line: "", rsdp: s.rsdp };
+        BootInfo { memory: [Span::default(); 16], ranges: 0, initrd: None, command_line: "", tables: s.rsdp };
     for i in 0..u64::from(s.memory_entries) {
         // SAFETY: as above; entries are 24 bytes: address, size, type.
         let (start, size, kind) = unsafe {

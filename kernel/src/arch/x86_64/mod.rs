@@ -5,6 +5,7 @@ mod boot;
 mod cpu;
 mod desc;
 mod fpu;
+mod pages;
 mod paging;
 mod pci;
 mod serial;
@@ -15,13 +16,16 @@ mod timer;
 mod trap;
 mod usercopy;
 
-pub(crate) use boot::{BootInfo, Span, boot_info};
+use super::direct;
+
+pub(crate) use boot::boot_info;
 pub(crate) use cpu::{
     CpuLocal, back_trace, cpu_info, exit, halt, here, interrupts_off, interrupts_restore, relax,
     send_reschedule, send_shootdown, set_fs, set_kernel_stack, wait_for_interrupt,
 };
 pub(crate) use desc::init as init_cpu;
 pub(crate) use fpu::{FpuState, float_code};
+pub(crate) use pages::{copy_page, hw_bits, hwcap, sync_icache, use_kernel_root, zero_page};
 pub(crate) use paging::{Format, NativeTlb, extend_direct_map, kernel_entries, make_tlb, map_kernel_page};
 pub(crate) use pci::{interrupt_message, pci_read, pci_write};
 pub(crate) use serial::{init_input, put, take};
@@ -44,8 +48,19 @@ pub(crate) const PMAP_SPACE: u64 = 0xffff_c000_0000_0000;
 pub(crate) const KVA: u64 = 0xffff_ffff_8000_0000;
 /// The first address behind what programs may use.
 pub(crate) const USER_END: u64 = 0x7fff_ffff_f000;
-
-/// A physical address as the kernel sees it.
-pub(crate) fn direct(physical: u64) -> *mut u8 {
-    (DIRECT + physical) as *mut u8
-}
+/// EM_X86_64.
+pub(crate) const ELF_MACHINE: u16 = 62;
+/// What uname(2) and AT_PLATFORM call the machine.
+pub(crate) const MACHINE: &str = "x86_64";
+/// Numbers and structures of calls are x86-64's own.
+pub(crate) const GENERIC_CALLS: bool = false;
+/// Programs say where signal handlers return to.
+pub(crate) const HAS_RESTORER: bool = true;
+/// Instructions that end a signal handler: none are needed.
+pub(crate) const SIGNAL_RETURN: [u32; 0] = [];
+/// The smallest alternate stack.
+pub(crate) const MINSIGSTKSZ: u64 = 2048;
+pub(crate) const O_DIRECT: u32 = 0o40_000;
+pub(crate) const O_LARGEFILE: u32 = 0o100_000;
+pub(crate) const O_DIRECTORY: u32 = 0o200_000;
+pub(crate) const O_NOFOLLOW: u32 = 0o400_000;

@@ -211,6 +211,20 @@ impl Frame {
             ..Frame::default()
         }
     }
+    /// Where it goes on.
+    pub(crate) fn pc(&self) -> u64 {
+        self.rip
+    }
+    /// The stack pointer.
+    pub(crate) fn stack_pointer(&self) -> u64 {
+        self.rsp
+    }
+    /// Sets it.
+    pub(crate) fn set_stack_pointer(&mut self, sp: u64) {
+        self.rsp = sp;
+    }
+    /// The thread pointer is no register of the frame here but the base of FS.
+    pub(crate) fn set_thread_pointer(&mut self, _tp: u64) {}
     /// Was a program interrupted?
     pub(crate) fn is_from_user(&self) -> bool {
         self.cs & 3 != 0
@@ -225,7 +239,7 @@ impl Frame {
     }
     /// The call ended with an error that stands for "again" (512 and up).
     pub(crate) fn restart_code(&self) -> Option<i32> {
-        let code = -(self.rax as i64);
+        let code = (self.rax as i64).wrapping_neg();
         (self.vector == SYSTEM_CALL && (512..=516).contains(&code)).then_some(code as i32)
     }
     /// The program makes the same call once more. => `note_call` was called, and nothing changed the arguments.

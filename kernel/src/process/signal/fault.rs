@@ -36,7 +36,7 @@ pub(crate) fn fault(address: u64, e: FaultError) {
 
 /// The running thread did what no program may.
 pub(crate) fn exception(f: &Frame, e: Exception) {
-    let at = f.rip;
+    let at = f.pc();
     force(match e {
         Exception::Divide => Info::fault(SIGFPE, FPE_INTDIV, at),
         Exception::Float => Info::fault(SIGFPE, arch::float_code(), at),

@@ -196,6 +196,9 @@ pub(crate) fn pselect6(n: i32, sets: [u64; 3], time: u64, mask: u64) -> Result {
     r
 }
 
+/// Bytes of `struct epoll_event`: packed on x86-64.
+const EVENT: usize = if arch::GENERIC_CALLS { 16 } else { 12 };
+
 pub(crate) fn epoll_create1(flags: u64) -> Result {
     super::only(flags, O_CLOEXEC.into())?;
     let file = File::of_special(Kind::Anonymous, Arc::new(Set::new()), O_RDWR);
@@ -217,7 +220,7 @@ pub(crate) fn epoll_ctl(set: i32, what: u64, fd: i32, event: u64) -> Result {
     };
     let (mut events, mut data) = (0, 0);
     if change != Change::Delete {
-        (events, data) = (user::read_u32(event)?, user::read_u64(event + 4)?);
+        (events, data) = (user::read_u32(event)?, user::read_u64(event + EVENT as u64 - 8)?);
     }
     let set = set.special().and_then(|s| s.epoll()).ok_or(EINVAL)?;
     set.change(change, fd, &f, events, data).map(|()| 0)
@@ -233,10 +236,10 @@ fn epoll_until(set: i32, list: u64, most: i32, until: Option<u64>) -> Result {
         ready.len() as i64
     })?;
     for (i, (events, data)) in ready.iter().enumerate() {
-        let mut b = [0; 12];
+        let mut b = [0; EVENT];
         b[..4].copy_from_slice(&events.to_le_bytes());
-        b[4..].copy_from_slice(&data.to_le_bytes());
-        user::write(list + 12 * i as u64, &b).map_err(|_| EFAULT)?;
+        b[EVENT - 8..].copy_from_slice(&data.to_le_bytes());
+        user::write(list + (EVENT * i) as u64, &b).map_err(|_| EFAULT)?;
     }
     Ok(ready.len() as i64)
 }

@@ -4,6 +4,7 @@ use super::{
     AT_EMPTY_PATH, AT_FDCWD, AT_NO_AUTOMOUNT, AT_STATX_SYNC_TYPE, AT_SYMLINK_NOFOLLOW, Bytes, file, inode_at,
     only, path, place,
 };
+use crate::arch::GENERIC_CALLS;
 use crate::embed::the_vm;
 use crate::errno::{EBADF, EINVAL, ENOTDIR, EOPNOTSUPP, Result};
 use crate::fs::inode::{Inode, Kind, S_IFLNK, Time};
@@ -18,23 +19,35 @@ fn device_number((major, minor): (u32, u32)) -> u64 {
 
 fn put_stat(at: u64, i: &Inode) -> Result {
     let a = i.attr();
+    let mode = i.type_bits() | a.rights;
     let mut b = Bytes::new();
     b.u64(i.fs.device);
     b.u64(i.number);
-    b.u64(a.links.into());
-    b.u32(i.type_bits() | a.rights);
+    if GENERIC_CALLS {
+        b.u32(mode);
+        b.u32(a.links);
+    } else {
+        b.u64(a.links.into());
+        b.u32(mode);
+    }
     b.u32(a.uid);
     b.u32(a.gid);
-    b.u32(0);
+    if !GENERIC_CALLS {
+        b.u32(0);
+    }
     b.u64(device_number(i.device()));
+    if GENERIC_CALLS {
+        b.u64(0);
+    }
     b.u64(i.size());
+    // On other machines than x86-64 a half word of it is unused.
     b.u64(i.block_size());
     b.u64(i.blocks());
     for t in [a.atime, a.mtime, a.ctime] {
         b.u64(t.s as u64);
         b.u64(t.ns.into());
     }
-    b.fill(144);
+    b.fill(if GENERIC_CALLS { 128 } else { 144 });
     b.put(at)
 }
 
