@@ -99,7 +99,11 @@ fn test() -> bool {
             &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")],
         )
         && kernel::test(&[])
-        && run("the command, optimised", &["build", "--release", "-p", "machvm-cli"], &[])
+        && run(
+            "the command, optimised",
+            &["build", "--release", "-p", "machvm-cli", "--no-default-features"],
+            &[],
+        )
         && run("tests", &["test", "--workspace", "--no-fail-fast"], &[])
 }
 

@@ -119,9 +119,14 @@ fn options(args: &RunArgs) -> Options {
         sample: args.sample,
         stats: args.stats.as_ref().map(|file| file.clone().map_or(StatsTo::Stderr, StatsTo::File)),
         maps: args.maps,
-        native: std::env::var_os(SPACE_VARIABLE).is_some_and(|value| value == "native"),
+        native: is_native(),
         control: args.control.clone(),
     }
+}
+
+/// Is it Linux's own memory that was asked for?
+fn is_native() -> bool {
+    std::env::var_os(SPACE_VARIABLE).is_some_and(|value| value == "native")
 }
 
 fn main() -> ExitCode {
@@ -132,6 +137,12 @@ fn main() -> ExitCode {
         }
     };
     let answer = match cli.command {
+        Command::Run(args) if args.trace.is_some() && is_native() => {
+            eprintln!(
+                "machvm: --trace records machvm's memory, and {SPACE_VARIABLE}=native chooses Linux's: leave one out"
+            );
+            return ExitCode::from(2);
+        }
         Command::Run(args) => {
             let Err(error) = start(&args);
             eprintln!("machvm: {error}");

@@ -151,6 +151,24 @@ fn sqlite_keeps_200_mb_in_memory_in_64_mib() {
     paged_out_twice_the_limit(&ours);
 }
 
+/// The limit is on what the program writes to its files, not on where its memory lies.
+#[test]
+fn a_limit_of_the_size_of_files_is_the_programs_own() {
+    let script = "import os, resource, tempfile\n\
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n\
+        x = [(b'%7d' % i) * 585 for i in range(6000)]\n\
+        print(sum(a == (b'%7d' % i) * 585 for i, a in enumerate(x)))\n\
+        f = tempfile.TemporaryFile(buffering=0)\n\
+        print(f.write(bytes(5000)), f.write(bytes(5000)))\n\
+        try: f.write(b'more')\n\
+        except OSError as e: print(e)\n";
+    let job = Job::new(&["/usr/bin/python3", "-c", script]);
+    let (native, ours) = (job.native(), job.under(&["--memory", "12M", "--swap", "lz4"]));
+    assert!(native.out().starts_with("6000\n5000 3192\n") && native.out().contains("File too large"));
+    assert_eq!(ours.out(), native.out(), "{ours:?}");
+    assert!(ours.status.success(), "{ours:?}");
+}
+
 #[test]
 fn a_program_that_needs_more_than_there_is_is_ended_with_a_message() {
     let job = Job::new(&["/usr/bin/python3", "-c", "x = bytearray(b'1') * (256 << 20); print(len(x))"]);

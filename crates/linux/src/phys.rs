@@ -252,9 +252,33 @@ impl PhysMem for LinuxMem {
             match sys::pwrite(fd, &buf[at..], byte + (off + at) as u64) {
                 Ok(n) => at += n,
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                // The process lowered RLIMIT_FSIZE: what is mapped can still be stored to.
+                Err(e) if e.raw_os_error() == Some(libc::EFBIG) => {
+                    match write_mapped(fd, byte + (off + at) as u64, &buf[at..]) {
+                        Ok(()) => return,
+                        Err(e) => Self::refused("writing", &e, &mut tries),
+                    }
+                }
                 Err(e) => Self::refused("writing", &e, &mut tries),
             }
         }
+    }
+}
+
+/// Stores into a memfd at `byte`, inside it.
+fn write_mapped(fd: RawFd, byte: u64, buf: &[u8]) -> io::Result<()> {
+    let off = byte % PAGE_SIZE;
+    let len = (off + buf.len() as u64).next_multiple_of(PAGE_SIZE);
+    let read_write = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: it replaces no mapping.
+    let at = unsafe { sys::mmap(0, len, read_write, libc::MAP_SHARED, fd, byte - off) };
+    let at = at.map_err(io::Error::from_raw_os_error)?;
+    let to = core::ptr::with_exposed_provenance_mut::<u8>((at + off) as usize);
+    // SAFETY: the pages are mapped for writing and lie inside the file, `off` and the length lie in
+    // them; nobody else knows the address, so nobody refers to them, before and after.
+    unsafe {
+        core::ptr::copy_nonoverlapping(buf.as_ptr(), to, buf.len());
+        sys::munmap(at, len).map_err(io::Error::from_raw_os_error)
     }
 }
 
