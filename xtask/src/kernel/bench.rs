@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use super::arch::Arch;
 use super::initrd::Initrd;
 use super::{Machine, QEMU, build, qemu};
 
@@ -223,7 +224,7 @@ pub(crate) fn bench(args: &[String]) -> ExitCode {
         eprintln!("xtask: {OUT}: {e}");
         return ExitCode::from(2);
     }
-    let Some(kernel) = build() else { return ExitCode::from(2) };
+    let Some(kernel) = build(Arch::default()) else { return ExitCode::from(2) };
     let mut rows = Vec::new();
     for program in PROGRAMS.into_iter().filter(|p| named.is_empty() || named.iter().any(|n| n == p)) {
         match compare(program, &kernel, ours_only) {

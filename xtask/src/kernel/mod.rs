@@ -1,5 +1,6 @@
 //! Our kernel under QEMU.
 
+mod arch;
 mod bench;
 mod cases;
 mod initrd;
@@ -13,8 +14,8 @@ pub(crate) use bench::bench;
 pub(crate) use test::test;
 
 use crate::{cross, run};
+use arch::Arch;
 
-const TARGET: &str = "x86_64-unknown-none";
 const QEMU: &str = "qemu-system-x86_64";
 
 /// What the command line asks for.
@@ -30,6 +31,7 @@ struct Options {
 /// What QEMU is told of the machine, and the kernel of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Machine {
+    arch: Arch,
     /// As QEMU's `-m`.
     memory: String,
     /// As QEMU's `-smp`.
@@ -42,7 +44,13 @@ struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        Machine { memory: "512M".into(), cpus: "1".into(), disks: Vec::new(), words: Vec::new() }
+        Machine {
+            arch: Arch::default(),
+            memory: "512M".into(),
+            cpus: "1".into(),
+            disks: Vec::new(),
+            words: Vec::new(),
+        }
     }
 }
 
@@ -53,6 +61,7 @@ fn options(args: &[String]) -> Result<Options, String> {
     while let Some(a) = args.next() {
         let mut value = || args.next().cloned().ok_or(format!("{a} needs a value"));
         match a.as_str() {
+            "--arch" => o.machine.arch = Arch::parse(&value()?)?,
             "--mem" => o.machine.memory = value()?,
             "--smp" => o.machine.cpus = cpus(&value()?)?,
             "--disk" => o.machine.disks.push(value()?),
@@ -64,7 +73,7 @@ fn options(args: &[String]) -> Result<Options, String> {
                 break;
             }
             _ => {
-                let known = "--mem, --smp, --icount, --initrd, --disk, --swap, --";
+                let known = "--arch, --mem, --smp, --icount, --initrd, --disk, --swap, --";
                 return Err(format!("{a:?} is no option of kernel-run ({known})"));
             }
         }
@@ -78,6 +87,13 @@ fn options(args: &[String]) -> Result<Options, String> {
     }
     if o.icount && o.machine.cpus != "1" {
         return Err("--icount counts the instructions of one CPU: not with --smp".into());
+    }
+    let m = &o.machine;
+    if !m.arch.has_devices() && (m.cpus != "1" || !m.disks.is_empty() || o.icount) {
+        let name = m.arch.name();
+        return Err(format!(
+            "on {name} the kernel has one CPU and no disk, and instructions are not counted"
+        ));
     }
     if o.program.is_empty() {
         return Err("-- PROGRAM is missing: what the kernel shall run, as a path in the initrd".into());
@@ -97,24 +113,24 @@ fn cpus(n: &str) -> Result<String, String> {
 }
 
 /// Builds the kernel. `None`: said why not.
-fn build() -> Option<PathBuf> {
-    let vars = cross::program(TARGET)?;
+fn build(arch: Arch) -> Option<PathBuf> {
+    let target = arch.target();
+    let vars = cross::program(target)?;
     let vars: Vec<(&str, &str)> = vars.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let args = ["build", "--release", "--quiet", "--manifest-path", "kernel/Cargo.toml", "--target", TARGET];
+    let args = ["build", "--release", "--quiet", "--manifest-path", "kernel/Cargo.toml", "--target", target];
     let dir = std::env::current_dir().ok()?.join("target/kernel");
     let dir_text = dir.display().to_string();
     let vars = [&vars[..], &[("CARGO_TARGET_DIR", dir_text.as_str())]].concat();
-    run("the kernel", &args, &vars).then(|| dir.join(TARGET).join("release/machvm-kernel"))
+    run("the kernel", &args, &vars).then(|| dir.join(target).join("release/machvm-kernel"))
 }
 
 /// QEMU with the kernel in it, and no devices but disks and the serial line, which is standard input and output.
 /// Several CPUs are as many threads of QEMU's.
 fn qemu(kernel: &Path, m: &Machine, initrd: Option<&Path>, program: &[String]) -> Command {
-    let mut qemu = Command::new(QEMU);
-    qemu.args(["-M", "q35,hpet=off", "-cpu", "max,-erms,-fsrm", "-smp", &m.cpus]);
+    let mut qemu = Command::new(m.arch.qemu());
+    qemu.args(m.arch.machine()).args(["-smp", &m.cpus]);
     qemu.args(["-accel", if m.cpus == "1" { "tcg,thread=single" } else { "tcg,thread=multi" }]);
     qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-m", &m.memory]);
-    qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
     for (i, file) in m.disks.iter().enumerate() {
         // A comma in a name is written twice.
         let file = file.replace(',', ",,");
@@ -165,7 +181,7 @@ pub(crate) fn run_program(args: &[String]) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let Some(kernel) = build() else { return ExitCode::from(2) };
+    let Some(kernel) = build(o.machine.arch) else { return ExitCode::from(2) };
     let initrd = (!o.initrd.is_empty()).then(|| Path::new(&o.initrd));
     let mut qemu = qemu(&kernel, &o.machine, initrd, &o.program);
     if o.icount {
@@ -174,7 +190,7 @@ pub(crate) fn run_program(args: &[String]) -> ExitCode {
     let mut child = match qemu.stdout(Stdio::piped()).spawn() {
         Ok(child) => child,
         Err(e) => {
-            eprintln!("xtask: cannot start {QEMU}: {e}; on Debian: apt-get install qemu-system-x86");
+            eprintln!("xtask: {}", o.machine.arch.no_qemu(&e));
             return ExitCode::from(2);
         }
     };
@@ -182,11 +198,11 @@ pub(crate) fn run_program(args: &[String]) -> ExitCode {
     match (child.wait(), said) {
         (Ok(_), Some(status)) => ExitCode::from(status),
         (Ok(s), None) => {
-            eprintln!("xtask: {QEMU} ended ({s}) before the program did");
+            eprintln!("xtask: {} ended ({s}) before the program did", o.machine.arch.qemu());
             ExitCode::FAILURE
         }
         (Err(e), _) => {
-            eprintln!("xtask: {QEMU}: {e}");
+            eprintln!("xtask: {}: {e}", o.machine.arch.qemu());
             ExitCode::FAILURE
         }
     }
@@ -207,6 +223,7 @@ mod tests {
         assert!(parse("--disk d -- a").is_ok());
         assert!(parse("--mem").is_err_and(|e| e.contains("needs a value")));
         assert!(parse("--smp 2 --icount --initrd f -- a").is_err_and(|e| e.contains("--icount")));
+        assert!(parse("--arch riscv64 --smp 2 --initrd f -- a").is_err_and(|e| e.contains("one CPU")));
         assert!(parse("--smp 9").is_err_and(|e| e.contains("1 to 8")));
         assert!(parse("--fast").is_err_and(|e| e.contains("--fast")));
     }

@@ -3,7 +3,8 @@
 //! Every C program of `kernel/tests/programs` is linked statically and run twice: here, and as the first program of our
 //! kernel in QEMU. What it prints and how it ends must be equal. So with every script of `kernel/tests/scripts`, by
 //! Debian's static busybox. A line in a source may ask for another machine, as `cases.rs` has it. After every run the
-//! kernel must have found that nothing leaked. On a machine with several CPUs two kernels run at a time.
+//! kernel must have found that nothing leaked. On other machines than x86-64 (`--arch`) programs that need no disk
+//! are run on one CPU, with what only x86-64 has left out (`PORTABLE`), and no scripts. On a machine with several CPUs two kernels run at a time.
 
 use std::fs;
 use std::io::Read;
@@ -14,9 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use super::arch::Arch;
 use super::cases::{Case, cases};
 use super::initrd::Initrd;
-use super::{Machine, QEMU, build, cpus, qemu, status_in};
+use super::{Machine, build, cpus, qemu, status_in};
 
 const PROGRAMS: &str = "kernel/tests/programs";
 const SCRIPTS: &str = "kernel/tests/scripts";
@@ -58,23 +60,37 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Writes an initial file system with Busybox and one file more; gives where.
-fn archive(called: &str, more: Option<(&str, &Path)>) -> Result<PathBuf, String> {
+/// Writes an initial file system with Busybox, if Debian has it for the machine, and one file more; gives where.
+fn archive(arch: Arch, called: &str, more: Option<(&str, &Path)>) -> Result<PathBuf, String> {
     let mut initrd = Initrd::default();
     ["bin", "dev", "proc", "tmp", "etc"].iter().for_each(|d| initrd.directory(d));
-    initrd
-        .file("bin/busybox", Path::new(BUSYBOX))
-        .map_err(|e| format!("{e}; on Debian: apt-get install busybox-static"))?;
+    if arch == Arch::default() {
+        initrd
+            .file("bin/busybox", Path::new(BUSYBOX))
+            .map_err(|e| format!("{e}; on Debian: apt-get install busybox-static"))?;
+    }
     if let Some((name, path)) = more {
         initrd.file(name, path)?;
     }
-    let to = Path::new(OUT).join(format!("{called}.cpio"));
+    let to = Path::new(OUT).join(format!("{called}.{}.cpio", arch.name()));
     fs::write(&to, initrd.finish()).map_err(|e| format!("{}: {e}", to.display()))?;
     Ok(to)
 }
 
+/// Links a program for machine `by`. What only x86-64 has is left out where it shall do the same as on another.
+fn link(by: Arch, like: Arch, source: &Path, program: &Path) -> Result<(), String> {
+    let mut gcc = by.gcc();
+    // Bad pointers are what some of them are about: no warnings.
+    gcc.args(["-w", "-O1", "-static", "-pthread", "-o"]).arg(program).arg(source);
+    if like != Arch::default() {
+        gcc.arg("-DPORTABLE");
+    }
+    let status = gcc.status().map_err(|e| by.no_gcc(&e))?;
+    if status.success() { Ok(()) } else { Err(format!("{} does not compile", source.display())) }
+}
+
 /// Links the programs, and makes an initial file system for each; gives the cases.
-fn prepare(only: &[String]) -> Result<Vec<Run>, String> {
+fn prepare(arch: Arch, only: &[String]) -> Result<Vec<Run>, String> {
     let wanted = |name: &String| only.is_empty() || only.contains(name);
     let text = |path: &Path| fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
     let out = Path::new(OUT);
@@ -84,19 +100,25 @@ fn prepare(only: &[String]) -> Result<Vec<Run>, String> {
         let name = stem(&source);
         let mut asked = cases(&name, &text(&source)?)?;
         asked.retain(|c| wanted(&name) || wanted(&c.name));
+        asked.iter_mut().for_each(|c| c.machine.arch = arch);
+        if !arch.has_devices() {
+            asked.retain(|c| c.disk.is_none() && c.root.is_none());
+            asked.iter_mut().for_each(|c| c.cpus = None);
+        }
         if asked.is_empty() {
             continue;
         }
-        let program = out.join(&name);
-        let mut gcc = Command::new("gcc");
-        // Bad pointers are what some of them are about: no warnings.
-        gcc.args(["-w", "-O1", "-static", "-pthread", "-o"]).arg(&program).arg(&source);
-        let status =
-            gcc.status().map_err(|e| format!("gcc: {e}; on Debian: apt-get install gcc libc6-dev"))?;
-        if !status.success() {
-            return Err(format!("{} does not compile", source.display()));
-        }
-        let initrd = archive(&name, Some((&format!("bin/{name}"), &program)))?;
+        let suffix = if arch == Arch::default() { "" } else { ".portable" };
+        let program = out.join(format!("{name}{suffix}"));
+        link(Arch::default(), arch, &source, &program)?;
+        let theirs = if arch == Arch::default() {
+            program.clone()
+        } else {
+            let theirs = out.join(format!("{name}.{}", arch.name()));
+            link(arch, arch, &source, &theirs)?;
+            theirs
+        };
+        let initrd = archive(arch, &name, Some((&format!("bin/{name}"), &theirs)))?;
         for case in asked {
             let with_args = |path: String| [&[path], &case.args[..]].concat();
             let (inside, outside) =
@@ -106,10 +128,10 @@ fn prepare(only: &[String]) -> Result<Vec<Run>, String> {
     }
     for script in sorted(SCRIPTS)? {
         let name = stem(&script);
-        if !wanted(&name) {
+        if !wanted(&name) || arch != Arch::default() {
             continue;
         }
-        let initrd = archive(&name, Some((&format!("etc/{name}"), &script)))?;
+        let initrd = archive(arch, &name, Some((&format!("etc/{name}"), &script)))?;
         let words = |path: String| vec!["busybox".to_string(), "sh".into(), path];
         let mut inside = words(format!("/etc/{name}"));
         inside[0] = "/bin/busybox".into();
@@ -148,7 +170,9 @@ fn natively(run: &Run) -> Result<Outcome, String> {
         .map_err(|e| format!("{}: {e}", run.outside[0]))?;
     let s = out.status;
     let status = s.code().unwrap_or_else(|| 128 + s.signal().unwrap_or(0)) as u8;
-    Ok(Outcome { text: String::from_utf8_lossy(&out.stdout).into_owned(), status })
+    // The machine's name is what a program may print of it.
+    let text = String::from_utf8_lossy(&out.stdout).replace("x86_64", run.case.machine.arch.name());
+    Ok(Outcome { text, status })
 }
 
 /// All that the kernel and the program print.
@@ -160,8 +184,7 @@ fn all_that_is_said(
 ) -> Result<String, String> {
     let mut command = qemu(kernel, machine, initrd, program);
     let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
-    let mut child = started
-        .map_err(|e| format!("cannot start {QEMU}: {e}; on Debian: apt-get install qemu-system-x86"))?;
+    let mut child = started.map_err(|e| machine.arch.no_qemu(&e))?;
     let (send, receive) = channel();
     let mut from = child.stdout.take().ok_or("no output")?;
     std::thread::spawn(move || {
@@ -185,7 +208,8 @@ fn all_that_is_said(
             ));
         }
     };
-    Ok(String::from_utf8_lossy(&said).replace('\r', ""))
+    let said = String::from_utf8_lossy(&said).replace('\r', "");
+    Ok(machine.arch.after_firmware(&said).into())
 }
 
 /// What the kernel found left over in the end; `None`: nothing.
@@ -255,13 +279,15 @@ fn difference(want: &Outcome, got: &Outcome) -> Option<String> {
 /// The kernel's own stack overflows: it says so, and from where.
 const PANIC: &str = "panic";
 
-fn panic(kernel: &Path) -> Option<String> {
-    let initrd = match archive(PANIC, None) {
+fn panic(arch: Arch, kernel: &Path) -> Option<String> {
+    let program = Path::new(OUT).join(format!("panic.{}", arch.name()));
+    let linked = link(arch, arch, &Path::new(PROGRAMS).join("fine.c"), &program);
+    let initrd = match linked.and_then(|()| archive(arch, PANIC, Some(("bin/init", &program)))) {
         Ok(path) => path,
         Err(why) => return Some(why),
     };
-    let machine = Machine { words: vec!["panic=stack".into()], ..Machine::default() };
-    match all_that_is_said(kernel, &machine, Some(&initrd), &["/bin/busybox".into(), "true".into()]) {
+    let machine = Machine { arch, words: vec!["panic=stack".into()], ..Machine::default() };
+    match all_that_is_said(kernel, &machine, Some(&initrd), &["/bin/init".into()]) {
         Err(why) => Some(why),
         Ok(said) => {
             let named = said.contains("double fault (kernel stack overflow?)");
@@ -276,19 +302,22 @@ fn panic(kernel: &Path) -> Option<String> {
 enum Job<'a> {
     /// This case, on so many CPUs.
     Case(&'a Run, &'a str),
-    Panic,
+    Panic(Arch),
 }
 
 impl Job<'_> {
     fn name(&self) -> String {
         match self {
             Job::Case(run, n) => format!("{} on {n} CPU{}", run.case.name, if *n == "1" { "" } else { "s" }),
-            Job::Panic => PANIC.into(),
+            Job::Panic(_) => PANIC.into(),
         }
     }
     /// `None`: all is well.
     fn problem(&self, kernel: &Path) -> Option<String> {
-        let Job::Case(run, cpus) = self else { return panic(kernel) };
+        let (run, cpus) = match self {
+            Job::Case(run, cpus) => (run, cpus),
+            Job::Panic(arch) => return panic(*arch, kernel),
+        };
         let want = run.want.get_or_init(|| natively(run)).as_ref();
         let both = want.map_err(String::clone).and_then(|want| Ok((want, inside(kernel, cpus, run)?)));
         match both {
@@ -310,19 +339,24 @@ impl Job<'_> {
 }
 
 fn compare(args: &[String]) -> Result<bool, String> {
+    let (arch, args) = match args {
+        [option, name, rest @ ..] if option == "--arch" => (Arch::parse(name)?, rest),
+        rest => (Arch::default(), rest),
+    };
     let (all_cpus, only) = match args {
-        [option, n, names @ ..] if option == "--smp" => (vec![cpus(n)?], names),
+        [option, n, names @ ..] if option == "--smp" && arch.has_devices() => (vec![cpus(n)?], names),
+        names if !arch.has_devices() => (vec!["1".to_string()], names),
         names => (vec!["1".to_string(), "2".to_string()], names),
     };
-    let runs = prepare(only)?;
-    let kernel = build().ok_or("the kernel cannot be built")?;
+    let runs = prepare(arch, only)?;
+    let kernel = build(arch).ok_or("the kernel cannot be built")?;
     let mut jobs = Vec::new();
     for run in &runs {
         let on = all_cpus.iter().filter(|n| run.case.cpus.as_ref().is_none_or(|only| only == *n));
         jobs.extend(on.map(|n| Job::Case(run, n)));
     }
     if only.is_empty() || only.iter().any(|n| n == PANIC) {
-        jobs.push(Job::Panic);
+        jobs.push(Job::Panic(arch));
     }
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = || {
