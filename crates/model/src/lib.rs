@@ -9,6 +9,8 @@
 //! What it is not: fast, or a model of any architecture's page-table format.
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 mod check;
 pub mod conformance;
 mod hardware;

@@ -1,5 +1,8 @@
 //! Beginning, ending, entering.
 
+use alloc::format;
+use alloc::vec::Vec;
+
 use machvm_hal::Prot;
 use machvm_hal::pmap9::{EnterFailed, Frame, Pmap9, PmapFlags, PmapMachine, Shortage};
 

@@ -1,5 +1,7 @@
 //! Use of pages, in portions and by address, and faults that tell of it.
 
+use alloc::vec::Vec;
+
 use machvm_hal::pmap9::{Advice, PMAP_TS_REFERENCED_MAX, Pmap9, PmapMachine};
 use machvm_hal::{CpuId, Prot, RawAddr};
 

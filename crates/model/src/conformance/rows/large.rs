@@ -1,5 +1,7 @@
 //! Superpages on demand, and many pages at once.
 
+use alloc::vec::Vec;
+
 use machvm_hal::pmap9::{Frame, LargeFailed, MemAttr, Mincore, Pmap9, PmapFlags, PmapMachine};
 use machvm_hal::{PageNo, Pfn, Prot, VaRange};
 

@@ -1,5 +1,7 @@
 //! Questions by address.
 
+use alloc::vec::Vec;
+
 use machvm_hal::pmap9::{MemAttr, MemAttrFailed, Mincore, Pmap9, PmapMachine};
 use machvm_hal::{Prot, RawAddr, Va};
 

@@ -1,5 +1,7 @@
 //! What has a meaning only where a kernel boots.
 
+use alloc::vec::Vec;
+
 use machvm_hal::pmap9::{Frame, PhysSegment, Pmap9, PmapBootstrap, PmapFlags, PmapMachine};
 use machvm_hal::{Pfn, Prot, RawAddr, RawSize};
 

@@ -1,5 +1,8 @@
 //! The kernel's mappings, quick pages and contents.
 
+use alloc::format;
+use alloc::vec::Vec;
+
 use machvm_hal::pmap9::{Frame, Pmap9, PmapFlags, PmapMachine, QuickPage};
 use machvm_hal::{PageNo, Prot};
 

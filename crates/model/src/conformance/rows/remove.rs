@@ -1,5 +1,7 @@
 //! Taking mappings and rights away, by address.
 
+use alloc::vec::Vec;
+
 use machvm_hal::Prot;
 use machvm_hal::pmap9::{Frame, Pmap9, PmapMachine};
 
