@@ -1,5 +1,5 @@
 //! Project chores: `cargo xtask test`, `no-alloc`, `cross`, `kernel-run`, `kernel-bench`, `coverage`, `install`, `long`,
-//! `bench`.
+//! `soak`, `bench`.
 #![forbid(unsafe_code)]
 
 mod coverage;
@@ -16,6 +16,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test      everything that must pass: format, lints, all tests, the model checks, no-alloc, cross
   long      the long forms of the randomised tests (tens of minutes; MACHVM_SEED replays one), and
             the instructions of the pmap against bench/pmap.baseline
+  soak [N]  the pressure soaks, on the model and of machvm run, N minutes each (5)
   fuzz [N]  libFuzzer on the C library against a flat model, N minutes (10)
   bench     the benchmark tables (against Linux itself, in the same run)
   no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let ok = match args.first().map(String::as_str) {
         Some("test") => test(),
         Some("long") => long(),
+        Some("soak") => soak(&args[1..]),
         Some("bench") => bench(&args[1..]),
         Some("fuzz") => fuzz::fuzz(&args[1..]),
         Some("no-alloc") => no_alloc::check(),
@@ -120,6 +122,19 @@ fn long() -> bool {
             &[("MACHVM_LONG", "1")],
         )
         && bench(&["pmap".into(), "--check".into()])
+}
+
+fn soak(args: &[String]) -> bool {
+    let Ok(minutes) = args.first().map_or(Ok(5), |n| n.parse::<u64>()) else {
+        eprintln!("xtask: soak takes a number of minutes");
+        return false;
+    };
+    let seconds = (60 * minutes).to_string();
+    let of = |package: &str, target: &str, test: &str| {
+        let args = ["test", "--release", "-p", package, "--test", target, test, "--", "--nocapture"];
+        run(&format!("{minutes} minutes under pressure"), &args, &[("MACHVM_SOAK", &seconds)])
+    };
+    of("machvm-model", "pageout", "d02_soak_under_pressure") && of("machvm-cli", "soak", "d01_d02_soak")
 }
 
 fn bench(args: &[String]) -> bool {

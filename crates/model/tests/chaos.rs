@@ -8,7 +8,7 @@ mod common;
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use common::{at, may, pages, policy_of, seeds_or, va};
+use common::{at, may, pages, policy_of, seeds_of_soak, va};
 use machvm::map::{Attributes, Backing};
 use machvm::{FaultError, Vm};
 use machvm_hal::Prot;
@@ -111,9 +111,9 @@ fn soak(seed: u64, c: Config, steps: u64) -> u64 {
 
 #[test]
 fn d02_z80_z81_soak_while_everything_fails_now_and_then() {
-    let long = std::env::var_os("MACHVM_LONG").is_some();
+    let long = ["MACHVM_LONG", "MACHVM_SOAK"].iter().any(|v| std::env::var_os(v).is_some());
     let mut failures = 0;
-    for seed in seeds_or(3, 30) {
+    for seed in seeds_of_soak(3, 30) {
         let c = Config { frames: 256, seed, policy: policy_of(seed), ..Config::default() };
         for c in [c, Config { sparse: false, reference_bits: false, policy: policy_of(seed + 2), ..c }] {
             println!("MACHVM_SEED={seed} {c:?}");

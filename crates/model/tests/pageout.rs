@@ -1,11 +1,12 @@
 //! Page-out under control (D rows). `MACHVM_SEED=n` runs one seed of the soak again;
-//! `MACHVM_LONG=n` makes it n times as many seeds, each longer.
+//! `MACHVM_LONG=n` makes it n times as many seeds, each longer, `MACHVM_SOAK=s` as many as fit in s
+//! seconds.
 
 mod common;
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use common::{at, may, pages, policy_of, seeds_or};
+use common::{at, may, pages, policy_of, seeds_of_soak, seeds_or};
 use machvm::map::{Attributes, Backing, Holes, Wiring};
 use machvm::object::Object;
 use machvm::page::PageQueue;
@@ -132,8 +133,8 @@ fn soak(seed: u64, c: Config, steps: u64) {
 
 #[test]
 fn d02_soak_under_pressure() {
-    let long = std::env::var_os("MACHVM_LONG").is_some();
-    for seed in seeds_or(2, 20) {
+    let long = ["MACHVM_LONG", "MACHVM_SOAK"].iter().any(|v| std::env::var_os(v).is_some());
+    for seed in seeds_of_soak(2, 20) {
         let c = Config { frames: 256, seed, policy: policy_of(seed), ..Config::default() };
         for c in [c, Config { sparse: false, reference_bits: false, policy: policy_of(seed + 2), ..c }] {
             println!("MACHVM_SEED={seed} {c:?}");

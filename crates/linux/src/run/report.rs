@@ -44,6 +44,11 @@ pub(super) fn stats(space: &VmSpace) -> String {
     }
     line(kib(s.frames_peak), "KiB resident at most");
     line(kib(s.frames_resident), "KiB resident now");
+    if space.options.memory.is_some() {
+        line(kib(s.frame_limit.saturating_sub(s.frames_resident)), "KiB free");
+        line(kib(s.frame_low), "KiB free wake the page daemon");
+        line(kib(s.frame_target), "KiB free are its target");
+    }
     match space.platform().tiers() {
         Some(tiers) => t += &super::swap::stats(tiers),
         None => {

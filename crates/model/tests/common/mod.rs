@@ -42,6 +42,18 @@ pub fn seeds_or(usual: u64, long: u64) -> Vec<u64> {
     }
 }
 
+/// The seeds of a soak: as [`seeds_or`], or with `MACHVM_SOAK=s` one after the other for s seconds.
+pub fn seeds_of_soak(usual: u64, long: u64) -> Box<dyn Iterator<Item = u64>> {
+    let seconds = std::env::var("MACHVM_SOAK").ok().and_then(|s| s.parse().ok());
+    match seconds.map(std::time::Duration::from_secs) {
+        Some(duration) => {
+            let begun = std::time::Instant::now();
+            Box::new((1..).take_while(move |_| begun.elapsed() < duration))
+        }
+        None => Box::new(seeds_or(usual, long).into_iter()),
+    }
+}
+
 /// The policy of a seed: neighbours have different ones.
 pub fn policy_of(seed: u64) -> Replacement {
     Replacement::ALL[(seed / 2 % 2) as usize]
