@@ -67,20 +67,34 @@ pub(crate) fn start(layout: &Layout) {
     // SAFETY: written above; never given back.
     let md = unsafe { core::slice::from_raw_parts(md, frames as usize) };
     let first = layout.all.start / PAGE_SIZE;
-    let mem = Tables { md, first, managed, spare: AtomicU64::new(0), taken: AtomicU64::new(0) };
+    let mem = Tables { md, first, spare: AtomicU64::new(0), taken: AtomicU64::new(0) };
     let system = System::new(KernelPort { mem, tlb: arch::make_tlb(), cpus: KernelCpus });
     let system = leak(system.expect("memory for the kernel's root"));
     PMAPS.store(system, Ordering::Release);
-    let system = pmaps();
+    give_entries(pmaps());
+    let vm = leak(Vm::new(Kernel { managed }).expect("memory for the page structures"));
+    // Page tables, and what else the kernel needs to finish a fault.
+    (*vm_ref(vm)).set_frame_reserve(256.min((managed.end - managed.start) / PAGE_SIZE / 16));
+    VM.store(vm, Ordering::Release);
+}
+
+/// The kernel's half of new pmaps has what the kernel mapped itself.
+fn give_entries(system: &'static Pmaps) {
     let root = PtPmap::kernel(system).root();
     for (index, word) in arch::kernel_entries() {
         system.port().mem().store(root, index, word);
     }
     arch::use_kernel_root(root);
-    let vm = leak(Vm::new(Kernel { managed }).expect("memory for the page structures"));
-    // Page tables, and what else the kernel needs to finish a fault.
-    (*vm_ref(vm)).set_frame_reserve(256.min((managed.end - managed.start) / PAGE_SIZE / 16));
-    VM.store(vm, Ordering::Release);
+}
+
+/// Pmaps that have nothing to do with the others, for the self-test. They live for ever.
+pub(crate) fn more_pmaps() -> Option<&'static Pmaps> {
+    let Tables { md, first, .. } = *pmaps().port().mem();
+    let mem = Tables { md, first, spare: AtomicU64::new(0), taken: AtomicU64::new(0) };
+    let system = System::new(KernelPort { mem, tlb: arch::make_tlb(), cpus: KernelCpus }).ok()?;
+    let system = alloc::boxed::Box::leak(alloc::boxed::Box::new(system));
+    give_entries(system);
+    Some(system)
 }
 
 fn vm_ref(vm: *mut Vm<Kernel>) -> &'static Vm<Kernel> {
@@ -216,7 +230,6 @@ pub(crate) struct Tables {
     md: &'static [TableMd],
     /// The frame that the first of them is about.
     first: u64,
-    managed: arch::Span,
     /// One table of zeroes in reserve; 0: none.
     spare: AtomicU64,
     /// Frames taken for tables and not given back; of the VM's, but for a few early ones.
@@ -267,8 +280,8 @@ impl TableMem for Tables {
         self.md.get(usize::try_from(table.0.checked_sub(self.first)?).ok()?)
     }
     fn has_frames(&self, pfn: Pfn, n: u64) -> bool {
-        let (first, end) = (self.managed.start / PAGE_SIZE, self.managed.end / PAGE_SIZE);
-        pfn.0 >= first && pfn.0.checked_add(n).is_some_and(|e| e <= end)
+        let end = self.first + self.md.len() as u64;
+        pfn.0 >= self.first && pfn.0.checked_add(n).is_some_and(|e| e <= end)
     }
     fn direct(&self, frame: Pfn) -> Option<Va> {
         Va::aligned(RawAddr(direct(frame.byte()) as u64))

@@ -24,6 +24,7 @@ mod oom;
 mod process;
 mod random;
 mod sched;
+mod selftest;
 mod swap;
 mod syscall;
 mod trap;
@@ -75,7 +76,8 @@ extern "C" fn kmain(info: u64) -> ! {
     arch::init_cpu(0);
     // SAFETY: the loader's, and the first gigabyte is mapped.
     let info = unsafe { arch::boot_info(info) };
-    let layout = memory::divide(&info);
+    let test = selftest::is_wanted(info.command_line);
+    let layout = memory::divide(&info, if test { selftest::MEMORY } else { 0 });
     let end =
         info.memory[..info.ranges].iter().filter(|r| r.start < 4 << 30).map(|r| r.end).max().unwrap_or(0);
     arch::extend_direct_map(layout.all.end, end, &mut || {
@@ -83,6 +85,7 @@ extern "C" fn kmain(info: u64) -> ! {
         arch::zero_page(machvm_hal::Pfn(f >> 12));
         Some(f)
     });
+    let room = test.then(|| memory::early(selftest::MEMORY).expect("memory for the tests"));
     embed::start(&layout);
     sched::make_idle(0).expect("memory for the idle thread");
     sched::adopt(0);
@@ -91,6 +94,9 @@ extern "C" fn kmain(info: u64) -> ! {
     fs::find(info.initrd);
     swap::start(info.command_line);
     leaks::start();
+    if let Some(room) = room {
+        selftest::run(room)
+    }
     provoke(info.command_line);
     fs::start(info.initrd);
     sched::Thread::kernel(embed::daemon).expect("memory for the page daemon");

@@ -40,10 +40,10 @@ const PER_FRAME: u64 = 256;
 /// What the start needs besides.
 const START: u64 = 4 << 20;
 
-/// Divides the largest range of memory, and sets the early part up.
+/// Divides the largest range of memory, and sets the early part up, which has `more` bytes than the start needs.
 ///
 /// => once.
-pub(crate) fn divide(info: &BootInfo) -> Layout {
+pub(crate) fn divide(info: &BootInfo, more: u64) -> Layout {
     let ranges = &info.memory[..info.ranges];
     let all = Span {
         start: ranges.iter().map(|r| r.start & !(PAGE_SIZE - 1)).min().unwrap_or(0),
@@ -68,7 +68,7 @@ pub(crate) fn divide(info: &BootInfo) -> Layout {
             best = r;
         }
     }
-    let early = START + (best.end - best.start) / PAGE_SIZE * PER_FRAME;
+    let early = START + more + (best.end - best.start) / PAGE_SIZE * PER_FRAME;
     assert!(best.end - best.start > 2 * early, "too little memory: {ranges:?}");
     let split = round_up(best.start + early);
     EARLY[0].store(best.start, Ordering::Relaxed);

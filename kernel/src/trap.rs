@@ -59,7 +59,10 @@ pub(crate) fn exception(f: &mut Frame, e: Exception) {
             }
         }
     } else if !f.is_from_user() {
-        panic!("{e:x?} in the kernel: {f:#x?}");
+        // Where no program's memory could be brought the copy fails all the same.
+        if !(matches!(e, Exception::Page { .. }) && arch::fix_up(f)) {
+            panic!("{e:x?} in the kernel: {f:#x?}");
+        }
     } else {
         let _big = big::hold();
         signal::exception(f, e);

@@ -101,7 +101,7 @@ pub(crate) struct Process {
 static ALL: Mutex<BTreeMap<u32, Arc<Process>>> = Mutex::new(BTreeMap::new());
 
 /// Addresses of programs.
-fn bounds() -> VaRange {
+pub(crate) fn bounds() -> VaRange {
     let (start, end) = (Va::containing(RawAddr(0x1_0000)), Va::containing(RawAddr(arch::USER_END)));
     VaRange::between(start, end).unwrap_or(VaRange::page(start))
 }

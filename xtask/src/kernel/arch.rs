@@ -76,7 +76,7 @@ impl Arch {
                 "-device",
                 "isa-debug-exit,iobase=0xf4,iosize=0x04",
             ],
-            Arch::Riscv64 => &["-M", "virt", "-bios", "default"],
+            Arch::Riscv64 => &["-M", "virt", "-cpu", "rv64,svpbmt=on", "-bios", "default"],
         }
     }
     /// Several CPUs, disks.

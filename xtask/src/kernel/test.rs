@@ -139,7 +139,9 @@ fn prepare(arch: Arch, only: &[String]) -> Result<Vec<Run>, String> {
         let case = cases(&name, "")?.remove(0);
         runs.push(Run { case, inside, initrd, outside, want: OnceLock::new() });
     }
-    if let Some(name) = only.iter().find(|n| **n != PANIC && !runs.iter().any(|r| r.is_called(n))) {
+    if let Some(name) =
+        only.iter().find(|n| ![PANIC, SELFTEST].contains(&n.as_str()) && !runs.iter().any(|r| r.is_called(n)))
+    {
         return Err(format!("{name:?} is no program of {PROGRAMS} and no script of {SCRIPTS}"));
     }
     Ok(runs)
@@ -298,11 +300,27 @@ fn panic(arch: Arch, kernel: &Path) -> Option<String> {
     }
 }
 
+/// The kernel tests its pmap and the core, on the MMU that QEMU has.
+const SELFTEST: &str = "selftest";
+
+fn selftest(arch: Arch, kernel: &Path) -> Option<String> {
+    let words = vec![SELFTEST.into(), "swap=pool:8M".into()];
+    match all_that_is_said(kernel, &Machine { arch, words, ..Machine::default() }, None, &[]) {
+        Err(why) => Some(why),
+        Ok(said) => {
+            let fine = said.lines().last().and_then(status_in) == Some(0)
+                && said.lines().any(|l| l.starts_with("machvm: selftest: ") && l.ends_with(" passed"));
+            (!fine).then(|| format!("a test failed:\n{said}"))
+        }
+    }
+}
+
 /// What is to be seen of one kernel.
 enum Job<'a> {
     /// This case, on so many CPUs.
     Case(&'a Run, &'a str),
     Panic(Arch),
+    SelfTest(Arch),
 }
 
 impl Job<'_> {
@@ -310,6 +328,7 @@ impl Job<'_> {
         match self {
             Job::Case(run, n) => format!("{} on {n} CPU{}", run.case.name, if *n == "1" { "" } else { "s" }),
             Job::Panic(_) => PANIC.into(),
+            Job::SelfTest(_) => SELFTEST.into(),
         }
     }
     /// `None`: all is well.
@@ -317,6 +336,7 @@ impl Job<'_> {
         let (run, cpus) = match self {
             Job::Case(run, cpus) => (run, cpus),
             Job::Panic(arch) => return panic(*arch, kernel),
+            Job::SelfTest(arch) => return selftest(*arch, kernel),
         };
         let want = run.want.get_or_init(|| natively(run)).as_ref();
         let both = want.map_err(String::clone).and_then(|want| Ok((want, inside(kernel, cpus, run)?)));
@@ -357,6 +377,9 @@ fn compare(args: &[String]) -> Result<bool, String> {
     }
     if only.is_empty() || only.iter().any(|n| n == PANIC) {
         jobs.push(Job::Panic(arch));
+    }
+    if only.is_empty() || only.iter().any(|n| n == SELFTEST) {
+        jobs.push(Job::SelfTest(arch));
     }
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = || {

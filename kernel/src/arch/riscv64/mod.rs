@@ -34,7 +34,7 @@ pub(crate) use timer::{
     HZ, entropy, epoch_ns, init as init_timer, now_ns, set_epoch_ns, set_timer, ticks, ticks_to_ns,
 };
 pub(crate) use trap::{Frame, RESTART_SYSCALL, return_to_user};
-pub(crate) use usercopy::{compare_exchange_user, copy_from_user, copy_to_user, fix_up};
+pub(crate) use usercopy::{compare_exchange_user, copy_from_user, copy_to_user, fix_up, load, store};
 
 /// Where physical memory is mapped.
 pub(crate) const DIRECT: u64 = 0xffff_8000_0000_0000;

@@ -70,6 +70,25 @@ pub(crate) fn copy_to_user(at: u64, data: &[u8]) -> usize {
     data.len() - unsafe { copy(data.as_ptr(), at as *mut u8, data.len()) }
 }
 
+/// Reads a word at any address through the MMU; `None`: that faults, and nobody could help.
+pub(crate) fn load(at: u64) -> Option<u64> {
+    let mut word = [0; 8];
+    // SAFETY: `word` is the kernel's; any bytes are a number.
+    let left = unsafe { copy(at as *const u8, word.as_mut_ptr(), 8) };
+    (left == 0).then(|| u64::from_le_bytes(word))
+}
+
+/// Writes one.
+///
+/// # Safety
+/// 1. What is there, if anything, is nobody's but the caller's.
+pub(crate) unsafe fn store(at: u64, word: u64) -> Option<()> {
+    let word = word.to_le_bytes();
+    // SAFETY: `word` is the kernel's; the other side is the caller's by 1, or faults.
+    let left = unsafe { copy(word.as_ptr(), at as *mut u8, 8) };
+    (left == 0).then_some(())
+}
+
 /// Puts `new` at a program's word if `old` is there, as one step; gives what was there. `None`: it cannot be written.
 pub(crate) fn compare_exchange_user(at: u64, old: u32, new: u32) -> Option<u32> {
     if !is_user(at, 4) || !at.is_multiple_of(4) {
