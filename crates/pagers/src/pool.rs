@@ -166,6 +166,51 @@ impl<S: RegionSource> Pool<S> {
         s
     }
 
+    /// As [`Swap::put`]; the checksum covers `owner` too, so that the page opens for nobody
+    /// else. (A page that repeats one word is in its slot, and has no checksum.) Needs about
+    /// 16 KiB of stack.
+    ///
+    /// # Errors
+    /// As `put`.
+    pub fn put_for(&self, owner: u64, data: &[u8; PAGE]) -> Result<SwapSlot, SwapError> {
+        if let Some(word) = repeated_word(data) {
+            let Some(slot) = slot::filled(u64::from_le(word)) else {
+                return self.store(owner, Kind::Word, &word.to_ne_bytes());
+            };
+            self.filled.fetch_add(1, Relaxed);
+            self.filled_puts.fetch_add(1, Relaxed);
+            return Ok(slot);
+        }
+        let mut packed = [0; get_maximum_output_size(PAGE)];
+        match self.packer.pack(data, &mut packed) {
+            Some((kind, len)) if len <= WORTH_IT => self.store(owner, kind, &packed[..len]),
+            _ if self.keeps_raw => self.store(owner, Kind::Raw, data),
+            _ => {
+                self.full.fetch_add(1, Relaxed);
+                Err(SwapError::Full)
+            }
+        }
+    }
+
+    /// As [`Swap::get`], of a page that was put for `owner`. On error, `data` holds anything.
+    ///
+    /// # Errors
+    /// As `get`: the page of another is lost.
+    pub fn get_for(&self, owner: u64, slot: SwapSlot, data: &mut [u8; PAGE]) -> Result<(), SwapError> {
+        match slot::meaning(slot) {
+            Some(Meaning::Stored(shard, name)) => self.load(owner, shard, name, data),
+            Some(Meaning::Filled(word)) => {
+                fill(data, word.to_le_bytes());
+                self.filled_gets.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            None => {
+                self.bad_slots.fetch_add(1, Relaxed);
+                Err(SwapError::Lost)
+            }
+        }
+    }
+
     /// Another region within the bound.
     fn take_region(&self) -> Option<S::Region> {
         let cost = region_cost::<S::Region>();
@@ -186,8 +231,8 @@ impl<S: RegionSource> Pool<S> {
     }
 
     /// Stores `bytes` in the first shard whose lock is free, or else in one with room.
-    fn store(&self, kind: Kind, bytes: &[u8]) -> Result<SwapSlot, SwapError> {
-        let sum = checksum(bytes, kind as u64);
+    fn store(&self, owner: u64, kind: Kind, bytes: &[u8]) -> Result<SwapSlot, SwapError> {
+        let sum = checksum(bytes, seed(owner, kind));
         let idle = self.shards.iter().position(|s| s.try_lock().is_some()).unwrap_or(0);
         for turn in 0..self.shards.len() {
             let index = (idle + turn) % self.shards.len();
@@ -241,7 +286,7 @@ impl<S: RegionSource> Pool<S> {
         self.shards[shard].lock().flip(name, at, bits);
     }
 
-    fn load(&self, index: usize, name: Name, page: &mut [u8; PAGE]) -> Result<(), SwapError> {
+    fn load(&self, owner: u64, index: usize, name: Name, page: &mut [u8; PAGE]) -> Result<(), SwapError> {
         let mut packed = [0; WORTH_IT];
         let found = self.shards.get(index).and_then(|shard| {
             // Copied under the lock, checked and unpacked without it.
@@ -260,7 +305,7 @@ impl<S: RegionSource> Pool<S> {
         };
         let right = copied.is_some_and(|(kind, sum, len)| {
             let bytes: &[u8] = if kind == Kind::Raw { &page[..len] } else { &packed[..len] };
-            checksum(bytes, kind as u64) == sum && self.unpack(kind, len, &packed, page)
+            checksum(bytes, seed(owner, kind)) == sum && self.unpack(kind, len, &packed, page)
         });
         if right {
             return Ok(());
@@ -283,46 +328,23 @@ impl<S: RegionSource> Pool<S> {
     }
 }
 
+/// What the checksum starts with. Odd, the factor maps no two owners to one seed.
+fn seed(owner: u64, kind: Kind) -> u64 {
+    owner.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ kind as u64
+}
+
 fn fill(page: &mut [u8; PAGE], word: [u8; 8]) {
     page.as_chunks_mut::<8>().0.fill(word);
 }
 
 impl<S: RegionSource> Swap for Pool<S> {
-    /// Needs about 16 KiB of stack.
     fn put(&self, data: &[u8; PAGE]) -> Result<SwapSlot, SwapError> {
-        if let Some(word) = repeated_word(data) {
-            let Some(slot) = slot::filled(u64::from_le(word)) else {
-                return self.store(Kind::Word, &word.to_ne_bytes());
-            };
-            self.filled.fetch_add(1, Relaxed);
-            self.filled_puts.fetch_add(1, Relaxed);
-            return Ok(slot);
-        }
-        let mut packed = [0; get_maximum_output_size(PAGE)];
-        match self.packer.pack(data, &mut packed) {
-            Some((kind, len)) if len <= WORTH_IT => self.store(kind, &packed[..len]),
-            _ if self.keeps_raw => self.store(Kind::Raw, data),
-            _ => {
-                self.full.fetch_add(1, Relaxed);
-                Err(SwapError::Full)
-            }
-        }
+        self.put_for(0, data)
     }
 
     /// On error, `data` holds anything.
     fn get(&self, slot: SwapSlot, data: &mut [u8; PAGE]) -> Result<(), SwapError> {
-        match slot::meaning(slot) {
-            Some(Meaning::Stored(shard, name)) => self.load(shard, name, data),
-            Some(Meaning::Filled(word)) => {
-                fill(data, word.to_le_bytes());
-                self.filled_gets.fetch_add(1, Relaxed);
-                Ok(())
-            }
-            None => {
-                self.bad_slots.fetch_add(1, Relaxed);
-                Err(SwapError::Lost)
-            }
-        }
+        self.get_for(0, slot, data)
     }
 
     /// A slot that is not in use is counted and ignored. (Slots of pages that repeat

@@ -7,7 +7,7 @@
 //!
 //! So the kernel is told that every handler has `SA_RESTART`, and what the program
 //! asked for is done here. Its handler is reached through a *stub*: 12 bytes of code
-//! that name one of [`HANDLERS`] and go to [`machvm_signal_stub`], which looks at what
+//! that name one of `HANDLERS` and go to `machvm_signal_stub`, which looks at what
 //! the signal interrupted. A call that is about to be made again stays so where Linux
 //! would make it again, and is made one that failed with EINTR everywhere else.
 //! Nothing else differs from native: frame, stack, registers and return address of the
@@ -15,7 +15,7 @@
 //!
 //! A handler keeps its stub until the next execve, so there is no moment when a stub
 //! leads to the wrong one. Handlers with `SA_RESTART` have none. A child of fork runs
-//! natively and gets the program's own dispositions back ([`restore_in_child`]). A
+//! natively and gets the program's own dispositions back (`restore_in_child`). A
 //! child of vfork has dispositions of its own, and Linux serves it: it sees ours.
 
 use std::arch::{asm, global_asm};

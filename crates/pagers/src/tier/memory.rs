@@ -6,8 +6,8 @@ use super::{PAGE, PageBytes, PageId, Place, Speed, Tier, TierError, TierStats};
 use crate::region::{Heap, RegionSource};
 use crate::{Codec, Pool};
 
-/// A [`Pool`] as a tier. The pool's own slots are the places: they carry a generation, and
-/// what is stored is sealed with it.
+/// A [`Pool`] as a tier. The pool's own slots are the places, with a generation of their own;
+/// the checksum of what is stored covers the [`PageId`].
 pub struct Memory<S: RegionSource = Heap> {
     pool: Pool<S>,
     name: String,
@@ -52,17 +52,17 @@ where
     ) -> Result<(), TierError> {
         let mut page = [0; PAGE];
         let mut result = Ok(());
-        for (i, place) in places.iter_mut().enumerate().take(ids.len()) {
+        for (i, (id, place)) in ids.iter().zip(places).enumerate() {
             run.read(i, &mut page);
-            match self.pool.put(&page) {
+            match self.pool.put_for(id.0, &page) {
                 Ok(slot) => *place = Some(Place(slot.0.get())),
                 Err(_) => result = Err(TierError::Full),
             }
         }
         result
     }
-    fn get(&self, _: PageId, place: Place, page: &mut PageBytes) -> Result<(), TierError> {
-        self.pool.get(slot(place)?, page).map_err(|_| TierError::Lost)
+    fn get(&self, id: PageId, place: Place, page: &mut PageBytes) -> Result<(), TierError> {
+        self.pool.get_for(id.0, slot(place)?, page).map_err(|_| TierError::Lost)
     }
     fn free(&self, _: PageId, place: Place) {
         if let Ok(slot) = slot(place) {

@@ -61,6 +61,16 @@ impl PageRun for Named<'_> {
     }
 }
 
+struct One<'a>(&'a PageBytes);
+impl PageRun for One<'_> {
+    fn pages(&self) -> usize {
+        1
+    }
+    fn read(&self, _: usize, to: &mut PageBytes) {
+        *to = *self.0;
+    }
+}
+
 fn pool(codec: Codec, bytes: u64) -> Box<dyn Tier> {
     let name = if codec == Codec::Lz4 { "lz4" } else { "zstd" };
     Box::new(Memory::new(Pool::with_codec(codec, Heap, Some(bytes), 1), name))
@@ -211,6 +221,29 @@ fn damage_costs_its_own_pages_only() {
     });
     assert!(w.lost < w.tiers.stats().stored / 4, "{} reads failed", w.lost);
     w.free_all();
+}
+
+/// Who asks memory for a page under another page's name gets an error and no contents.
+#[test]
+fn s06_a_pool_gives_a_page_to_its_owner_only() {
+    for codec in [Codec::Lz4, Codec::Zstd(1)] {
+        let tier = pool(codec, 4 << 20);
+        // One of each kind: compressed, incompressible, and a word that no slot can contain.
+        let mut word = [0; PAGE];
+        word.as_chunks_mut::<8>().0.fill(0x9123_4567_89ab_cdef_u64.to_le_bytes());
+        for (name, contents) in [(1, page(2)), (2, page(1)), (3, word)] {
+            let (id, mut place) = (PageId(name), [None]);
+            tier.put_run(&One(&contents), &[id], &mut place).expect("room");
+            let place = place[0].expect("it has a place");
+            let (mut read, damaged) = ([0; PAGE], tier.stats().damaged);
+            for other in [0, name + 1, name | 1 << 63, name << 32] {
+                assert_eq!(tier.get(PageId(other), place, &mut read), Err(TierError::Lost), "as {other}");
+            }
+            assert_eq!(tier.stats().damaged, damaged + 4);
+            assert_eq!(tier.get(id, place, &mut read), Ok(()));
+            assert!(read == contents, "page {name}");
+        }
+    }
 }
 
 #[test]
