@@ -47,11 +47,21 @@ pub struct TierOptions {
     pub encrypt: bool,
     /// Clusters that are written at a time.
     pub writers: usize,
+    /// For so long the server is not asked again for a cluster that it did not have: each of its
+    /// pages is wanted for itself, and with its neighbours.
+    pub again: Duration,
 }
 
 impl Default for TierOptions {
     fn default() -> Self {
-        TierOptions { max: Self::MAX, cluster: 16, cache: 32 << 20, encrypt: true, writers: 4 }
+        TierOptions {
+            max: Self::MAX,
+            cluster: 16,
+            cache: 32 << 20,
+            encrypt: true,
+            writers: 4,
+            again: Duration::from_secs(1),
+        }
     }
 }
 
@@ -255,13 +265,19 @@ impl Shared {
                 Found::There { reading: true, .. } if begun.elapsed() < self.engine.patience().whole => {
                     state = self.wait(state, Duration::from_millis(100));
                 }
+                Found::There { cluster, .. } if state.was_lost(cluster, self.options.again) => {
+                    return Err(TierError::Lost);
+                }
                 Found::There { cluster, number, key, .. } => {
                     state.clusters[cluster as usize].reading = true;
                     drop(state);
                     let k = place.0 as usize % self.options.cluster;
                     let got = self.read((cluster, number), key.as_ref(), k, page);
                     let c = &mut self.state().clusters[cluster as usize];
-                    c.reading &= c.number != number;
+                    if c.number == number {
+                        c.reading = false;
+                        c.lost = (got == Err(TierError::Lost)).then(Instant::now);
+                    }
                     self.changed.notify_all();
                     return got;
                 }

@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use machvm_hal::{Swap, SwapSlot};
 
@@ -39,6 +40,8 @@ pub(super) struct Cluster {
     pub(super) key: Option<Key>,
     /// Somebody is reading it.
     pub(super) reading: bool,
+    /// When the server did not have it, or had something else.
+    pub(super) lost: Option<Instant>,
 }
 
 /// See the module text.
@@ -147,7 +150,8 @@ impl State {
         let key = if encrypt { Some(Key::random()?) } else { None };
         let number = self.next;
         self.next += 1;
-        let made = Cluster { phase: Phase::Filling, live: 0, filled: 0, number, key, reading: false };
+        let made =
+            Cluster { phase: Phase::Filling, live: 0, filled: 0, number, key, reading: false, lost: None };
         let c = match self.free.pop() {
             Some(c) => {
                 self.clusters[c as usize] = made;
@@ -270,6 +274,11 @@ impl State {
             },
             _ => Found::Nothing,
         }
+    }
+
+    /// A cluster was read in vain, not longer ago than this.
+    pub(super) fn was_lost(&self, c: u32, lately: Duration) -> bool {
+        self.clusters[c as usize].lost.is_some_and(|at| at.elapsed() < lately)
     }
 
     /// Puts a page that was read into the pool, if somebody may want it.

@@ -15,7 +15,8 @@ const SHORT: Patience = Patience { attempt: Duration::from_millis(500), whole: D
 const LONG: Patience = Patience { attempt: Duration::from_secs(2), whole: NEVER };
 
 fn small() -> TierOptions {
-    TierOptions { max: 64 << 20, cluster: 8, cache: 1 << 20, ..TierOptions::default() }
+    let again = Duration::ZERO;
+    TierOptions { max: 64 << 20, cluster: 8, cache: 1 << 20, again, ..TierOptions::default() }
 }
 
 fn open(url: &str, patience: Patience, options: TierOptions) -> Arc<RemoteTier> {
@@ -315,6 +316,24 @@ fn nothing_readable_reaches_the_server_and_what_is_changed_there_is_found() {
         write(1, &b);
         try_again("mended", true);
     }
+}
+
+/// All pages of a cluster that is gone are errors after one request for it.
+#[test]
+fn s06_what_is_gone_is_not_asked_for_once_for_each_page() {
+    let dir = Scratch::new("tier");
+    let tier = open(&dir.url(), LONG, TierOptions { again: NEVER, ..small() });
+    let (places, done) = put(&tier, 1, 16);
+    assert_eq!(done, Ok(()));
+    tier.drain().expect("written");
+    while tier.shared.state().evict(&tier.shared.pool) {}
+    let is_cluster = |f: &std::path::PathBuf| f.display().to_string().contains("/runs/");
+    dir.files().into_iter().filter(is_cluster).for_each(|f| std::fs::remove_file(f).expect("there"));
+    let mut got = [0; PAGE];
+    for (id, place) in (1..).zip(places) {
+        assert_eq!(tier.get(PageId(id), place.expect("kept"), &mut got), Err(TierError::Lost), "page {id}");
+    }
+    assert_eq!(tier.stats().reads, 2, "for two clusters");
 }
 
 /// s09: clusters of which little is wanted are emptied, by moving what is.
