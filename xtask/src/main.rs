@@ -7,6 +7,7 @@ mod cross;
 mod fuzz;
 mod install;
 mod kernel;
+mod long;
 mod no_alloc;
 
 use std::env;
@@ -14,8 +15,10 @@ use std::process::{Command, ExitCode};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
   test      everything that must pass: format, lints, all tests, the model checks, no-alloc, cross
-  long      the long forms of the randomised tests (tens of minutes; MACHVM_SEED replays one), and
-            the instructions of the pmap against bench/pmap.baseline
+  long [WORD...]
+            the long forms of the tests (tens of minutes; MACHVM_SEED replays one), 256 MiB through every
+            place of swap, and the instructions of the pmap against bench/pmap.baseline; with words
+            the parts that have one in their names
   soak [N]  the pressure soaks, on the model and of machvm run, N minutes each (5)
   fuzz [N]  libFuzzer on the C library against a flat model, N minutes (10)
   bench     the benchmark tables (against Linux itself, in the same run)
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let ok = match args.first().map(String::as_str) {
         Some("test") => test(),
-        Some("long") => long(),
+        Some("long") => long::run(&args[1..]),
         Some("soak") => soak(&args[1..]),
         Some("bench") => bench(&args[1..]),
         Some("fuzz") => fuzz::fuzz(&args[1..]),
@@ -107,21 +110,6 @@ fn test() -> bool {
             &[],
         )
         && run("tests", &["test", "--workspace", "--no-fail-fast"], &[])
-}
-
-fn long() -> bool {
-    run("long tests", &["test", "--release", "--workspace"], &[("MACHVM_LONG", "1")])
-        && run(
-            "the longest",
-            &["test", "--release", "-p", "machvm-cli", "--test", "run_pager", "--", "--ignored"],
-            &[],
-        )
-        && run(
-            "256 MiB through every place of swap",
-            &["test", "--release", "-p", "machvm-cli", "--test", "chaos", "--", "--ignored", "--nocapture"],
-            &[("MACHVM_LONG", "1")],
-        )
-        && bench(&["pmap".into(), "--check".into()])
 }
 
 fn soak(args: &[String]) -> bool {

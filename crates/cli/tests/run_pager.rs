@@ -3,63 +3,14 @@
 
 mod common;
 
-use common::{Job, machvm, scratch};
-use std::os::unix::net::UnixDatagram;
+use common::pager::Pager;
+use common::{Job, NEVER, machvm, number, scratch};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-/// Nothing takes as long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// A pager's process, killed when dropped.
-struct Process(Child, PathBuf);
-
-impl Process {
-    fn start(command: &mut Command) -> Process {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let socket = scratch("pager").join(format!("s{}", NEXT.fetch_add(1, Relaxed)));
-        let _ = std::fs::remove_file(&socket);
-        let child = command.arg(&socket).stdin(Stdio::null()).spawn().expect("the pager starts");
-        let end = Instant::now() + PATIENCE;
-        // Of the wrong kind for a packet socket: refused with EPROTOTYPE once somebody listens.
-        let listens = |s: &Path| {
-            let e = UnixDatagram::unbound().and_then(|d| d.connect(s)).expect_err("another kind");
-            e.raw_os_error() == Some(91)
-        };
-        while !listens(&socket) {
-            assert!(Instant::now() < end, "the pager does not listen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Process(child, socket)
-    }
-    fn in_c() -> Process {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let program = scratch("pager").join(format!("c{}", NEXT.fetch_add(1, Relaxed)));
-        let done = Command::new("cc")
-            .args(["-O1", "-pthread", "-I"])
-            .arg(here("../pagers/include"))
-            .arg("-o")
-            .arg(&program)
-            .arg(here("../pagers/examples/pager.c"))
-            .status();
-        assert!(done.expect("cc").success());
-        Process::start(&mut Command::new(program))
-    }
-    fn in_python() -> Process {
-        Process::start(Command::new("/usr/bin/python3").arg(here("../pagers/examples/pager.py")))
-    }
-}
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Runs the checksumming program of `mib` MiB in `memory`, paged to `pager`. `during` is
@@ -87,7 +38,7 @@ fn run(
         .expect("machvm starts");
     during(&mut child);
     let size: u32 = mib.parse().expect("a number");
-    let end = Instant::now() + PATIENCE * (size / 32).max(1);
+    let end = Instant::now() + NEVER * (size / 32).max(1);
     while child.try_wait().expect("wait").is_none() {
         if Instant::now() > end {
             let _ = child.kill();
@@ -98,23 +49,17 @@ fn run(
     child.wait_with_output().expect("its output")
 }
 
-fn number(stats: &str, what: &str) -> u64 {
-    let line = stats.lines().find(|l| l.trim_start().split_once(' ').is_some_and(|(_, w)| w == what));
-    let line = line.unwrap_or_else(|| panic!("no line {what:?} in\n{stats}"));
-    line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
-}
-
 /// The right answer, from memory that was mostly elsewhere.
-fn right(pager: &Process, mib: &str, memory: &str) {
+fn right(pager: &Pager, mib: &str, memory: &str) {
     let argv =
         ["/usr/bin/python3".into(), here("tests/programs/checksummed.py"), mib.into(), "20261121".into()];
     let native = Job::new(&argv).native();
-    let ours = run(&pager.1, mib, memory, None, |_| {});
+    let ours = run(&pager.socket, mib, memory, None, |_| {});
     let stats = String::from_utf8_lossy(&ours.stderr);
     assert!(ours.status.success(), "{}\n{stats}", ours.status);
     assert_eq!(ours.stdout, native.out);
     assert!(number(&stats, "pages written to swap (page-outs)") > 4000, "{stats}");
-    let at_pager = |what: &str| number(&stats, &format!("{}: {what}", pager.1.display()));
+    let at_pager = |what: &str| number(&stats, &format!("{}: {what}", pager.socket.display()));
     assert!(at_pager("pages written") > 4000 && at_pager("pages read") > 1000, "{stats}");
     assert_eq!(at_pager("writes that failed") + at_pager("reads that failed"), 0, "{stats}");
     assert_eq!(at_pager("pages found damaged"), 0, "{stats}");
@@ -122,25 +67,14 @@ fn right(pager: &Process, mib: &str, memory: &str) {
 
 #[test]
 fn e22_a_program_runs_on_memory_kept_by_a_pager_in_c() {
-    let pager = Process::in_c();
+    let pager = Pager::in_c();
     right(&pager, "64", "16M");
     right(&pager, "64", "8M");
 }
 
 #[test]
 fn e22_a_program_runs_on_memory_kept_by_a_pager_in_python() {
-    right(&Process::in_python(), "64", "16M");
-}
-
-/// The whole program of the first slice: minutes on a busy machine.
-#[test]
-#[ignore = "takes minutes: 256 MiB six times over a socket; cargo xtask long runs it"]
-fn e22_256_mib_in_a_quarter_an_eighth_and_a_sixteenth() {
-    for pager in [Process::in_c(), Process::in_python()] {
-        for memory in ["64M", "32M", "16M"] {
-            right(&pager, "256", memory);
-        }
-    }
+    right(&Pager::in_python(), "64", "16M");
 }
 
 /// Kill -9 of the pager, early and late: the program gets the answer that it would have got,
@@ -152,15 +86,15 @@ fn z116_a_program_survives_its_pager_no_longer_than_the_deadline() {
         ["/usr/bin/python3".into(), here("tests/programs/checksummed.py"), "64".into(), "20261121".into()];
     let native = Job::new(&argv).native();
     for (what, least) in [("pages written", 20), ("pages written", 4000), ("pages read", 300)] {
-        let mut pager = Process::in_c();
-        let control = pager.1.with_extension("control");
-        let (socket, end) = (pager.1.clone(), Instant::now() + PATIENCE);
+        let mut pager = Pager::in_c();
+        let control = pager.socket.with_extension("control");
+        let (socket, end) = (pager.socket.clone(), Instant::now() + NEVER);
         let kill = |_: &mut Child| {
             while Instant::now() < end && asked(&control, what).is_none_or(|n| n < least) {
                 std::thread::sleep(Duration::from_millis(2));
             }
-            pager.0.kill().expect("kill");
-            pager.0.wait().expect("wait");
+            pager.child.kill().expect("kill");
+            pager.child.wait().expect("wait");
         };
         let ours = run(&socket, "64", "8M", Some(&control), kill);
         // With errors it may say nothing, and that in many ways, but nothing wrong.

@@ -5,15 +5,13 @@
 #![cfg(feature = "remote")]
 
 mod common;
-#[path = "../../pagers/src/remote/tests/servers.rs"]
-mod servers;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::servers::{NEVER, Redis, S3, Scratch, until};
 use common::{Job, machvm};
-use servers::{NEVER, Redis, S3, Scratch, until};
 
 fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

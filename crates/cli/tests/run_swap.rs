@@ -5,7 +5,8 @@
 
 mod common;
 
-use common::{Job, Outcome, machvm, scratch};
+use common::device::Loop;
+use common::{Job, Outcome, machvm, number, scratch};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -43,12 +44,6 @@ fn right_through(part: u64, swap: &[&str]) -> String {
     assert!(ours.status.success(), "{ours:?}");
     assert_eq!(number(&stats, "pages that could not be read back"), 0, "{stats}");
     stats
-}
-
-fn number(stats: &str, what: &str) -> u64 {
-    let line = stats.lines().find(|l| l.trim_start().split_once(' ').is_some_and(|(_, w)| w == what));
-    let line = line.unwrap_or_else(|| panic!("no line {what:?} in\n{stats}"));
-    line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
 }
 
 /// Pages that went there and came back.
@@ -173,27 +168,6 @@ fn s09_places_come_and_go_while_the_program_runs() {
     std::fs::remove_dir_all(dir).expect("removed");
 }
 
-/// A loop device, until it is dropped.
-struct Loop(String);
-
-impl Loop {
-    fn new(file: &Path, bytes: u64) -> Option<Loop> {
-        std::fs::File::create(file).and_then(|f| f.set_len(bytes)).expect("a file");
-        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output();
-        let made = made.ok().filter(|made| made.status.success())?;
-        let name = String::from_utf8(made.stdout).ok()?.trim().to_owned();
-        // In a container the node may be missing though Linux made the device.
-        let made = Loop(name);
-        std::fs::File::open(&made.0).is_ok().then_some(made)
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
-    }
-}
-
 #[test]
 fn s06_s07_a_device_gives_every_page_back() {
     let dir = scratch("swap-device");
@@ -205,9 +179,6 @@ fn s06_s07_a_device_gives_every_page_back() {
     used(&right_through(4, &[&format!("dev:{}", device.0)]), &device.0);
     // What a run left there is swap, which the next may overwrite; a file system is not.
     used(&right_through(4, &["lz4:512K", &format!("dev:{}", device.0)]), &device.0);
-    std::fs::write(&file, vec![0x53; 4096]).expect("written");
-    drop(device);
-    let device = Loop::new(&file, 1 << 22).expect("another");
     let options = ["--swap", &format!("dev:{}", device.0)];
     std::fs::OpenOptions::new()
         .write(true)

@@ -9,6 +9,18 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub(crate) mod device;
+pub(crate) mod pager;
+#[cfg(feature = "remote")]
+#[path = "../../../pagers/src/remote/tests/servers.rs"]
+pub(crate) mod servers;
+pub(crate) mod survivor;
+
+/// Bytes of a page.
+pub(crate) const PAGE: u64 = 4096;
+/// Nothing takes as long unless it hangs.
+pub(crate) const NEVER: Duration = Duration::from_secs(180);
+
 /// Nothing here takes longer natively than a few seconds, in the long form half a minute; a hang
 /// must fail.
 fn patience() -> Duration {
@@ -87,11 +99,12 @@ impl Job {
 
     /// Runs it under machvm with options.
     pub(crate) fn under(&self, options: &[&str]) -> Outcome {
-        let mut argv: Vec<OsString> = vec![machvm(), "run".into()];
-        argv.extend(options.iter().map(OsString::from));
-        argv.push("--".into());
-        argv.extend(self.argv.iter().cloned());
-        self.run_as(argv)
+        self.run_as(self.under_machvm(options))
+    }
+
+    /// Runs it under machvm with options; `None` when it does not end in time.
+    pub(crate) fn under_within(&self, options: &[&str], patience: Duration) -> Option<Outcome> {
+        self.spawn_within(&self.under_machvm(options), patience).unwrap()
     }
 
     /// Runs it both ways; everything must be equal.
@@ -110,9 +123,15 @@ impl Job {
 
     /// Runs it under machvm; `None` when it does not end in time.
     pub(crate) fn machvm_within(&self, patience: Duration) -> Option<Outcome> {
-        let mut argv: Vec<OsString> = vec![machvm(), "run".into(), "--".into()];
+        self.under_within(&[], patience)
+    }
+
+    fn under_machvm(&self, options: &[&str]) -> Vec<OsString> {
+        let mut argv: Vec<OsString> = vec![machvm(), "run".into()];
+        argv.extend(options.iter().map(OsString::from));
+        argv.push("--".into());
         argv.extend(self.argv.iter().cloned());
-        self.spawn_within(&argv, patience).unwrap()
+        argv
     }
 
     fn run_as(&self, argv: Vec<OsString>) -> Outcome {
@@ -218,4 +237,11 @@ pub(crate) fn probe_same(arguments: &[&str]) {
 /// The signal that ended it.
 pub(crate) fn signal(outcome: &Outcome) -> Option<i32> {
     outcome.status.signal()
+}
+
+/// A figure of `--stats`, by all that follows it on its line.
+pub(crate) fn number(stats: &str, what: &str) -> u64 {
+    let line = stats.lines().find(|l| l.trim_start().split_once(' ').is_some_and(|(_, w)| w == what));
+    let line = line.unwrap_or_else(|| panic!("no line {what:?} in\n{stats}"));
+    line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("a number")
 }

@@ -77,17 +77,26 @@ fn start(command: &mut Command) -> Process {
     Process(child.unwrap_or_else(|e| panic!("{command:?}: {e}; .ci/run installs it")))
 }
 
-/// Debian's redis-server, which writes all to a file at once, and so survives being killed.
+/// Debian's redis-server.
 pub(crate) struct Redis {
     process: Option<Process>,
     pub(crate) port: u16,
     dir: Scratch,
+    keeps: bool,
 }
 
 impl Redis {
+    /// One that writes all to a file at once, and so survives being killed.
     pub(crate) fn new() -> Redis {
+        Redis::with(true)
+    }
+    /// One that has nothing when it is started again.
+    pub(crate) fn forgetful() -> Redis {
+        Redis::with(false)
+    }
+    fn with(keeps: bool) -> Redis {
         let dir = Scratch::new("redis");
-        let mut redis = Redis { process: None, port: 0, dir };
+        let mut redis = Redis { process: None, port: 0, dir, keeps };
         for _ in 0..20 {
             redis.port = free_port();
             if redis.launch() {
@@ -101,7 +110,16 @@ impl Redis {
         let port = self.port.to_string();
         let mut command = Command::new("redis-server");
         command.current_dir(&self.dir.0).args(["--port", &port, "--bind", "127.0.0.1"]);
-        command.args(["--save", "", "--appendonly", "yes", "--appendfsync", "no", "--daemonize", "no"]);
+        command.args([
+            "--save",
+            "",
+            "--appendonly",
+            if self.keeps { "yes" } else { "no" },
+            "--appendfsync",
+            "no",
+            "--daemonize",
+            "no",
+        ]);
         let mut process = start(&mut command);
         let end = Instant::now() + NEVER;
         while Instant::now() < end {
@@ -121,7 +139,7 @@ impl Redis {
     pub(crate) fn kill(&mut self) {
         self.process = None;
     }
-    /// With what it had.
+    /// Killed and started: with what it had, or with nothing.
     pub(crate) fn restart(&mut self) {
         self.kill();
         until("redis starts again", || self.launch());
@@ -143,6 +161,16 @@ impl Redis {
         let n = s.read(&mut said)?;
         Ok(String::from_utf8_lossy(&said[..n]).into_owned())
     }
+    /// The names of all keys.
+    pub(crate) fn all_keys(&self) -> Vec<String> {
+        let mut s = TcpStream::connect(self.address()).expect("it listens");
+        s.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        // It hangs up after the second answer.
+        s.write_all(b"KEYS *\r\nQUIT\r\n").expect("it listens");
+        let mut said = String::new();
+        s.read_to_string(&mut said).expect("it answers");
+        said.lines().filter(|l| !l.starts_with(['*', '$', '+'])).map(str::to_owned).collect()
+    }
     /// How many keys it has.
     pub(crate) fn keys(&self) -> u64 {
         let said = self.ask(&["DBSIZE"]).expect("it answers");
@@ -150,32 +178,48 @@ impl Redis {
     }
 }
 
-/// What speaks S3: moto's server.
+/// What speaks S3: moto's server. It has nothing when it is started again.
 pub(crate) struct S3 {
-    _process: Process,
+    process: Option<Process>,
     port: u16,
 }
 
 impl S3 {
     /// With a bucket `pages`.
     pub(crate) fn new() -> S3 {
-        let near = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/moto/bin/moto_server");
-        let program = std::env::var("MACHVM_S3_SERVER")
-            .unwrap_or_else(|_| if Path::new(near).exists() { near.into() } else { "moto_server".into() });
+        let mut s3 = S3 { process: None, port: 0 };
         for _ in 0..20 {
-            let port = free_port();
-            let mut process =
-                start(Command::new(&program).args(["-H", "127.0.0.1", "-p", &port.to_string()]));
-            let end = Instant::now() + NEVER;
-            while process.0.try_wait().expect("wait").is_none() && Instant::now() < end {
-                // Only moto answers so; it takes what is not signed.
-                if http(port, "PUT /pages").is_ok_and(|a| a.starts_with("HTTP/1.1 200")) {
-                    return S3 { _process: process, port };
-                }
-                std::thread::sleep(Duration::from_millis(50));
+            s3.port = free_port();
+            if s3.launch() {
+                return s3;
             }
         }
-        panic!("{program} does not start");
+        panic!("{} does not start", S3::program());
+    }
+    fn program() -> String {
+        let near = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/moto/bin/moto_server");
+        let otherwise = || if Path::new(near).exists() { near.into() } else { "moto_server".into() };
+        std::env::var("MACHVM_S3_SERVER").unwrap_or_else(|_| otherwise())
+    }
+    /// `false`: it did not start.
+    fn launch(&mut self) -> bool {
+        let port = self.port.to_string();
+        let mut process = start(Command::new(S3::program()).args(["-H", "127.0.0.1", "-p", &port]));
+        let end = Instant::now() + NEVER;
+        while process.0.try_wait().expect("wait").is_none() && Instant::now() < end {
+            // Only moto answers so; it takes what is not signed.
+            if http(self.port, "PUT /pages").is_ok_and(|a| a.starts_with("HTTP/1.1 200")) {
+                self.process = Some(process);
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+    /// Killed and started, with an empty bucket.
+    pub(crate) fn restart(&mut self) {
+        self.process = None;
+        until("the server starts again", || self.launch());
     }
     pub(crate) fn url(&self, prefix: &str) -> String {
         format!("s3://pages/{prefix}?endpoint=http://127.0.0.1:{}&region=us-east-1", self.port)
