@@ -75,7 +75,7 @@ pub(super) struct List {
     pub(super) order: Vec<u8>,
 }
 
-/// Swap in several places; see the [module](super). Priorities are as those of
+/// Swap in several places; see the text of `tier`. Priorities are as those of
 /// `swapon(8)`: the tier with the highest that has room gets a page, and those of one
 /// priority take turns.
 pub struct Tiers {
