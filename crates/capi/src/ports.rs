@@ -39,7 +39,7 @@ const STEP: mach_port_t = 0x100;
 /// `MACH_PORT_UREFS_MAX`: the most references that one name counts.
 pub const MOST_REFS: u32 = 0xffff;
 
-/// A task, its inheritance for `fork` apart: see [`crate::world`].
+/// A task, its inheritance for `fork` apart: see `world.rs`.
 pub struct TaskPort {
     /// The address space.
     pub task: Task,

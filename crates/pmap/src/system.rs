@@ -45,7 +45,7 @@ impl PmapId {
     }
 }
 
-/// Why [`System::create`] refused: no structure or no frame for the root.
+/// Why a pmap or the [`System`] could not be made: no structure, or no frame for the root.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CreateError;
 

@@ -2,11 +2,11 @@
 //!
 //! A program that is linked with this library finds these functions before the C library's.
 //! Each looks at the addresses it is given and, if none lies in the window, goes on to the
-//! C library's function ([`real`]): that costs a compare. Else:
+//! C library's function (`real`): that costs a compare. Else:
 //!
 //! | calls | where faults are a signal | where a thread serves them |
 //! |---|---|---|
-//! | read, write, recv, send and their kin ([`io`], [`socket`]) | by way of a buffer ([`buffer`]): a page that is absent would be EFAULT | Linux's own: they wait |
+//! | read, write, recv, send and their kin ([`io`], [`socket`]) | by way of a buffer (`buffer`): a page that is absent would be EFAULT | Linux's own: they wait |
 //! | fread, fwrite, fputs, puts ([`stdio`]) | the same | the C library's |
 //! | mlock, madvise, mincore, msync, mprotect, munmap ([`memory`]) | the VM's | the VM's |
 //! | mmap with MAP_FIXED, mremap ([`memory`]) | refused | refused |
