@@ -184,14 +184,14 @@ fn signal_return(space: &Space) -> Result<()> {
     map.protect(r, &SetProt::prot(Prot::R | Prot::X), &mut may).map_err(|_| ENOMEM)
 }
 
-/// Builds the first stack: arguments, environment, auxiliary vector. Gives the stack pointer.
+/// Builds the first stack: arguments, environment, auxiliary vector. Gives the stack pointer and that vector.
 pub(crate) fn stack(
     space: &Space,
     image: &Image,
     argv: &[Vec<u8>],
     envp: &[Vec<u8>],
     path: &str,
-) -> Result<u64> {
+) -> Result<(u64, Vec<u8>)> {
     let top = arch::USER_END - PAGE_SIZE;
     signal_return(space)?;
     let map = space.map();
@@ -252,13 +252,12 @@ pub(crate) fn stack(
     words.push(0);
     words.extend(&envp);
     words.push(0);
-    for (k, v) in aux {
-        words.extend([k, v]);
-    }
+    words.extend(aux.iter().flat_map(|(k, v)| [k, v]));
     at = (at - 8 * words.len() as u64) & !15;
     let sp = at;
     let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
     let mut end = sp + bytes.len() as u64;
     put(&mut end, &bytes)?;
-    Ok(sp)
+    let auxiliary = bytes[bytes.len() - 16 * aux.len()..].to_vec();
+    Ok((sp, auxiliary))
 }

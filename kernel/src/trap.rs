@@ -116,6 +116,7 @@ fn attend(f: &mut Frame, me: &'static Thread, resched: bool) {
     if me.due.load(Ordering::Relaxed) != 0 {
         let _big = big::hold();
         crate::process::timer::send_due(me);
+        crate::process::rseq::resume(me, f);
     }
     if me.doomed.load(Ordering::Acquire) {
         let _big = big::hold();

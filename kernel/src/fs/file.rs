@@ -356,6 +356,7 @@ impl Drop for File {
         if self.locked.load(Ordering::Relaxed) != 0 {
             let _ = self.lock(0, true);
         }
+        self.inode.unlock_record(super::record::owner_of(self), 0, u64::MAX);
     }
 }
 

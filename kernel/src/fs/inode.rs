@@ -11,6 +11,7 @@ use super::contents::Contents;
 use super::dir::Directory;
 use super::file::Mappable;
 use super::pipe::Pipe;
+use super::record::Record;
 use super::{device, proc};
 use crate::errno::{EINVAL, EISDIR, ENODEV, Result};
 use crate::mutex::Mutex;
@@ -101,6 +102,8 @@ pub(crate) struct Inode {
     /// Who has it locked (flock): the number of sharers, or minus one.
     pub(super) flock: Mutex<i32>,
     pub(super) flock_waiters: super::wait::Waiters,
+    /// Ranges that are locked (fcntl).
+    pub(super) records: Mutex<Vec<Record>>,
 }
 
 /// The name that elf.rs and exec know it by.
@@ -119,6 +122,7 @@ impl Inode {
             seals: AtomicU32::new(1),
             flock: Mutex::new(0),
             flock_waiters: super::wait::Waiters::new(),
+            records: Mutex::new(Vec::new()),
         })
     }
     /// A new one that no name leads to yet.

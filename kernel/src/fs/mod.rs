@@ -16,9 +16,12 @@ pub(crate) mod path;
 mod pipe;
 pub(crate) mod poll;
 mod proc;
+pub(crate) mod record;
+pub(crate) mod signalfd;
 pub(crate) mod socket;
 mod start;
 mod table;
+pub(crate) mod timerfd;
 mod tty;
 pub(crate) mod wait;
 

@@ -91,6 +91,14 @@ pub(crate) trait Special: Send + Sync {
     fn socket(&self) -> Option<&super::socket::Socket> {
         None
     }
+    /// A timerfd.
+    fn timer(&self) -> Option<&super::timerfd::Timer> {
+        None
+    }
+    /// A signalfd.
+    fn signals(&self) -> Option<&super::signalfd::Signals> {
+        None
+    }
     /// An epoll set.
     fn epoll(&self) -> Option<&super::epoll::Set> {
         None

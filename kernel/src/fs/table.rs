@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::file::{File, O_RDWR};
 use super::path::{End, Place};
@@ -9,6 +10,11 @@ use crate::errno::{EBADF, EINVAL, EMFILE, Result};
 
 /// Most open files of a process, unless RLIMIT_NOFILE said so.
 const OPEN_MAX: usize = 1024;
+
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 #[derive(Clone)]
 struct Slot {
@@ -18,6 +24,8 @@ struct Slot {
 
 /// A process's open files, and where its paths begin.
 pub(crate) struct Files {
+    /// Its number: who has record locks.
+    pub(crate) number: u64,
     slots: Vec<Option<Slot>>,
     /// The root and the current directory.
     pub(crate) cwd: Place,
@@ -29,7 +37,13 @@ pub(crate) struct Files {
 impl Files {
     /// The console three times.
     pub(crate) fn standard() -> Self {
-        let mut files = Files { slots: Vec::new(), cwd: Place::first(), umask: 0o022, limit: OPEN_MAX };
+        let mut files = Files {
+            number: next_number(),
+            slots: Vec::new(),
+            cwd: Place::first(),
+            umask: 0o022,
+            limit: OPEN_MAX,
+        };
         let console = files.cwd.find(b"/dev/console", End::Follow);
         if let Ok(file) = console.and_then(|c| File::open(c, None, O_RDWR)) {
             files.slots = alloc::vec![Some(Slot { file: Arc::new(file), close_on_exec: false }); 3];
@@ -38,19 +52,30 @@ impl Files {
     }
     /// A child's.
     pub(crate) fn for_child(&self) -> Self {
-        Files { slots: self.slots.clone(), cwd: self.cwd.clone(), umask: self.umask, limit: self.limit }
+        Files {
+            number: next_number(),
+            slots: self.slots.clone(),
+            cwd: self.cwd.clone(),
+            umask: self.umask,
+            limit: self.limit,
+        }
     }
     /// exec closes some.
     pub(crate) fn close_on_exec(&mut self) {
-        for s in &mut self.slots {
-            if s.as_ref().is_some_and(|s| s.close_on_exec) {
-                *s = None;
+        for i in 0..self.slots.len() {
+            if let Some(s) = self.slots[i].take_if(|s| s.close_on_exec) {
+                self.unlock(&s.file);
             }
         }
     }
     /// The process ends.
     pub(crate) fn close_all(&mut self) {
-        self.slots = Vec::new();
+        let slots = core::mem::take(&mut self.slots);
+        slots.iter().flatten().for_each(|s| self.unlock(&s.file));
+    }
+    /// A descriptor of a file is closed: with it go all locks on its records, those of other descriptors too.
+    fn unlock(&self, file: &File) {
+        file.inode.unlock_record(self.number, 0, u64::MAX);
     }
     fn slot(&self, fd: i32) -> Result<&Slot> {
         usize::try_from(fd).ok().and_then(|i| self.slots.get(i)?.as_ref()).ok_or(EBADF)
@@ -92,12 +117,16 @@ impl Files {
         close_on_exec: bool,
     ) -> Result<Option<Arc<File>>> {
         let at = usize::try_from(at).ok().filter(|i| *i < self.limit).ok_or(EBADF)?;
-        Ok(self.put(at, Slot { file, close_on_exec }).map(|s| s.file))
+        let old = self.put(at, Slot { file, close_on_exec }).map(|s| s.file);
+        old.iter().for_each(|f| self.unlock(f));
+        Ok(old)
     }
     /// close(2): gives the file, to be dropped with nothing locked.
     pub(crate) fn close(&mut self, fd: i32) -> Result<Arc<File>> {
         let slot = usize::try_from(fd).ok().and_then(|i| self.slots.get_mut(i)).ok_or(EBADF)?;
-        slot.take().map(|s| s.file).ok_or(EBADF)
+        let file = slot.take().map(|s| s.file).ok_or(EBADF)?;
+        self.unlock(&file);
+        Ok(file)
     }
     /// The first number in use at or above `from`.
     pub(crate) fn next(&self, from: usize) -> Option<usize> {
@@ -106,5 +135,11 @@ impl Files {
     /// Places for numbers, in steps of a word: FDSize of /proc/PID/status.
     pub(crate) fn room(&self) -> usize {
         self.slots.len().next_multiple_of(64).max(64)
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.close_all();
     }
 }

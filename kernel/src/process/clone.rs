@@ -84,6 +84,9 @@ pub(crate) fn clone(f: &Frame, r: &Request) -> Result {
     if !has(CLONE_VM) || has(CLONE_VFORK) {
         t.signals.set_alternate(sched::current().signals.alternate());
     }
+    if !has(CLONE_VM) {
+        t.rseq.inherit(&sched::current().rseq);
+    }
     sched::make_ready(t);
     if has(CLONE_VFORK)
         && let Some(child) = child
@@ -137,7 +140,7 @@ fn new_process(frame: &Frame, r: &Request) -> Result<New> {
         files,
         name: me.name.lock().clone(),
         program: me.program(),
-        arguments: me.arguments(),
+        texts: me.texts(),
         heap: *me.heap.lock(),
     });
     child.group.store(me.group(), Ordering::Relaxed);

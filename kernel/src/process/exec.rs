@@ -8,7 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use machvm_hal::MaySleep;
 
-use super::{Space, bounds, new_pmap, release};
+use super::{Space, Texts, bounds, new_pmap, release};
 use crate::arch::{self, Frame};
 use crate::elf;
 use crate::embed::the_vm;
@@ -26,7 +26,7 @@ pub(super) struct Loaded {
     pub(super) name: String,
     pub(super) program: String,
     /// Each with a zero behind it.
-    pub(super) arguments: Vec<u8>,
+    pub(super) texts: Texts,
 }
 
 /// Scripts may lead to scripts, this often.
@@ -64,6 +64,11 @@ fn script(first: &[u8]) -> Result<Option<Interpreter>> {
     Ok(Some((line[..end].to_vec(), (!argument.is_empty()).then(|| argument.to_vec()))))
 }
 
+/// Strings with a zero behind each.
+fn joined(strings: &[Vec<u8>]) -> Vec<u8> {
+    strings.iter().flat_map(|s| s.iter().copied().chain([0])).collect()
+}
+
 /// Loads a program into a space of its own, with its first stack.
 ///
 /// # Errors
@@ -97,16 +102,16 @@ pub(super) fn prepare(
     elf::check(&node)?;
     let space = Space::alloc(the_vm(), new_pmap()?, bounds());
     let done = elf::load(&space, &node)
-        .and_then(|image| Ok((image, elf::stack(&space, &image, &argv, envp, path)?)));
+        .and_then(|image| elf::stack(&space, &image, &argv, envp, path).map(|first| (image, first)));
     match done {
-        Ok((image, sp)) => Ok(Loaded {
+        Ok((image, (sp, auxiliary))) => Ok(Loaded {
             space: Arc::new(space),
             entry: image.entry,
             sp,
             heap: image.heap,
             name: name_of(path),
             program: fs::normal(cwd, &file),
-            arguments: argv.iter().flat_map(|a| a.iter().copied().chain([0])).collect(),
+            texts: Texts { arguments: joined(&argv), environment: joined(envp), auxiliary },
         }),
         Err(e) => {
             space.exit(|| {}, &mut MaySleep::claim());
@@ -135,11 +140,12 @@ pub(crate) fn exec(f: &mut Frame, path: &str, argv: Vec<Vec<u8>>, envp: &[Vec<u8
     t.set_id(me.pid);
     t.robust.iter().for_each(|r| r.store(0, Ordering::Relaxed));
     t.clear_tid.store(0, Ordering::Relaxed);
+    t.rseq.forget();
     t.signals.set_alternate([0, 0, super::signal::SS_DISABLE]);
     *t.name.lock() = None;
     *me.name.lock() = new.name;
     *me.program.lock() = new.program;
-    *me.arguments.lock() = new.arguments;
+    *me.texts.lock() = Arc::new(new.texts);
     me.signals.reset();
     me.timers.forget();
     me.files.lock().close_on_exec();

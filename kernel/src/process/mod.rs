@@ -5,6 +5,7 @@ pub(crate) mod exec;
 pub(crate) mod exit;
 pub(crate) mod group;
 pub(crate) mod limits;
+pub(crate) mod rseq;
 pub(crate) mod signal;
 pub(crate) mod timer;
 pub(crate) mod wait;
@@ -42,6 +43,14 @@ pub(crate) struct Identity {
     pub(crate) groups: Vec<u32>,
 }
 
+/// What a program was started with: strings with a zero behind each, and the auxiliary vector.
+#[derive(Default, Debug)]
+pub(crate) struct Texts {
+    pub(crate) arguments: Vec<u8>,
+    pub(crate) environment: Vec<u8>,
+    pub(crate) auxiliary: Vec<u8>,
+}
+
 /// A process.
 pub(crate) struct Process {
     /// Its number.
@@ -62,7 +71,7 @@ pub(crate) struct Process {
     pub(crate) name: Mutex<String>,
     /// The path of its program.
     program: Mutex<String>,
-    arguments: Mutex<Vec<u8>>,
+    texts: Mutex<Arc<Texts>>,
     /// Start and end of the heap that brk grows.
     pub(crate) heap: Mutex<(u64, u64)>,
     /// Its group's and its session's number.
@@ -119,7 +128,7 @@ struct Beginning {
     files: Arc<Mutex<Files>>,
     name: String,
     program: String,
-    arguments: Vec<u8>,
+    texts: Arc<Texts>,
     heap: (u64, u64),
 }
 
@@ -135,7 +144,7 @@ impl Process {
             files: b.files,
             name: Mutex::new(b.name),
             program: Mutex::new(b.program),
-            arguments: Mutex::new(b.arguments),
+            texts: Mutex::new(b.texts),
             heap: Mutex::new(b.heap),
             group: AtomicU32::new(b.pid),
             session: AtomicU32::new(b.pid),
@@ -223,9 +232,9 @@ impl Process {
     pub(crate) fn program(&self) -> String {
         self.program.lock().clone()
     }
-    /// The arguments that it was started with, each with a zero behind it.
-    pub(crate) fn arguments(&self) -> Vec<u8> {
-        self.arguments.lock().clone()
+    /// What its program was started with.
+    pub(crate) fn texts(&self) -> Arc<Texts> {
+        self.texts.lock().clone()
     }
     /// Its parent's number.
     pub(crate) fn parent(&self) -> u32 {
@@ -365,7 +374,7 @@ fn first(argv: Vec<Vec<u8>>, envp: &[Vec<u8>]) -> Result<()> {
         files: Arc::new(Mutex::new(Files::standard())),
         name: new.name,
         program: new.program,
-        arguments: new.arguments,
+        texts: Arc::new(new.texts),
         heap: (new.heap, new.heap),
     });
     let t = Thread::user(p.clone(), pid, &Frame::user(new.entry, new.sp), None).ok_or(ENOMEM)?;

@@ -32,7 +32,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// Moves on behind `now`; gives how often it was due. 0: it is not.
-    fn fire(&mut self, now: u64) -> u64 {
+    pub(crate) fn fire(&mut self, now: u64) -> u64 {
         if self.due == 0 || self.due > now {
             return 0;
         }
@@ -163,12 +163,18 @@ impl Process {
 
 /// Sends what ticks made due. => the running thread's.
 pub(crate) fn send_due(t: &Thread) {
-    let due = t.due.swap(0, Ordering::Relaxed);
+    let both = signal::bit(SIGVTALRM) | signal::bit(SIGPROF);
+    let due = t.due.fetch_and(!both, Ordering::Relaxed);
     for signal in [SIGVTALRM, SIGPROF] {
         if due & signal::bit(signal) != 0 {
             signal::send(sched::process(), signal);
         }
     }
+}
+
+/// A timer that the thread of the timers looks at was set.
+pub(crate) fn changed() {
+    sched::wakeup(CHANGED);
 }
 
 /// Fires what is due of a process; gives when the next is (0: never).
@@ -216,7 +222,8 @@ pub(super) fn serve() -> ! {
         let seen = sched::wakeups(CHANGED);
         let now = arch::now_ns();
         let everybody = all(|p| !p.is_zombie());
-        let next = everybody.iter().map(|p| look(p, now)).filter(|due| *due != 0).min();
+        let of_files = crate::fs::timerfd::look(now);
+        let next = everybody.iter().map(|p| look(p, now)).filter(|due| *due != 0).chain(of_files).min();
         drop(everybody);
         sched::sleep_unless(CHANGED, seen, next);
     }

@@ -337,6 +337,7 @@ fn after_switch() {
         Some(p) => {
             p.activate(CpuId(here.number));
             arch::set_fs(me.fs.load(Ordering::Relaxed));
+            crate::process::rseq::switched(me);
         }
         None => crate::embed::unload_pmap(CpuId(here.number)),
     }

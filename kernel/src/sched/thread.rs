@@ -15,6 +15,7 @@ use crate::kva;
 use crate::lock::NoInterrupts;
 use crate::mutex::Mutex;
 use crate::process::Process;
+use crate::process::rseq::Registered;
 use crate::process::signal::OfThread;
 
 /// Pages of a kernel stack.
@@ -78,6 +79,8 @@ pub(crate) struct Thread {
     pub(crate) name: Mutex<Option<Vec<u8>>>,
     /// Its list of robust futexes: address, size.
     pub(crate) robust: [AtomicU64; 2],
+    /// Its restartable sequences.
+    pub(crate) rseq: Registered,
     /// Where a zero is written and a futex woken when it ends (`set_tid_address`).
     pub(crate) clear_tid: AtomicU64,
     /// It shall end before it runs its program again.
@@ -142,6 +145,7 @@ impl Thread {
             due: AtomicU64::new(0),
             name: Mutex::new(None),
             robust: [const { AtomicU64::new(0) }; 2],
+            rseq: Registered::none(),
             clear_tid: AtomicU64::new(0),
             doomed: AtomicBool::new(false),
             privileged: AtomicBool::new(false),

@@ -1,12 +1,19 @@
 //! Swap on a disk: a page has a place, neighbours have neighbouring ones and go with one request.
+//!
+//! A disk that is taken out of use gives its pages away. Whoever has a slot does not hear of it: the place is taken until
+//! the slot is freed, and leads to the page's new slot.
 
 use alloc::vec::Vec;
 
-use machvm_hal::{EachPage, PAGE_SIZE, PageRun, SwapError};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use machvm_hal::{EachPage, Event, PAGE_SIZE, PageRun, SwapError};
 use machvm_sync::Rank;
 
 use crate::dev::{BUFFER, Disk};
+use crate::errno::{ENOMEM, Result};
 use crate::lock::IrqSpin;
+use crate::sched;
 
 const PAGE: usize = PAGE_SIZE as usize;
 /// Pages that go with one request.
@@ -17,6 +24,8 @@ pub(crate) struct Area {
     disk: &'static Disk,
     priority: i32,
     places: IrqSpin<Places>,
+    /// It is not in use any more. Its places may still lead to others.
+    off: AtomicBool,
 }
 
 /// Which places are taken.
@@ -29,6 +38,10 @@ struct Places {
     next: u64,
     /// It takes no more pages: it is on its way out, or writing to it failed.
     closed: bool,
+    /// Writes under way.
+    writes: u32,
+    /// The new slots of pages that were given away, by place; 0: it is here. Empty: all are.
+    moved: Vec<u64>,
 }
 
 impl Places {
@@ -57,6 +70,7 @@ impl Places {
         (start..start + n as u64).for_each(|i| self.words[(i / 64) as usize] |= 1 << (i % 64));
         self.used += n as u64;
         self.next = start + n as u64;
+        self.writes += 1;
         Some((start, n))
     }
     /// `false`: it was not taken.
@@ -67,6 +81,10 @@ impl Places {
             self.used -= 1;
         }
         taken
+    }
+    /// The slot that the page at this place was moved to; 0: none.
+    fn moved(&self, i: u64) -> u64 {
+        self.moved.get(i as usize).copied().unwrap_or(0)
     }
 }
 
@@ -81,8 +99,11 @@ impl Area {
         words.try_reserve_exact(count.div_ceil(64) as usize).ok()?;
         words.resize(count.div_ceil(64) as usize, 0);
         words[0] = 1;
-        let places = IrqSpin::new(Rank::Leaf, Places { words, count, used: 0, next: 1, closed: false });
-        Some(Area { disk, priority, places })
+        let places = IrqSpin::new(
+            Rank::Leaf,
+            Places { words, count, used: 0, next: 1, closed: false, writes: 0, moved: Vec::new() },
+        );
+        Some(Area { disk, priority, places, off: AtomicBool::new(false) })
     }
 
     /// The disk that it is on.
@@ -98,9 +119,105 @@ impl Area {
         let p = self.places.lock();
         (p.count - 1, p.used)
     }
-    /// It takes no more pages, or does again.
-    pub(super) fn close(&self, closed: bool) {
-        self.places.lock().closed = closed;
+    /// It takes no more pages, or does again; gives how it was.
+    pub(super) fn close(&self, closed: bool) -> bool {
+        core::mem::replace(&mut self.places.lock().closed, closed)
+    }
+
+    /// It is not in use any more.
+    pub(super) fn is_off(&self) -> bool {
+        self.off.load(Ordering::Acquire)
+    }
+    /// See [`Area::is_off`]. => it is empty.
+    pub(super) fn turn_off(&self) {
+        self.off.store(true, Ordering::Release);
+    }
+
+    /// Who waits for the end of writes.
+    fn event(&self) -> Event {
+        Event(core::ptr::from_ref(self) as u64)
+    }
+    /// A write that [`Places::take`] began is over: who gets the slots has them.
+    fn wrote(&self) {
+        let closed = {
+            let mut p = self.places.lock();
+            p.writes -= 1;
+            p.closed
+        };
+        if closed {
+            sched::wakeup(self.event());
+        }
+    }
+
+    /// Gives all its pages away: `elsewhere` takes one and gives its slot, `forget` frees a slot.
+    ///
+    /// => closed; no lock is held.
+    ///
+    /// # Errors
+    /// ENOMEM: one was not taken; EIO: the disk cannot be read. What was given away stays where it is.
+    pub(super) fn empty(
+        &self,
+        elsewhere: impl Fn(&[u8; PAGE]) -> Option<u64>,
+        forget: impl Fn(u64),
+    ) -> Result<()> {
+        let count = self.make_moved()?;
+        loop {
+            let seen = sched::wakeups(self.event());
+            if self.places.lock().writes == 0 {
+                break;
+            }
+            sched::sleep_unless(self.event(), seen, None);
+        }
+        let mut at = 1;
+        while at < count {
+            let n = {
+                let p = self.places.lock();
+                let here = |i: &u64| *i < p.count && !p.is_free(*i) && p.moved(*i) == 0;
+                (at..count).take_while(here).take(TOGETHER).count()
+            };
+            if n == 0 {
+                at += 1;
+                continue;
+            }
+            let mut buffer = self.disk.buffer();
+            buffer.read(at * PAGE_SIZE, n * PAGE)?;
+            for (page, i) in buffer.bytes().as_chunks::<PAGE>().0.iter().take(n).zip(at..) {
+                let new = elsewhere(page).ok_or(ENOMEM)?;
+                let unwanted = {
+                    let mut p = self.places.lock();
+                    // It was freed meanwhile.
+                    let gone = p.is_free(i);
+                    if !gone {
+                        p.moved[i as usize] = new;
+                    }
+                    gone
+                };
+                if unwanted {
+                    forget(new);
+                }
+            }
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    /// Room for the new slots of all pages; gives how many places there are.
+    fn make_moved(&self) -> Result<u64> {
+        let count = self.places.lock().count;
+        let mut list = Vec::new();
+        list.try_reserve_exact(count as usize).map_err(|_| ENOMEM)?;
+        list.resize(count as usize, 0);
+        let mut p = self.places.lock();
+        if p.moved.is_empty() {
+            core::mem::swap(&mut p.moved, &mut list);
+        }
+        drop(p);
+        Ok(count)
+    }
+
+    /// The slot that the page at this place was moved to; 0: it is here.
+    pub(super) fn moved(&self, place: u64) -> u64 {
+        self.places.lock().moved(place)
     }
 
     /// Writes those pages of the run that `which` names; gives the place of each to `placed`. What has none by the end
@@ -126,6 +243,8 @@ impl Area {
                     });
                 }
             }
+            drop(buffer);
+            self.wrote();
         }
     }
 
@@ -148,10 +267,16 @@ impl Area {
         }
     }
 
-    /// The page is no longer wanted. A place that nobody has is left as it is.
-    pub(super) fn free(&self, place: u64) {
-        if place != 0 {
-            self.places.lock().give_back(place);
+    /// The page is no longer wanted. A place that nobody has is left as it is. Gives the slot that is to be freed in
+    /// its place; 0: none.
+    pub(super) fn free(&self, place: u64) -> u64 {
+        if place == 0 {
+            return 0;
         }
+        let mut p = self.places.lock();
+        if !p.give_back(place) {
+            return 0;
+        }
+        p.moved.get_mut(place as usize).map_or(0, core::mem::take)
     }
 }

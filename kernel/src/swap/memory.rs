@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use machvm::page::FrameClass;
 use machvm_hal::pmap9::MemAttr;
-use machvm_hal::{MaySleep, PAGE_SIZE, Pfn, Prot, Va, VaRange};
+use machvm_hal::{MaySleep, PAGE_SIZE, Pfn, PhysMem as _, Prot, Va, VaRange};
 use machvm_pagers::RegionSource;
 use machvm_sync::Rank;
 
@@ -88,6 +88,30 @@ impl RegionSource for Pieces {
         FRAMES.fetch_add(PAGES as u64, Ordering::Relaxed);
         Some(Piece { at, frames })
     }
+}
+
+/// Frames that hold one page of a disk's each.
+static SINGLE: AtomicU64 = AtomicU64::new(0);
+
+/// Puts a page into a frame of its own. `None`: memory is short.
+pub(super) fn put_single(page: &[u8; PAGE_SIZE as usize]) -> Option<Pfn> {
+    let f = the_vm().frame_take_wired(FrameClass::Normal)?;
+    the_vm().host().write(f, 0, page);
+    SINGLE.fetch_add(1, Ordering::Relaxed);
+    Some(f)
+}
+/// Reads it.
+pub(super) fn get_single(f: Pfn, page: &mut [u8; PAGE_SIZE as usize]) {
+    the_vm().host().read(f, 0, page);
+}
+/// The page is no longer wanted.
+pub(super) fn free_single(f: Pfn) {
+    give_back(&[f]);
+    SINGLE.fetch_sub(1, Ordering::Relaxed);
+}
+/// How many there are.
+pub(super) fn single() -> u64 {
+    SINGLE.load(Ordering::Relaxed)
 }
 
 /// Frames that pieces have.

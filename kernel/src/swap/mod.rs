@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use machvm_hal::{EachPage, MAX_RUN, PAGE_SIZE, PageRun, Swap, SwapError, SwapSlot};
+use machvm_hal::{EachPage, MAX_RUN, PAGE_SIZE, PageRun, Pfn, Swap, SwapError, SwapSlot};
 use machvm_pagers::Pool;
 
 use crate::dev::{self, Disk};
@@ -30,6 +30,8 @@ const AREAS: usize = 8;
 /// A slot of ours: 4 zero bits (the pool's have one among them), the area, the place. Places begin with 1.
 const AREA_SHIFT: u32 = 56;
 const POOL: u64 = 0xf << 60;
+/// In place of an area's number: the place is a frame. The core never sees such slots.
+const FRAMES: u64 = 0xf;
 
 /// All of swap.
 pub(crate) struct Everywhere {
@@ -102,7 +104,8 @@ pub(crate) fn add(disk: &'static Disk, pages: u64, priority: Option<i32>) -> Res
     if crate::fs::is_of(disk) || areas.iter().any(|(_, a)| core::ptr::eq(a.disk(), disk)) {
         return Err(EBUSY);
     }
-    let free = (0..AREAS).find(|i| !areas.iter().any(|(n, _)| n == i)).ok_or(crate::errno::EPERM)?;
+    let is_free = |i: &usize| all.area(*i).is_none_or(|a| a.is_off() && a.pages().1 == 0);
+    let free = (0..AREAS).find(is_free).ok_or(crate::errno::EPERM)?;
     if disk.is_read_only() {
         return Err(EINVAL);
     }
@@ -132,26 +135,32 @@ pub(crate) fn total() -> Option<(u64, u64)> {
     Some((size + max / PAGE_SIZE, size - used + max.saturating_sub(held) / PAGE_SIZE))
 }
 
-/// Frames that the pool has.
+/// Frames that the pool has, and pages of disks that are not in use any more.
 pub(crate) fn frames() -> u64 {
-    memory::frames()
+    memory::frames() + memory::single()
 }
 
-/// Takes a disk out of use.
+/// Takes a disk out of use. Its pages go to what swap there is, else into memory.
 ///
 /// # Errors
-/// EINVAL: it is not in use; EBUSY: there are pages on it, and they stay where they are.
+/// EINVAL: it is not in use; ENOMEM: there is no room for its pages; EIO: it cannot be read. It stays in use.
 pub(crate) fn remove(disk: &Disk) -> Result<()> {
     let all = get().ok_or(EINVAL)?;
     let _changes = CHANGES.lock();
     let found = all.numbered().find(|(_, a)| core::ptr::eq(a.disk(), disk));
-    let (number, area) = found.ok_or(EINVAL)?;
-    area.close(true);
-    if area.pages().1 != 0 {
-        area.close(false);
-        return Err(EBUSY);
+    let (_, area) = found.ok_or(EINVAL)?;
+    let was = area.close(true);
+    let done = if all.has_room_without(area) {
+        area.empty(|page| all.put_elsewhere(page), |slot| all.free_raw(slot))
+    } else {
+        Err(ENOMEM)
+    };
+    if let Err(e) = done {
+        area.close(was);
+        return Err(e);
     }
-    all.areas[number].store(core::ptr::null_mut(), Ordering::Release);
+    // Slots may still name it.
+    area.turn_off();
     all.put_in_order();
     Ok(())
 }
@@ -162,7 +171,7 @@ impl Everywhere {
         unsafe { self.areas.get(number)?.load(Ordering::Acquire).as_ref() }
     }
     fn numbered(&self) -> impl Iterator<Item = (usize, &Area)> {
-        (0..AREAS).filter_map(|i| Some((i, self.area(i)?)))
+        (0..AREAS).filter_map(|i| Some((i, self.area(i)?))).filter(|(_, a)| !a.is_off())
     }
     /// The disks in use, the first to fill first.
     pub(crate) fn in_order(&self) -> impl Iterator<Item = (usize, &Area)> {
@@ -186,14 +195,55 @@ impl Everywhere {
     pub(crate) fn disk_pages(&self) -> (u64, u64) {
         self.in_order().map(|(_, a)| a.pages()).fold((0, 0), |s, p| (s.0 + p.0, s.1 + p.1))
     }
-    /// Pages that are out: in the pool, and on disks.
+    /// Pages that are out: in the pool, on disks, and in frames of disks that are not in use any more.
     pub(crate) fn used_pages(&self) -> u64 {
-        self.pool.stats().pages + self.disk_pages().1
+        self.pool.stats().pages + self.disk_pages().1 + memory::single()
+    }
+
+    /// Is there room for the pages of a disk, on others, in the pool, and in memory that is free?
+    fn has_room_without(&self, area: &Area) -> bool {
+        let used = area.pages().1;
+        let (max, held, _) = self.pool();
+        let others = self.in_order().filter(|(_, a)| !core::ptr::eq(*a, area));
+        let on_disks: u64 = others.map(|(_, a)| a.pages()).map(|(size, used)| size - used).sum();
+        let s = crate::embed::the_vm().statistics();
+        let free = s.frame_limit.saturating_sub(s.frames_resident).saturating_sub(s.frame_limit / 16);
+        used <= on_disks + max.saturating_sub(held) / PAGE_SIZE + free
+    }
+    /// A place for a page of a disk that goes out of use.
+    fn put_elsewhere(&self, page: &[u8; PAGE]) -> Option<u64> {
+        match self.put(page) {
+            Ok(slot) => Some(slot.0.get()),
+            Err(_) => memory::put_single(page).map(|frame| FRAMES << AREA_SHIFT | frame.0),
+        }
+    }
+    fn free_raw(&self, raw: u64) {
+        match of_frame(raw) {
+            Some(frame) => memory::free_single(frame),
+            None => {
+                if let Some(raw) = NonZeroU64::new(raw) {
+                    self.free(SwapSlot(raw));
+                }
+            }
+        }
+    }
+    /// Where a page is now: its disk may have given it away.
+    fn now(&self, slot: SwapSlot) -> u64 {
+        let mut raw = slot.0.get();
+        while let Some(new) = of_disk(raw).and_then(|(a, place)| Some(self.area(a)?.moved(place)))
+            && new != 0
+        {
+            raw = new;
+        }
+        raw
     }
 }
 
-fn of_disk(slot: SwapSlot) -> Option<(usize, u64)> {
-    let raw = slot.0.get();
+fn of_frame(raw: u64) -> Option<Pfn> {
+    (raw >> AREA_SHIFT == FRAMES).then_some(Pfn(raw & ((1 << AREA_SHIFT) - 1)))
+}
+
+fn of_disk(raw: u64) -> Option<(usize, u64)> {
     (raw & POOL == 0).then_some(((raw >> AREA_SHIFT) as usize, raw & ((1 << AREA_SHIFT) - 1)))
 }
 
@@ -217,8 +267,11 @@ impl Everywhere {
     /// Reads at most [`MAX_RUN`] pages: neighbours on a disk come with one request, in whatever order they are asked for.
     fn get_part(&self, slots: &[SwapSlot], each: &mut EachPage<'_>) {
         let mut order: [u8; MAX_RUN] = core::array::from_fn(|i| i as u8);
+        let mut now = [0; MAX_RUN];
+        now.iter_mut().zip(slots).for_each(|(n, s)| *n = self.now(*s));
+        let slots = &now[..slots.len()];
         let mut rest = &mut order[..slots.len()];
-        rest.sort_unstable_by_key(|i| slots[usize::from(*i)].0.get());
+        rest.sort_unstable_by_key(|i| slots[usize::from(*i)]);
         while let Some(&first) = rest.first() {
             let follows = |(n, i): &(usize, &u8)| {
                 let (a, b) = (of_disk(slots[usize::from(first)]), of_disk(slots[usize::from(**i)]));
@@ -227,20 +280,29 @@ impl Everywhere {
             let n = rest.iter().enumerate().skip(1).take_while(follows).count() + 1;
             let now;
             (now, rest) = rest.split_at_mut(n);
-            match of_disk(slots[usize::from(first)]).map(|(area, place)| (self.area(area), place)) {
+            let raw = slots[usize::from(first)];
+            if let Some(frame) = of_frame(raw) {
+                let mut page = [0; PAGE];
+                memory::get_single(frame, &mut page);
+                each(usize::from(first), Ok(&page));
+                continue;
+            }
+            match of_disk(raw).map(|(area, place)| (self.area(area), place)) {
                 Some((Some(area), place)) => {
                     area.get(place, n, &mut |k, page| each(usize::from(now[k]), page))
                 }
                 Some((None, _)) => now.iter().for_each(|i| each(usize::from(*i), Err(SwapError::Lost))),
                 None => {
                     let mut page = [0; PAGE];
-                    let read = self.pool.get(slots[usize::from(first)], &mut page);
-                    each(usize::from(first), read.map(|()| &page));
+                    each(usize::from(first), self.get_from_pool(raw, &mut page).map(|()| &page));
                 }
             }
         }
     }
 
+    fn get_from_pool(&self, raw: u64, page: &mut [u8; PAGE]) -> core::result::Result<(), SwapError> {
+        NonZeroU64::new(raw).map_or(Err(SwapError::Lost), |raw| self.pool.get(SwapSlot(raw), page))
+    }
     /// In the pool: pages of one word in any case. `None`: it shall not, or cannot, be there.
     fn put_in_pool(&self, run: &dyn PageRun, i: usize) -> Option<SwapSlot> {
         let mut page = [0; PAGE];
@@ -288,7 +350,12 @@ impl Swap for Everywhere {
     }
 
     fn get(&self, slot: SwapSlot, data: &mut [u8; PAGE]) -> core::result::Result<(), SwapError> {
-        let Some((area, place)) = of_disk(slot) else { return self.pool.get(slot, data) };
+        let raw = self.now(slot);
+        if let Some(frame) = of_frame(raw) {
+            memory::get_single(frame, data);
+            return Ok(());
+        }
+        let Some((area, place)) = of_disk(raw) else { return self.get_from_pool(raw, data) };
         let mut result = Err(SwapError::Lost);
         if let Some(area) = self.area(area) {
             area.get(place, 1, &mut |_, page| result = page.map(|p| data.copy_from_slice(p)));
@@ -303,15 +370,17 @@ impl Swap for Everywhere {
     }
 
     fn is_slow(&self, slot: SwapSlot) -> bool {
-        of_disk(slot).is_some()
+        of_disk(self.now(slot)).is_some_and(|(area, _)| area < AREAS)
     }
 
     fn free(&self, slot: SwapSlot) {
-        match of_disk(slot) {
+        match of_disk(slot.0.get()) {
             None => self.pool.free(slot),
             Some((area, place)) => {
-                if let Some(area) = self.area(area) {
-                    area.free(place);
+                // Where a page was moved to it is freed, too.
+                let moved = self.area(area).map_or(0, |a| a.free(place));
+                if moved != 0 {
+                    self.free_raw(moved);
                 }
             }
         }

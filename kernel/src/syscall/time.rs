@@ -140,7 +140,7 @@ pub(super) fn nanosleep(at: u64, left_to: u64) -> Result {
 }
 
 pub(super) fn clock_nanosleep(id: u64, flags: u64, at: u64, left_to: u64) -> Result {
-    if id == THREAD_CPU || clock(id).is_err() {
+    if clock(id).is_err() {
         return Err(EINVAL);
     }
     if !matches!(id, REALTIME | MONOTONIC | 7 | 11) {
@@ -234,7 +234,7 @@ pub(super) fn timer_create(id: u64, event: u64, to: u64) -> Result {
     Ok(0)
 }
 
-fn write_setting(at: u64, (left, interval): (u64, u64)) -> Result<()> {
+pub(super) fn write_setting(at: u64, (left, interval): (u64, u64)) -> Result<()> {
     write_timespec(at, interval)?;
     write_timespec(at + 16, left)
 }

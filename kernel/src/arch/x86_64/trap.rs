@@ -229,6 +229,14 @@ impl Frame {
     pub(crate) fn is_from_user(&self) -> bool {
         self.cs & 3 != 0
     }
+    /// Where it goes on.
+    pub(crate) fn place(&self) -> u64 {
+        self.rip
+    }
+    /// It goes on there.
+    pub(crate) fn go_to(&mut self, place: u64) {
+        self.rip = place;
+    }
     /// Number and arguments of the system call.
     pub(crate) fn call(&self) -> (u64, [u64; 6]) {
         (self.rax, [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9])

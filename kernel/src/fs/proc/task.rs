@@ -26,6 +26,7 @@ pub(super) enum TaskFile {
     Mounts,
     Mountinfo,
     Environ,
+    Auxv,
     Limits,
     OomScoreAdj,
 }
@@ -42,6 +43,7 @@ pub(super) const TASK_FILES: &[(&str, TaskFile)] = &[
     ("mounts", TaskFile::Mounts),
     ("mountinfo", TaskFile::Mountinfo),
     ("environ", TaskFile::Environ),
+    ("auxv", TaskFile::Auxv),
     ("limits", TaskFile::Limits),
     ("oom_score_adj", TaskFile::OomScoreAdj),
 ];
@@ -49,7 +51,7 @@ pub(super) const TASK_FILES: &[(&str, TaskFile)] = &[
 impl TaskFile {
     pub(super) fn rights(self) -> u32 {
         match self {
-            TaskFile::Environ => 0o400,
+            TaskFile::Environ | TaskFile::Auxv => 0o400,
             TaskFile::Comm | TaskFile::OomScoreAdj => 0o644,
             _ => 0o444,
         }
@@ -76,8 +78,11 @@ impl TaskFile {
                 format!("{} {} {} 0 0 {} 0\n", n.all, n.resident, n.shared, n.writable)
             }
             TaskFile::Stat => stat(p),
-            TaskFile::Cmdline => return Ok(p.arguments()),
-            TaskFile::Environ => return Ok(Vec::new()),
+            // A zombie has nothing left of them.
+            TaskFile::Cmdline | TaskFile::Environ | TaskFile::Auxv if p.is_zombie() => return Ok(Vec::new()),
+            TaskFile::Cmdline => return Ok(p.texts().arguments.clone()),
+            TaskFile::Environ => return Ok(p.texts().environment.clone()),
+            TaskFile::Auxv => return Ok(p.texts().auxiliary.clone()),
             TaskFile::Comm => format!("{}\n", comm(p)),
             TaskFile::Mounts => mounts(),
             TaskFile::Mountinfo => mountinfo(),

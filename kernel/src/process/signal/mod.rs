@@ -324,6 +324,7 @@ fn post(p: &Process, target: &Target<'_>, info: Info) -> Result<()> {
         }
     };
     drop(inner);
+    crate::fs::signalfd::arrived();
     if signal == SIGKILL {
         stop::wake(p);
     }
@@ -419,11 +420,15 @@ pub(crate) fn take(set: u64) -> Option<Info> {
     info
 }
 
+/// The set of what waits for the running thread.
+pub(crate) fn waits() -> u64 {
+    let (t, p) = (sched::current(), sched::process());
+    p.signals.pending.load(Ordering::Acquire) | t.signals.pending.load(Ordering::Acquire)
+}
+
 /// The set of what is blocked and waits (sigpending).
 pub(crate) fn pending() -> u64 {
-    let (t, p) = (sched::current(), sched::process());
-    (p.signals.pending.load(Ordering::Acquire) | t.signals.pending.load(Ordering::Acquire))
-        & t.signals.mask.load(Ordering::Relaxed)
+    waits() & sched::current().signals.mask.load(Ordering::Relaxed)
 }
 
 /// Has [`deliver`] nothing to do?
@@ -480,6 +485,7 @@ pub(crate) fn deliver(f: &mut Frame) -> bool {
 fn run_handler(f: &mut Frame, info: &Info, action: Action) {
     let (t, p) = (sched::current(), sched::process());
     restart(f, Some(action.flags));
+    super::rseq::interrupt(t, f);
     let mask = t.signals.mask.load(Ordering::Relaxed);
     let back = take_saved(&t.signals).unwrap_or(mask);
     if arch::push_signal(f, info, action, back).is_err() {

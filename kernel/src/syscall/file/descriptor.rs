@@ -10,7 +10,7 @@ use crate::fs::inode::Kind;
 use crate::{fs, sched, user};
 
 /// A number for a file.
-fn add(file: Arc<File>, close_on_exec: bool) -> Result {
+pub(super) fn add(file: Arc<File>, close_on_exec: bool) -> Result {
     sched::process().files.lock().add(file, close_on_exec, 0).map(i64::from)
 }
 
@@ -97,22 +97,6 @@ pub(crate) fn dup3(fd: i32, to: i32, flags: u64) -> Result {
     Ok(to.into())
 }
 
-/// The structure of record locks. Only one process at a time is asked here: nothing is ever in the way.
-fn record_lock(at: u64, ask: bool) -> Result {
-    const UNLOCKED: u16 = 2;
-    let mut b = [0; 32];
-    user::read(at, &mut b)?;
-    let kind = u16::from_le_bytes([b[0], b[1]]);
-    let whence = u16::from_le_bytes([b[2], b[3]]);
-    if kind > UNLOCKED || whence > 2 || ask && kind == UNLOCKED {
-        return Err(EINVAL);
-    }
-    if ask {
-        user::write(at, &UNLOCKED.to_le_bytes())?;
-    }
-    Ok(0)
-}
-
 pub(crate) fn fcntl(fd: i32, command: u64, argument: u64) -> Result {
     let f = file(fd)?;
     let files = || sched::process().files.lock();
@@ -139,8 +123,9 @@ pub(crate) fn fcntl(fd: i32, command: u64, argument: u64) -> Result {
             Ok(0)
         }
         // F_GETLK, F_SETLK, F_SETLKW and those of open file descriptions
-        5 | 36 => record_lock(argument, true),
-        6 | 7 | 37 | 38 => record_lock(argument, false),
+        5 | 36 => super::record::ask(&f, argument, command == 36),
+        6 | 7 => super::record::change(&f, argument, false, command == 7),
+        37 | 38 => super::record::change(&f, argument, true, command == 38),
         // F_SETOWN, F_GETOWN, F_SETSIG, F_GETSIG: nobody is told.
         8 | 10 => Ok(0),
         9 | 11 => Ok(0),

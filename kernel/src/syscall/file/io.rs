@@ -390,6 +390,10 @@ pub(crate) fn fadvise(fd: i32, len: i64, advice: u64) -> Result {
 }
 
 /// fsync and fdatasync: memory is where files are.
+pub(crate) fn syncfs(fd: i32) -> Result {
+    if file(fd)?.is_path() { Err(EBADF) } else { Ok(0) }
+}
+
 pub(crate) fn fsync(fd: i32) -> Result {
     let f = file(fd)?;
     if f.is_path() {

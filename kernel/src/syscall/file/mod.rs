@@ -4,7 +4,9 @@ mod descriptor;
 mod io;
 mod names;
 mod poll;
+mod record;
 mod socket;
+mod special;
 mod stat;
 mod tree;
 
@@ -13,6 +15,7 @@ pub(super) use io::*;
 pub(super) use names::*;
 pub(super) use poll::*;
 pub(super) use socket::*;
+pub(super) use special::*;
 pub(super) use stat::*;
 pub(super) use tree::*;
 
