@@ -1,12 +1,15 @@
 //! What is in a regular file: an object of the VM's. Who reads, writes or maps the file uses its pages, so all see the
 //! same; page index `i` of the object is byte `i * PAGE_SIZE` of the file.
 
+use alloc::sync::Arc;
+
 use machvm::object::{Object, RemoveFlags, TO_THE_END};
 use machvm::page::{ContentError, GrabError, GrabFlags, XBusy};
 use machvm_arena::Handle;
 use machvm_hal::{MaySleep, PAGE_SIZE, Pindex};
 
 use super::initial::Initial;
+use super::inode::FileSystem;
 use super::pager::{self, FilePager};
 use crate::embed::{Kernel, the_vm};
 use crate::errno::{EFBIG, EIO, ENOMEM, ENOSPC, Errno, Result};
@@ -19,6 +22,8 @@ pub(crate) const LARGEST: u64 = 1 << 50;
 pub(crate) struct Contents {
     object: Handle<Object>,
     pager: &'static FilePager,
+    /// What counts its pages.
+    limited: Option<Arc<FileSystem>>,
     /// Taken by who writes or changes the size. `true`: there may be holes.
     writer: Mutex<bool>,
 }
@@ -38,12 +43,13 @@ fn page_of(at: u64) -> Pindex {
 
 impl Contents {
     /// Of a new file that begins with these bytes.
-    pub(super) fn new(initial: Initial) -> Result<Contents> {
+    pub(super) fn new(initial: Initial, fs: &Arc<FileSystem>) -> Result<Contents> {
         let pager = pager::take(initial).ok_or(ENOSPC)?;
         let may = &mut MaySleep::claim();
         let made = the_vm().object_from_pager(LARGEST / PAGE_SIZE, pager.id(), 0, false, may);
         let (object, _) = made.map_err(|_| ENOMEM)?;
-        Ok(Contents { object, pager, writer: Mutex::new(false) })
+        let limited = fs.is_limited().then(|| fs.clone());
+        Ok(Contents { object, pager, limited, writer: Mutex::new(false) })
     }
     /// The file begins with these bytes. => nobody used it yet.
     pub(super) fn begin_as(&self, initial: Initial) {
@@ -124,10 +130,28 @@ impl Contents {
         Ok((start, done))
     }
 
+    /// If the page is not there it is about to come.
+    fn charge(&self, page: Pindex, may: &mut MaySleep) -> Result<()> {
+        match &self.limited {
+            Some(fs) if the_vm().vm_object_next(self.object, page, may) != Some(page) => fs.charge(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Pages that are there.
+    pub(super) fn pages(&self) -> u64 {
+        let (mut next, mut n) = (Pindex(0), 0);
+        while let Some(p) = the_vm().vm_object_next(self.object, next, &mut MaySleep::claim()) {
+            (next, n) = (Pindex(p.0 + 1), n + 1);
+        }
+        n
+    }
+
     /// Writes inside one page. => locked by the caller.
     fn put(&self, at: u64, data: &[u8]) -> Result<()> {
         let (vm, may) = (the_vm(), &mut MaySleep::claim());
         let off = (at % PAGE_SIZE) as usize;
+        self.charge(page_of(at), may)?;
         loop {
             let mut x: XBusy<'_, Kernel> = if at - off as u64 >= self.size() {
                 // A new page at the end.
@@ -234,6 +258,7 @@ impl Contents {
         let stop = end.min(self.size());
         for i in at / PAGE_SIZE..stop.div_ceil(PAGE_SIZE) {
             let may = &mut MaySleep::claim();
+            self.charge(Pindex(i), may)?;
             let mut page = the_vm()
                 .vm_page_grab_valid(self.object, Pindex(i), GrabFlags::empty(), may)
                 .map_err(error)?;

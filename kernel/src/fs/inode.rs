@@ -13,7 +13,7 @@ use super::file::Mappable;
 use super::pipe::Pipe;
 use super::record::Record;
 use super::{device, proc};
-use crate::errno::{EINVAL, EISDIR, ENODEV, Result};
+use crate::errno::{EINVAL, EISDIR, ENODEV, ENOSPC, Result};
 use crate::mutex::Mutex;
 
 pub(crate) const S_IFMT: u32 = 0o170_000;
@@ -61,13 +61,61 @@ pub(crate) struct FileSystem {
     /// As mount names it.
     pub(crate) kind: &'static str,
     next: AtomicU64,
+    /// How much may be in its files (tmpfs's `size=`).
+    limit: Option<Limit>,
+}
+
+/// Pages of files are limited.
+struct Limit {
+    pages: u64,
+    /// At least as many as there were when they were counted last, and have come since.
+    used: AtomicU64,
+    /// Its regular files.
+    files: Mutex<Vec<Weak<Inode>>>,
 }
 
 impl FileSystem {
     pub(super) fn new(kind: &'static str) -> Arc<FileSystem> {
+        Self::with_limit(kind, None)
+    }
+    /// Of so many pages at most. Those that are stored through a mapping are counted, but never too many.
+    pub(super) fn with_limit(kind: &'static str, pages: Option<u64>) -> Arc<FileSystem> {
         static DEVICES: AtomicU64 = AtomicU64::new(2);
         let device = DEVICES.fetch_add(1, Ordering::Relaxed);
-        Arc::new(FileSystem { device, kind, next: AtomicU64::new(1) })
+        let limit = |pages| Limit { pages, used: AtomicU64::new(0), files: Mutex::new(Vec::new()) };
+        Arc::new(FileSystem { device, kind, next: AtomicU64::new(1), limit: pages.map(limit) })
+    }
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+    /// Pages that there may be, and that there are. `None`: as many as memory has.
+    pub(crate) fn pages(&self) -> Option<(u64, u64)> {
+        let l = self.limit.as_ref()?;
+        let files: Vec<Arc<Inode>> = {
+            let mut files = l.files.lock();
+            files.retain(|f| f.strong_count() != 0);
+            files.iter().filter_map(Weak::upgrade).collect()
+        };
+        let pages = |f: &Arc<Inode>| match &f.kind {
+            Kind::Regular(c) => c.pages(),
+            _ => 0,
+        };
+        let used = files.iter().map(pages).sum();
+        l.used.store(used, Ordering::Relaxed);
+        Some((l.pages, used))
+    }
+    /// A page is about to come. => nothing of files is locked but the file that it is for.
+    ///
+    /// # Errors
+    /// ENOSPC: there are too many.
+    pub(super) fn charge(&self) -> Result<()> {
+        let Some(l) = &self.limit else { return Ok(()) };
+        let full = || l.used.fetch_add(1, Ordering::Relaxed) >= l.pages;
+        // Those that went are noticed now.
+        if full() && self.pages().is_none_or(|_| full()) {
+            return Err(ENOSPC);
+        }
+        Ok(())
     }
 }
 
@@ -112,9 +160,10 @@ pub(crate) type Node = Inode;
 impl Inode {
     pub(super) fn with_links(fs: &Arc<FileSystem>, kind: Kind, rights: u32, links: u32) -> Arc<Inode> {
         let now = Time::now();
+        let limit = fs.limit.as_ref().filter(|_| matches!(kind, Kind::Regular(_)));
         let attr =
             Attr { rights: rights & 0o7777, uid: 0, gid: 0, links, atime: now, mtime: now, ctime: now };
-        Arc::new(Inode {
+        let inode = Arc::new(Inode {
             number: fs.next.fetch_add(1, Ordering::Relaxed),
             fs: fs.clone(),
             kind,
@@ -123,7 +172,11 @@ impl Inode {
             flock: Mutex::new(0),
             flock_waiters: super::wait::Waiters::new(),
             records: Mutex::new(Vec::new()),
-        })
+        });
+        if let Some(l) = limit {
+            l.files.lock().push(Arc::downgrade(&inode));
+        }
+        inode
     }
     /// A new one that no name leads to yet.
     pub(super) fn new(fs: &Arc<FileSystem>, kind: Kind, rights: u32) -> Arc<Inode> {

@@ -52,14 +52,23 @@ pub(super) fn top(mut at: Arc<Inode>) -> Arc<Inode> {
     at
 }
 
+/// What a new tree in memory is like.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Options {
+    /// Rights of its root.
+    pub(crate) rights: Option<u32>,
+    /// Pages that may be in its files.
+    pub(crate) pages: Option<u64>,
+}
+
 /// Mounts a new tree on a directory.
-pub(crate) fn mount(source: &[u8], on: &Arc<Inode>, kind: &[u8], rights: Option<u32>) -> Result<()> {
+pub(crate) fn mount(source: &[u8], on: &Arc<Inode>, kind: &[u8], options: Options) -> Result<()> {
     let dir = on.dir().ok_or(ENOTDIR)?;
     let root = match kind {
         b"tmpfs" | b"ramfs" | b"devtmpfs" => {
             let name = if kind == b"ramfs" { "ramfs" } else { "tmpfs" };
-            let fs = FileSystem::new(name);
-            let root = new_root(&fs, rights.unwrap_or(0o1777));
+            let fs = FileSystem::with_limit(name, options.pages.filter(|_| name == "tmpfs"));
+            let root = new_root(&fs, options.rights.unwrap_or(0o1777));
             if kind == b"devtmpfs" {
                 super::device::populate(&root)?;
             }

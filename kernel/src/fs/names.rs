@@ -45,7 +45,8 @@ pub(crate) fn open(place: &Place, path: &[u8], flags: u32, rights: u32) -> Resul
         if found.dir.dir().is_none() {
             return Err(ENOENT); // as /proc has it
         }
-        let inode = Inode::new(&found.dir.fs, Kind::Regular(Contents::new(Initial::NONE)?), rights);
+        let inode =
+            Inode::new(&found.dir.fs, Kind::Regular(Contents::new(Initial::NONE, &found.dir.fs)?), rights);
         match found.dir.enter(&name, &inode) {
             // Somebody was first: it is opened, or refused.
             Err(EEXIST) => continue,
@@ -93,7 +94,7 @@ fn open_nameless(place: &Place, path: &[u8], flags: u32, rights: u32) -> Result<
     if dir.dir().is_none() {
         return Err(EOPNOTSUPP);
     }
-    let inode = Inode::new(&dir.fs, Kind::Regular(Contents::new(Initial::NONE)?), rights);
+    let inode = Inode::new(&dir.fs, Kind::Regular(Contents::new(Initial::NONE, &dir.fs)?), rights);
     Ok(Arc::new(File::of_inode(inode, None, flags)))
 }
 
@@ -125,7 +126,7 @@ pub(crate) fn make(place: &Place, path: &[u8], what: &What<'_>, rights: u32) -> 
     let inode = match what {
         What::Directory => Inode::directory(&dir.fs, Arc::downgrade(dir), rights),
         What::Link(to) => Inode::new(&dir.fs, Kind::Link((*to).into()), 0o777),
-        What::Regular => Inode::new(&dir.fs, Kind::Regular(Contents::new(Initial::NONE)?), rights),
+        What::Regular => Inode::new(&dir.fs, Kind::Regular(Contents::new(Initial::NONE, &dir.fs)?), rights),
         What::Fifo => Inode::new(&dir.fs, Kind::Fifo(Pipe::new(true)), rights),
         What::Socket => Inode::new(&dir.fs, Kind::Socket, rights),
         What::Device(kind, major, minor) => super::device::node(&dir.fs, kind | rights, *major, *minor),
@@ -135,7 +136,8 @@ pub(crate) fn make(place: &Place, path: &[u8], what: &What<'_>, rights: u32) -> 
 
 /// memfd_create(2).
 pub(crate) fn memory_file(name: &[u8], sealing: bool) -> Result<Arc<File>> {
-    let inode = Inode::new(&super::nameless(), Kind::Regular(Contents::new(Initial::NONE)?), 0o777);
+    let fs = super::nameless();
+    let inode = Inode::new(&fs, Kind::Regular(Contents::new(Initial::NONE, &fs)?), 0o777);
     if sealing {
         inode.seals.store(0, core::sync::atomic::Ordering::Release);
     }

@@ -54,7 +54,7 @@ fn unpack(root: &Arc<Inode>, e: &cpio::Entry<'_>, links: &mut Links) -> Result<(
             let known = (e.links > 1).then(|| links.get(&e.number).cloned()).flatten();
             let inode = match known {
                 Some(i) => i,
-                None => Inode::new(&root.fs, Kind::Regular(Contents::new(Initial::NONE)?), rights),
+                None => Inode::new(&root.fs, Kind::Regular(Contents::new(Initial::NONE, &root.fs)?), rights),
             };
             if let (Kind::Regular(c), false) = (&inode.kind, e.data.len() == 0) {
                 c.begin_as(e.data);
@@ -83,7 +83,11 @@ fn unpack(root: &Arc<Inode>, e: &cpio::Entry<'_>, links: &mut Links) -> Result<(
 /// A file with this text, unless there is one.
 fn provide(root: &Arc<Inode>, path: &str, text: &'static str) -> Result<()> {
     let (dir, name) = parent(root, path)?;
-    let inode = Inode::new(&root.fs, Kind::Regular(Contents::new(Initial::Memory(text.as_bytes()))?), 0o644);
+    let inode = Inode::new(
+        &root.fs,
+        Kind::Regular(Contents::new(Initial::Memory(text.as_bytes()), &root.fs)?),
+        0o644,
+    );
     match dir.enter(name.as_bytes(), &inode) {
         Err(EEXIST) => Ok(()),
         r => r,
@@ -98,7 +102,7 @@ fn furnish(root: &Arc<Inode>) -> Result<()> {
     let proc = directory(root, "proc", 0o555)?;
     provide(root, "etc/passwd", "root:x:0:0:root:/:/bin/sh\n")?;
     provide(root, "etc/group", "root:x:0:\n")?;
-    mount::mount(b"proc", &proc, b"proc", None)
+    mount::mount(b"proc", &proc, b"proc", mount::Options::default())
 }
 
 /// The disk that has the initial file system.

@@ -113,6 +113,7 @@ fn put_statfs(at: u64, i: &Inode) -> Result {
     let s = the_vm().statistics();
     let (all, free) =
         if sized { (s.frame_limit, s.frame_limit.saturating_sub(s.frames_resident)) } else { (0, 0) };
+    let (all, free) = i.fs.pages().map_or((all, free), |(limit, used)| (limit, limit.saturating_sub(used)));
     let mut b = Bytes::new();
     for v in [kind, 4096, all, free, free, all, free] {
         b.u64(v);

@@ -16,11 +16,40 @@ const MS_BIND: u64 = 0x1000;
 const MS_MOVE: u64 = 0x2000;
 const MS_PROPAGATION: u64 = 0x1e_0000;
 
-/// The value of `mode=` in the options of a mount.
-fn mode_of(options: &[u8]) -> Result<Option<u32>> {
+/// A number, perhaps with K, M or G behind it.
+fn number(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        _ => return Err(EINVAL),
+    };
+    digits.parse::<u64>().map_err(|_| EINVAL)?.checked_mul(1 << shift).ok_or(EINVAL)
+}
+
+/// The pages of a size: bytes, or a part of memory in percent.
+fn pages_of(text: &str) -> Result<u64> {
+    match text.strip_suffix('%') {
+        Some(part) => Ok(crate::embed::the_vm().statistics().frame_limit.saturating_mul(number(part)?) / 100),
+        None => Ok(number(text)?.div_ceil(4096)),
+    }
+}
+
+/// `mode=`, `size=` and `nr_blocks=` in the options of a mount. No size, or 0: without limit.
+fn options_of(options: &[u8]) -> Result<mount::Options> {
     let text = core::str::from_utf8(options).map_err(|_| EINVAL)?;
-    let mode = text.split(',').find_map(|o| o.strip_prefix("mode="));
-    mode.map(|m| u32::from_str_radix(m, 8).map_err(|_| EINVAL)).transpose()
+    let mut found = mount::Options::default();
+    for o in text.split(',') {
+        match o.split_once('=') {
+            Some(("mode", m)) => found.rights = Some(u32::from_str_radix(m, 8).map_err(|_| EINVAL)?),
+            Some(("size", n)) => found.pages = Some(pages_of(n)?).filter(|n| *n != 0),
+            Some(("nr_blocks", n)) => found.pages = Some(number(n)?).filter(|n| *n != 0),
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 pub(crate) fn mount_at(source: u64, at: u64, kind: u64, flags: u64, options: u64) -> Result {
@@ -38,7 +67,7 @@ pub(crate) fn mount_at(source: u64, at: u64, kind: u64, flags: u64, options: u64
     if kind.is_empty() {
         return Err(ENODEV);
     }
-    mount::mount(&source, &on, &kind, mode_of(&options)?).map(|()| 0)
+    mount::mount(&source, &on, &kind, options_of(&options)?).map(|()| 0)
 }
 
 /// A disk by its path, for root.
