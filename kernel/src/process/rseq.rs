@@ -143,7 +143,7 @@ fn look(t: &Thread, at: u64, f: &mut Frame) -> Result<()> {
         return Err(EINVAL);
     }
     user::write(at + SEQUENCE, &0u64.to_le_bytes())?;
-    if (start..end).contains(&f.place()) {
+    if (start..end).contains(&f.pc()) {
         f.go_to(out);
     }
     Ok(())

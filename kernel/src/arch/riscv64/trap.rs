@@ -187,6 +187,10 @@ impl Frame {
     pub(crate) fn pc(&self) -> u64 {
         self.pc
     }
+    /// It goes on there.
+    pub(crate) fn go_to(&mut self, pc: u64) {
+        self.pc = pc;
+    }
     /// The stack pointer.
     pub(crate) fn stack_pointer(&self) -> u64 {
         self.x[SP]

@@ -229,13 +229,9 @@ impl Frame {
     pub(crate) fn is_from_user(&self) -> bool {
         self.cs & 3 != 0
     }
-    /// Where it goes on.
-    pub(crate) fn place(&self) -> u64 {
-        self.rip
-    }
     /// It goes on there.
-    pub(crate) fn go_to(&mut self, place: u64) {
-        self.rip = place;
+    pub(crate) fn go_to(&mut self, pc: u64) {
+        self.rip = pc;
     }
     /// Number and arguments of the system call.
     pub(crate) fn call(&self) -> (u64, [u64; 6]) {
