@@ -38,8 +38,9 @@ struct Places {
     next: u64,
     /// It takes no more pages: it is on its way out, or writing to it failed.
     closed: bool,
-    /// Writes under way.
+    /// Writes and reads under way.
     writes: u32,
+    reads: u32,
     /// The new slots of pages that were given away, by place; 0: it is here. Empty: all are.
     moved: Vec<u64>,
 }
@@ -101,7 +102,7 @@ impl Area {
         words[0] = 1;
         let places = IrqSpin::new(
             Rank::Leaf,
-            Places { words, count, used: 0, next: 1, closed: false, writes: 0, moved: Vec::new() },
+            Places { words, count, used: 0, next: 1, closed: false, writes: 0, reads: 0, moved: Vec::new() },
         );
         Some(Area { disk, priority, places, off: AtomicBool::new(false) })
     }
@@ -137,15 +138,25 @@ impl Area {
     fn event(&self) -> Event {
         Event(core::ptr::from_ref(self) as u64)
     }
-    /// A write that [`Places::take`] began is over: who gets the slots has them.
-    fn wrote(&self) {
+    /// Changes what there is; who waits for that is woken.
+    fn over(&self, f: impl FnOnce(&mut Places)) {
         let closed = {
             let mut p = self.places.lock();
-            p.writes -= 1;
+            f(&mut p);
             p.closed
         };
         if closed {
             sched::wakeup(self.event());
+        }
+    }
+    /// Waits until `done`. => closed.
+    fn wait_until(&self, done: impl Fn(&Places) -> bool) {
+        loop {
+            let seen = sched::wakeups(self.event());
+            if done(&self.places.lock()) {
+                return;
+            }
+            sched::sleep_unless(self.event(), seen, None);
         }
     }
 
@@ -161,13 +172,7 @@ impl Area {
         forget: impl Fn(u64),
     ) -> Result<()> {
         let count = self.make_moved()?;
-        loop {
-            let seen = sched::wakeups(self.event());
-            if self.places.lock().writes == 0 {
-                break;
-            }
-            sched::sleep_unless(self.event(), seen, None);
-        }
+        self.wait_until(|p| p.writes == 0);
         let mut at = 1;
         while at < count {
             let n = {
@@ -198,6 +203,8 @@ impl Area {
             }
             at += n as u64;
         }
+        // The disk may be used for something else.
+        self.wait_until(|p| p.reads == 0);
         Ok(())
     }
 
@@ -244,12 +251,21 @@ impl Area {
                 }
             }
             drop(buffer);
-            self.wrote();
+            // Who gets the slots has them.
+            self.over(|p| p.writes -= 1);
         }
     }
 
-    /// Reads `n` neighbours: `each` is given the index and the page, or why not.
-    pub(super) fn get(&self, start: u64, n: usize, each: &mut EachPage<'_>) {
+    /// Reads `n` neighbours: `each` is given the index and the page, or why not. `false`: nothing was read, because one
+    /// of them is elsewhere by now.
+    pub(super) fn get(&self, start: u64, n: usize, each: &mut EachPage<'_>) -> bool {
+        {
+            let mut p = self.places.lock();
+            if (start..start + n as u64).any(|i| p.moved(i) != 0) {
+                return false;
+            }
+            p.reads += 1;
+        }
         let there = |i: usize| {
             let p = self.places.lock();
             start + (i as u64) < p.count && !p.is_free(start + i as u64)
@@ -265,6 +281,8 @@ impl Area {
             }
             done += now;
         }
+        self.over(|p| p.reads -= 1);
+        true
     }
 
     /// The page is no longer wanted. A place that nobody has is left as it is. Gives the slot that is to be freed in

@@ -280,28 +280,39 @@ impl Everywhere {
             let n = rest.iter().enumerate().skip(1).take_while(follows).count() + 1;
             let now;
             (now, rest) = rest.split_at_mut(n);
-            let raw = slots[usize::from(first)];
-            if let Some(frame) = of_frame(raw) {
-                let mut page = [0; PAGE];
-                memory::get_single(frame, &mut page);
-                each(usize::from(first), Ok(&page));
-                continue;
-            }
-            match of_disk(raw).map(|(area, place)| (self.area(area), place)) {
-                Some((Some(area), place)) => {
-                    area.get(place, n, &mut |k, page| each(usize::from(now[k]), page))
-                }
-                Some((None, _)) => now.iter().for_each(|i| each(usize::from(*i), Err(SwapError::Lost))),
-                None => {
+            let of_area =
+                of_disk(slots[usize::from(first)]).and_then(|(a, place)| Some((self.area(a)?, place)));
+            let read = of_area.is_some_and(|(area, place)| {
+                area.get(place, n, &mut |k, page| each(usize::from(now[k]), page))
+            });
+            if !read {
+                for i in now.iter().map(|i| usize::from(*i)) {
                     let mut page = [0; PAGE];
-                    each(usize::from(first), self.get_from_pool(raw, &mut page).map(|()| &page));
+                    let got = self.get_raw(slots[i], &mut page);
+                    each(i, got.map(|()| &page));
                 }
             }
         }
     }
 
-    fn get_from_pool(&self, raw: u64, page: &mut [u8; PAGE]) -> core::result::Result<(), SwapError> {
-        NonZeroU64::new(raw).map_or(Err(SwapError::Lost), |raw| self.pool.get(SwapSlot(raw), page))
+    /// Reads one page, wherever it is by now.
+    fn get_raw(&self, raw: u64, page: &mut [u8; PAGE]) -> core::result::Result<(), SwapError> {
+        loop {
+            let slot = SwapSlot(NonZeroU64::new(raw).ok_or(SwapError::Lost)?);
+            let raw = self.now(slot);
+            if let Some(frame) = of_frame(raw) {
+                memory::get_single(frame, page);
+                return Ok(());
+            }
+            let Some((area, place)) = of_disk(raw) else {
+                return self.pool.get(SwapSlot(NonZeroU64::new(raw).ok_or(SwapError::Lost)?), page);
+            };
+            let area = self.area(area).ok_or(SwapError::Lost)?;
+            let mut result = Err(SwapError::Lost);
+            if area.get(place, 1, &mut |_, p| result = p.map(|p| page.copy_from_slice(p))) {
+                return result;
+            }
+        }
     }
     /// In the pool: pages of one word in any case. `None`: it shall not, or cannot, be there.
     fn put_in_pool(&self, run: &dyn PageRun, i: usize) -> Option<SwapSlot> {
@@ -350,17 +361,7 @@ impl Swap for Everywhere {
     }
 
     fn get(&self, slot: SwapSlot, data: &mut [u8; PAGE]) -> core::result::Result<(), SwapError> {
-        let raw = self.now(slot);
-        if let Some(frame) = of_frame(raw) {
-            memory::get_single(frame, data);
-            return Ok(());
-        }
-        let Some((area, place)) = of_disk(raw) else { return self.get_from_pool(raw, data) };
-        let mut result = Err(SwapError::Lost);
-        if let Some(area) = self.area(area) {
-            area.get(place, 1, &mut |_, page| result = page.map(|p| data.copy_from_slice(p)));
-        }
-        result
+        self.get_raw(slot.0.get(), data)
     }
 
     fn get_run(&self, slots: &[SwapSlot], each: &mut EachPage<'_>) {

@@ -94,7 +94,7 @@ int main(int argc, char **argv) {
   soft = argc > 1;
   // Soft ones take a third of it in the pool.
   long pages = 60 * 256;
-  char *base = mmap(0, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  char *base = mmap(0, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   unsigned char *ages = calloc(pages, 1);
   for (long n = 0; n < pages; n++) make((uint64_t *)(base + n * PAGE), n, 0);
   int r = swapoff(disk);
@@ -112,7 +112,7 @@ int main(int argc, char **argv) {
   pthread_t t[2];
   for (int i = 0; i < 2; i++) {
     parts[i].pages = 10 * 256;
-    parts[i].base = mmap(0, parts[i].pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    parts[i].base = mmap(0, parts[i].pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     pthread_create(&t[i], 0, work, &parts[i]);
   }
   int failed = 0;
@@ -120,7 +120,7 @@ int main(int argc, char **argv) {
     mark();
     failed += swapon(disk, 0) != 0;
     // Pages go out.
-    char *more = mmap(0, 12 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *more = mmap(0, 12 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     for (long n = 0; n < 12 * 256; n++) make((uint64_t *)(more + n * PAGE), n, 1);
     madvise(parts[round % 2].base, parts[round % 2].pages * PAGE, MADV_PAGEOUT);
     for (long n = 0; n < 12 * 256; n++) failed += !is((uint64_t *)(more + n * PAGE), n, 1);
