@@ -116,7 +116,7 @@ int main(int argc, char **argv) {
     pthread_create(&t[i], 0, work, &parts[i]);
   }
   int failed = 0;
-  for (int round = 0; round < 6; round++) {
+  for (int round = 0; round < 4; round++) {
     mark();
     failed += swapon(disk, 0) != 0;
     // Pages go out.

@@ -1,7 +1,7 @@
 // More memory than there is, on several CPUs at once: each thread reads, writes, protects, pages out, throws away, moves
 // and unmaps its own region, and forks children that look at it, while all share the map, the pool and the disk. Every
 // page must hold what its thread put there last.
-// kernel-test torture: cpus=2 mem=40M disk=96M swap=pool:4M,/dev/vda args=4,10,1500
+// kernel-test torture: cpus=2 mem=40M disk=96M swap=pool:4M,/dev/vda args=4,10,1000
 // kernel-test torture-small: cpus=1 mem=512M args=3,2,300
 #define _GNU_SOURCE
 #include <pthread.h>
