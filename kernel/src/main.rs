@@ -95,7 +95,7 @@ extern "C" fn kmain(info: u64) -> ! {
     swap::start(info.command_line);
     leaks::start();
     if let Some(room) = room {
-        selftest::run(room)
+        selftest::run(room, info.command_line)
     }
     provoke(info.command_line);
     fs::start(info.initrd);

@@ -25,6 +25,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
   cross     builds the core for bare x86-64, AArch64 and RISC-V machines
   install   installs the C library, its headers and manual pages (--prefix DIR)
+  kernel x86_64|riscv64 [-- APPEND]
+            boots our kernel in QEMU with these words on its command line, as in `kernel riscv64 -- selftest`
   kernel-run [--arch x86_64|riscv64] [--mem 512M] [--smp 1] [--icount] [--disk FILE...]
             [--swap pool:64M,/dev/vda] [--initrd FILE.cpio] -- PROGRAM [ARG...]
             boots our kernel in QEMU with PROGRAM as its first process; ends with its status;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::fuzz(&args[1..]),
         Some("no-alloc") => no_alloc::check(),
         Some("install") => install::run_with(&args[1..]),
+        Some("kernel") => return kernel::boot(&args[1..]),
         Some("kernel-run") => return kernel::run_program(&args[1..]),
         Some("kernel-bench") => return kernel::bench(&args[1..]),
         Some("kernel-test") => kernel::test(&args[1..]),

@@ -102,7 +102,7 @@ const ROWS: &[Row] = list![
 /// Runs all, and ends the machine.
 ///
 /// => at the start, before there are programs; `early`: [`MEMORY`] bytes.
-pub(crate) fn run(early: u64) -> ! {
+pub(crate) fn run(early: u64, command_line: &str) -> ! {
     use rows::Fixture as _;
     for (name, row) in ROWS {
         let machine = Machine::new(early);
@@ -110,7 +110,8 @@ pub(crate) fn run(early: u64) -> ! {
         machine.leave();
         crate::say!("machvm: selftest {name} ... ok");
     }
-    let of_core = space::run();
+    let has_swap = command_line.split_ascii_whitespace().any(|w| w.starts_with("swap="));
+    let of_core = space::run(has_swap);
     crate::say!("machvm: selftest: {} rows of pmap(9) and {of_core} tests of the core passed", ROWS.len());
     crate::say!("exit: 0");
     arch::exit(0)

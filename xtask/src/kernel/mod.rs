@@ -187,10 +187,38 @@ pub(crate) fn run_program(args: &[String]) -> ExitCode {
     if o.icount {
         qemu.args(["-icount", "shift=0,sleep=off"]);
     }
+    to_the_end(o.machine.arch, qemu)
+}
+
+/// Which machine `kernel` shall boot, and the words for the kernel.
+fn boots(args: &[String]) -> Result<Machine, String> {
+    let (arch, words) = match args {
+        [arch] => (arch, &[][..]),
+        [arch, dashes, words @ ..] if dashes == "--" => (arch, words),
+        _ => return Err("it is: kernel ARCH [-- APPEND]".into()),
+    };
+    Ok(Machine { arch: Arch::parse(arch)?, words: words.to_vec(), ..Machine::default() })
+}
+
+/// `kernel`: boots it with these words on its command line; ends with the status that it tells.
+pub(crate) fn boot(args: &[String]) -> ExitCode {
+    let machine = match boots(args) {
+        Ok(machine) => machine,
+        Err(why) => {
+            eprintln!("xtask: kernel: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let Some(kernel) = build(machine.arch) else { return ExitCode::from(2) };
+    to_the_end(machine.arch, qemu(&kernel, &machine, None, &[]))
+}
+
+/// Runs QEMU, and passes on what the kernel prints; the status that the kernel tells.
+fn to_the_end(arch: Arch, mut qemu: Command) -> ExitCode {
     let mut child = match qemu.stdout(Stdio::piped()).spawn() {
         Ok(child) => child,
         Err(e) => {
-            eprintln!("xtask: {}", o.machine.arch.no_qemu(&e));
+            eprintln!("xtask: {}", arch.no_qemu(&e));
             return ExitCode::from(2);
         }
     };
@@ -198,11 +226,11 @@ pub(crate) fn run_program(args: &[String]) -> ExitCode {
     match (child.wait(), said) {
         (Ok(_), Some(status)) => ExitCode::from(status),
         (Ok(s), None) => {
-            eprintln!("xtask: {} ended ({s}) before the program did", o.machine.arch.qemu());
+            eprintln!("xtask: {} ended ({s}) before the program did", arch.qemu());
             ExitCode::FAILURE
         }
         (Err(e), _) => {
-            eprintln!("xtask: {}: {e}", o.machine.arch.qemu());
+            eprintln!("xtask: {}: {e}", arch.qemu());
             ExitCode::FAILURE
         }
     }
@@ -226,6 +254,15 @@ mod tests {
         assert!(parse("--arch riscv64 --smp 2 --initrd f -- a").is_err_and(|e| e.contains("one CPU")));
         assert!(parse("--smp 9").is_err_and(|e| e.contains("1 to 8")));
         assert!(parse("--fast").is_err_and(|e| e.contains("--fast")));
+    }
+
+    #[test]
+    fn words_for_the_kernel_follow_the_machine() {
+        let words = |t: &str| t.split(' ').map(String::from).collect::<Vec<_>>();
+        let m = boots(&words("riscv64 -- selftest swap=pool:8M")).expect("good");
+        assert_eq!((m.arch, &m.words[..]), (Arch::Riscv64, &words("selftest swap=pool:8M")[..]));
+        assert!(boots(&words("x86_64")).is_ok_and(|m| m.words.is_empty()));
+        assert!(boots(&words("vax")).is_err() && boots(&words("riscv64 selftest")).is_err());
     }
 
     #[test]
