@@ -5,24 +5,31 @@
 //! is busy with something else widens the spread, not the meaning.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod compressed;
 mod copy;
 mod faults;
 mod instructions;
+mod latency;
+mod linux_swap;
 mod mach;
 mod null;
+mod paged;
 mod pmap_table;
 mod policies;
 mod programs;
 mod reference;
+mod remote;
+mod servers;
 mod stores;
 mod swap;
 mod table;
+mod touch;
 mod trace;
 
 use std::process::ExitCode;
 
 const USAGE: &str =
-    "usage: machvm-bench [faults] [copy] [stores] [instructions] [programs] [mach] [swap] [policies] [pmap] (none: all)
+    "usage: machvm-bench [faults] [copy] [stores] [instructions] [programs] [mach] [swap] [latency] [paged] [redis] [policies] [pmap] (none: all)
   pmap --check: fails when an operation costs more than bench/pmap.baseline says; --save: writes that";
 
 fn main() -> ExitCode {
@@ -32,6 +39,9 @@ fn main() -> ExitCode {
     }
     if args.first().is_some_and(|a| a == "trace") {
         return trace::child(&args[1..]);
+    }
+    if args.first().is_some_and(|a| a == "touch") {
+        return touch::child(&args[1..]);
     }
     let (options, args): (Vec<String>, Vec<String>) = args.into_iter().partition(|a| a.starts_with("--"));
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
@@ -53,6 +63,9 @@ fn main() -> ExitCode {
         ("programs", done(programs::run)),
         ("mach", done(mach::run)),
         ("swap", done(swap::run)),
+        ("latency", done(latency::run)),
+        ("paged", done(paged::run)),
+        ("redis", done(remote::run)),
         ("policies", Box::new(policies::run)),
         ("pmap", Box::new(move || pmap_table::run(&options))),
     ];

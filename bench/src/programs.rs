@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::linux_swap::Cgroup;
 use crate::row;
 use crate::table::{self, Samples, goal};
 
@@ -16,7 +16,6 @@ const ROUNDS: usize = 5;
 const PATIENCE: &str = "120";
 /// A limit below this would be about the start of the program only.
 const LEAST_LIMIT: u64 = 4 << 20;
-const CGROUPS: &str = "/sys/fs/cgroup/memory";
 
 /// A program and its arguments.
 struct Job {
@@ -61,7 +60,7 @@ fn write_lines(to: &Path) -> io::Result<()> {
 }
 
 /// Runs a command; seconds, or why not.
-fn time(mut command: Command) -> Result<f64, String> {
+pub(crate) fn time(mut command: Command) -> Result<f64, String> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).env("LC_ALL", "C");
     let begun = Instant::now();
     let out = command.output().map_err(|e| e.to_string())?;
@@ -85,39 +84,10 @@ fn ours(machvm: &Path, job: &Job, options: &[String]) -> Command {
     c
 }
 
-/// A memory cgroup with a limit, for as long as the value lives.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(limit: u64) -> Result<Cgroup, String> {
-        let dir = Path::new(CGROUPS).join(format!("machvm-bench-{}", std::process::id()));
-        let say = |e: io::Error| format!("{}: {e}", dir.display());
-        fs::create_dir(&dir).map_err(say)?;
-        let group = Cgroup(dir.clone());
-        fs::write(dir.join("memory.limit_in_bytes"), limit.to_string()).map_err(say)?;
-        Ok(group)
-    }
-    fn run(&self, job: &Job) -> Command {
-        let procs = self.0.join("cgroup.procs");
-        let mut c = native(job);
-        // SAFETY: only system calls between fork and exec, and memory that was made
-        // before; the parent has no other thread.
-        unsafe { c.pre_exec(move || fs::write(&procs, "0")) };
-        c
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // The last process may be a moment in leaving.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        eprintln!("machvm-bench: {} could not be removed", self.0.display());
-    }
+fn within(group: &Cgroup, job: &Job) -> Command {
+    let mut c = native(job);
+    group.run(&mut c);
+    c
 }
 
 /// Does Linux compress to memory here, under a limit?
@@ -174,7 +144,7 @@ fn limited(machvm: &Path, job: &Job, limit: u64, what: &str, peer: bool) -> Vec<
         s.add("ours", seconds);
         if peer {
             // Linux's own reclaim gives up now and then, with swap to spare.
-            match Cgroup::new(limit).and_then(|g| time(g.run(job))) {
+            match Cgroup::new(limit).and_then(|g| time(within(&g, job))) {
                 Ok(native) => {
                     s.add("native", native);
                     s.add("paired", seconds);
@@ -192,13 +162,13 @@ fn limited(machvm: &Path, job: &Job, limit: u64, what: &str, peer: bool) -> Vec<
     row![job.name, name, ms(&s, "native"), ms(&s, "ours"), ratio]
 }
 
-fn ms(s: &Samples, name: &str) -> String {
+pub(crate) fn ms(s: &Samples, name: &str) -> String {
     let v = s.median(name);
     if v.is_nan() { "-".into() } else { format!("{:.0}", v * 1e3) }
 }
 
 /// `machvm`, built like this program and beside it.
-fn machvm_command() -> Result<PathBuf, String> {
+pub(crate) fn machvm_command() -> Result<PathBuf, String> {
     let me = std::env::current_exe().map_err(|e| e.to_string())?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let built =

@@ -46,6 +46,11 @@ pub(crate) fn goal_least(value: f64, at_least: f64) -> String {
     format!("{value:.2} (goal >= {at_least}) {verdict}")
 }
 
+/// How often something long is run: `MACHVM_ROUNDS`, or as given.
+pub(crate) fn rounds(usual: usize) -> usize {
+    std::env::var("MACHVM_ROUNDS").ok().and_then(|n| n.parse().ok()).filter(|n| *n != 0).unwrap_or(usual)
+}
+
 /// Prints rows in columns as wide as they need.
 pub(crate) fn print(title: &str, rows: &[Vec<String>]) {
     println!("{title}");
