@@ -119,6 +119,7 @@ impl<P: Platform> Vm<P> {
             + self.entries.touched_bytes()
             + self.bodies.touched_bytes()
             + self.frames.touched_bytes();
+        self.queues.settle(&self.pages);
         let reservations = self.frames.reserv_stats();
         Stats {
             reservations: reservations.active,

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use machvm_hal::{Event, Host, Woken};
+use machvm_hal::{CpuId, Event, Host, Woken};
 
 use crate::rng::Rng;
 
@@ -229,6 +229,15 @@ impl ModelHost {
 impl Host for ModelHost {
     type Ticket = Ticket;
 
+    /// Each scheduled thread has a CPU of its own; the threads of the system share some.
+    fn cpu(&self) -> CpuId {
+        if self.threaded.load(SeqCst) {
+            let stack = 0u8;
+            CpuId((std::ptr::from_ref(&stack).addr() >> 16) as u16)
+        } else {
+            CpuId(ME.get() as u16)
+        }
+    }
     fn is_privileged(&self) -> bool {
         PRIVILEGED.get() == std::ptr::from_ref(self).addr()
     }

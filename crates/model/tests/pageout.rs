@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use common::{at, may, pages, policy_of, seeds_of_soak, seeds_or};
-use machvm::map::{Attributes, Backing, Holes, Wiring};
+use machvm::map::{Advise, Attributes, Backing, Holes, Wiring};
 use machvm::object::Object;
 use machvm::page::PageQueue;
 use machvm::pageout::{Replacement, Shortage, TaskSize};
@@ -224,6 +224,62 @@ fn d07_d08_runs_to_a_pager_and_their_errors() {
         assert!((0..64).all(|p| data[p * PAGE_SIZE as usize] == p as u8 + 1));
         loads(&t, 0..64);
     });
+}
+
+// Pages that a CPU gathers on their way to a queue (P19, `vm_batchqueue`) are there for page-out,
+// for who frees them, and for who counts.
+#[test]
+fn p19_gathered_pages_are_found() {
+    both(256, |vm| {
+        let t = task(vm, 100);
+        for (first, n) in [(0, 5), (5, 1), (6, 30)] {
+            store(&t, first..first + n);
+            let s = vm.statistics();
+            assert!(s.active >= first + n && s.active == s.frames_resident, "{s:?}");
+        }
+        store(&t, 36..40);
+        t.map.delete(pages(33, 7), &mut may()).expect("delete");
+        store(&t, 40..43);
+        t.map.wire(pages(40, 2), Wiring::User, Holes::Refuse, &mut may()).expect("wire");
+        let mut out = 0;
+        while out < 34 {
+            let n = vm.pageout(100, &mut may());
+            assert!(n != 0, "{out} of 34 pages went");
+            out += n;
+        }
+        t.map.unwire(pages(40, 2), Wiring::User, Holes::Refuse, &mut may()).expect("unwire");
+        loads(&t, 0..33);
+        loads(&t, 40..43);
+    });
+}
+
+// The same by several CPUs at once, of which each frees what others gathered.
+#[test]
+fn p19_gathered_pages_of_other_cpus() {
+    for seed in seeds_or(8, 200) {
+        let c = Config { frames: 96, seed, policy: policy_of(seed), ..Config::default() };
+        let vm = Vm::new(Machine::new(c)).expect("memory");
+        let t = task(&vm, 120);
+        let (vm_, t_) = (&vm, &t);
+        let worker = |n: u64| {
+            Box::new(move || {
+                let mut rng = Rng::new(seed * 8 + n);
+                for _ in 0..60 {
+                    let p = n * 40 + rng.below(40);
+                    t_.store_word(at(p), p + 1).expect("store");
+                    let other = (n + 1) % 3 * 40 + rng.below(36);
+                    t_.map.madvise(pages(other, 4), Advise::DontNeed, &mut may()).expect("advice");
+                    vm_.host().preempt();
+                }
+            }) as Box<dyn FnOnce() + Send>
+        };
+        vm.host().set_preemption(1 + seed % 5);
+        vm.host().run_scheduled((0..3).map(worker).collect());
+        vm.host().set_preemption(0);
+        drop(t);
+        check_quiet(&vm, []);
+        assert_eq!(vm.live(), [0; 6], "left over, seed {seed}");
+    }
 }
 
 // The unswappable queue: looked at again when room came back, and only then (Z79).

@@ -19,6 +19,8 @@ pub enum Rank {
     Table = 45,
     /// The mappings of a page.
     Pv = 50,
+    /// Pages that a CPU gathers for the page queues.
+    Arrivals = 58,
     /// A page queue.
     PageQueue = 60,
     /// A slab of an arena.
@@ -33,7 +35,7 @@ pub enum Rank {
 
 impl Rank {
     /// Every rank, ascending.
-    pub const ALL: [Rank; 12] = [
+    pub const ALL: [Rank; 13] = [
         Rank::Map,
         Rank::Object,
         Rank::PagerTable,
@@ -41,6 +43,7 @@ impl Rank {
         Rank::Pmap,
         Rank::Table,
         Rank::Pv,
+        Rank::Arrivals,
         Rank::PageQueue,
         Rank::Slab,
         Rank::Free,
@@ -96,11 +99,12 @@ mod tests {
             Rank::Pmap => 4,
             Rank::Table => 5,
             Rank::Pv => 6,
-            Rank::PageQueue => 7,
-            Rank::Slab => 8,
-            Rank::Free => 9,
-            Rank::Shootdown => 10,
-            Rank::Leaf => 11,
+            Rank::Arrivals => 7,
+            Rank::PageQueue => 8,
+            Rank::Slab => 9,
+            Rank::Free => 10,
+            Rank::Shootdown => 11,
+            Rank::Leaf => 12,
         };
         assert!(Rank::ALL.iter().enumerate().all(|(i, r)| place(*r) == i));
     }

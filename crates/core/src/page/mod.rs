@@ -14,6 +14,7 @@
 //! [`Vm`](crate::Vm). `docs/vm_page.md` leads from the manual's names to these.
 
 mod alloc;
+mod arrivals;
 mod batch;
 mod bits;
 mod buddy;

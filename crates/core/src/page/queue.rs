@@ -4,10 +4,11 @@
 //! `page.queue` names, checked again under that lock.
 
 use machvm_arena::Handle;
-use machvm_hal::PageNo;
+use machvm_hal::CpuId;
 use machvm_sync::{Field64, Rank, Spin};
 
-use super::{Page, PageTable, handle};
+use super::arrivals::{Arrivals, is_gathered};
+use super::{Page, PageTable};
 use crate::pageout::Tag;
 use crate::platform::Platform;
 
@@ -44,6 +45,8 @@ pub(crate) struct Queues {
     lists: [Spin<List>; QUEUES],
     /// Their lengths, to be read without the lock. \[Q\] to write
     lens: [Field64; QUEUES],
+    /// Pages that are to go there.
+    arrivals: Arrivals,
 }
 
 impl Queues {
@@ -51,6 +54,7 @@ impl Queues {
         Queues {
             lists: core::array::from_fn(|_| Spin::new(Rank::PageQueue, List::default())),
             lens: core::array::from_fn(|_| Field64::new(0)),
+            arrivals: Arrivals::new(),
         }
     }
 
@@ -58,7 +62,8 @@ impl Queues {
         &self.lists[q as usize - 1]
     }
 
-    /// How many pages are on `q`, at some moment.
+    /// How many pages are on `q`, at some moment; those that a CPU gathers are not counted
+    /// ([`Queues::settle`]).
     pub(crate) fn len(&self, q: QueueId) -> u64 {
         self.lens[q as usize - 1].get()
     }
@@ -85,23 +90,42 @@ impl Queues {
         self.note_len(q, &list);
     }
 
-    /// Puts pages that are on no queue at the tail of `q` with that tag, the lock taken once.
+    /// Pages that are on no queue go to the tail of `q`, sooner or later: this CPU gathers
+    /// some first.
     ///
     /// => the pages are busy.
+    #[inline]
     pub(crate) fn enqueue_new<P: Platform>(
         &self,
         pages: &PageTable<P>,
-        run: &[PageNo],
+        cpu: CpuId,
+        run: impl Iterator<Item = Handle<Page>>,
         (q, tag): (QueueId, Tag),
     ) {
-        let mut list = self.list(q).lock();
-        for h in run.iter().map(|p| handle(*p)) {
-            let page = pages.get(h);
-            page.set_tag(tag);
-            Self::append(pages, &mut list, h, page);
-            page.queue.set(q as u32);
+        self.arrivals.gather(pages, cpu, (q as u32, tag), run, |gathered| self.link(pages, gathered));
+    }
+
+    /// Pages that CPUs have gathered go to their queues now.
+    ///
+    /// => no queue is locked.
+    pub(crate) fn settle<P: Platform>(&self, pages: &PageTable<P>) {
+        self.arrivals.flush(|gathered| self.link(pages, gathered));
+    }
+
+    /// Gathered pages go to the tails of the queues that they name, each lock taken once for
+    /// a row of the same.
+    #[inline(never)]
+    fn link<P: Platform>(&self, pages: &PageTable<P>, gathered: &[Option<Handle<Page>>]) {
+        let mut rest = gathered.iter().flatten().map(|h| (*h, pages.get(*h))).peekable();
+        while let Some((_, first)) = rest.peek() {
+            let name = first.queue.get();
+            let Some(q) = QueueId::of(name) else { return };
+            let mut list = self.list(q).lock();
+            while let Some((h, page)) = rest.next_if(|(_, page)| page.queue.get() == name) {
+                Self::append(pages, &mut list, h, page);
+            }
+            self.note_len(q, &list);
         }
-        self.note_len(q, &list);
     }
 
     /// As [`Queues::enqueue`], at the head.
@@ -133,8 +157,11 @@ impl Queues {
         loop {
             let q = page.queue.get();
             let Some(id) = QueueId::of(q) else { return };
+            if is_gathered(page, h) && self.arrivals.remove(page, h) {
+                return;
+            }
             let mut list = self.list(id).lock();
-            if page.queue.get() != q {
+            if page.queue.get() != q || is_gathered(page, h) {
                 continue; // moved while the lock was taken
             }
             Self::unlink(pages, &mut list, h);
@@ -207,6 +234,7 @@ impl Queues {
 
     /// Walks a queue: links both ways, names and count. Gives the count.
     pub(crate) fn check<P: Platform>(&self, pages: &PageTable<P>, q: QueueId) -> Result<u64, &'static str> {
+        self.settle(pages);
         let list = self.list(q).lock();
         let (mut at, mut before, mut n) = (list.head, None, 0);
         while let Some(h) = at {

@@ -80,6 +80,7 @@ impl<P: Platform> Vm<P> {
         if self.host().is_privileged() {
             return 0; // page-out itself needs memory: it does not wait for itself
         }
+        self.queues.settle(&self.pages);
         // Contents that nobody needs go before anything is written.
         let mut purged = self.free_replaced_first(may);
         purged += self.purge_volatile(want.saturating_sub(purged), may);
@@ -178,15 +179,14 @@ impl<P: Platform> Vm<P> {
     ///
     /// => it is busy.
     pub(crate) fn page_fresh(&self, h: Handle<Page>) {
-        let (q, tag) = self.control.policy.fresh();
-        self.pages.get(h).set_tag(tag);
-        self.queues.enqueue(&self.pages, h, q);
+        self.page_arrives(h, self.control.policy.fresh());
         self.watch_in(h, false);
     }
 
     /// As [`Vm::page_fresh`], of pages that are on no queue yet.
     pub(crate) fn pages_fresh(&self, run: &[PageNo]) {
-        self.queues.enqueue_new(&self.pages, run, self.control.policy.fresh());
+        let all = run.iter().map(|p| crate::page::handle(*p));
+        self.queues.enqueue_new(&self.pages, self.host().cpu(), all, self.control.policy.fresh());
         if self.plat.watch().is_some() {
             run.iter().for_each(|p| self.watch_in(crate::page::handle(*p), false));
         }
@@ -196,10 +196,13 @@ impl<P: Platform> Vm<P> {
     pub(crate) fn page_returned(&self, h: Handle<Page>, a: Handle<Anon>) {
         let now = self.control.evictions.get() as u32;
         let age = self.anons.get(a).take_evicted().map(|then| now.wrapping_sub(then));
-        let (q, tag) = self.control.policy.returned(age, self.frames.limit());
-        self.pages.get(h).set_tag(tag);
-        self.queues.enqueue(&self.pages, h, q);
+        self.page_arrives(h, self.control.policy.returned(age, self.frames.limit()));
         self.watch_in(h, true);
+    }
+
+    fn page_arrives(&self, h: Handle<Page>, whereto: (Queue, Tag)) {
+        self.queues.dequeue(&self.pages, h);
+        self.queues.enqueue_new(&self.pages, self.host().cpu(), core::iter::once(h), whereto);
     }
 
     /// A page that was set aside is used: it goes where the policy says.
