@@ -29,7 +29,7 @@ mod trace;
 use std::process::ExitCode;
 
 const USAGE: &str =
-    "usage: machvm-bench [faults] [copy] [stores] [instructions] [programs] [mach] [swap] [latency] [paged] [redis] [policies] [pmap] (none: all)
+    "usage: machvm-bench [faults] [copy] [stores] [instructions] [programs] [mach] [swap] [latency] [paged] [compressed] [redis] [policies] [pmap] (none: all)
   pmap --check: fails when an operation costs more than bench/pmap.baseline says; --save: writes that";
 
 fn main() -> ExitCode {
@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         ("swap", done(swap::run)),
         ("latency", done(latency::run)),
         ("paged", done(paged::run)),
+        ("compressed", done(paged::run_compressed)),
         ("redis", done(remote::run)),
         ("policies", Box::new(policies::run)),
         ("pmap", Box::new(move || pmap_table::run(&options))),
