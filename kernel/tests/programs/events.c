@@ -138,6 +138,41 @@ struct area {
 static struct area areas[2];
 #define SIGNATURE 0x53053053
 
+// A restartable sequence: n turns; out: its way out was taken.
+#define DESCRIPTOR \
+  ".pushsection __rseq_cs, \"aw\"\n" \
+  ".balign 32\n" \
+  "3: .long 0, 0\n .quad 1f, 2f - 1f, 4f\n" \
+  ".popsection\n"
+#if defined __x86_64__
+#define RUN(n, out, sequence) \
+  __asm__ volatile(DESCRIPTOR \
+                   "lea 3b(%%rip), %%rax\n mov %%rax, %2\n" \
+                   "1: dec %0\n jnz 1b\n" \
+                   "2: jmp 5f\n .long 0x53053053\n" \
+                   "4: mov $1, %1\n" \
+                   "5:\n" \
+                   : "+r"(n), "+r"(out), "=m"(sequence) : : "rax", "memory", "cc")
+#elif defined __aarch64__
+#define RUN(n, out, sequence) \
+  __asm__ volatile(DESCRIPTOR \
+                   "adrp x9, 3b\n add x9, x9, :lo12:3b\n str x9, %2\n" \
+                   "1: subs %0, %0, #1\n b.ne 1b\n" \
+                   "2: b 5f\n .long 0x53053053\n" \
+                   "4: mov %1, #1\n" \
+                   "5:\n" \
+                   : "+r"(n), "+r"(out), "=m"(sequence) : : "x9", "memory", "cc")
+#else
+#define RUN(n, out, sequence) \
+  __asm__ volatile(DESCRIPTOR \
+                   "la t0, 3b\n sd t0, %2\n" \
+                   "1: addi %0, %0, -1\n bnez %0, 1b\n" \
+                   "2: j 5f\n .long 0x53053053\n" \
+                   "4: li %1, 1\n" \
+                   "5:\n" \
+                   : "+r"(n), "+r"(out), "=m"(sequence) : : "t0", "memory")
+#endif
+
 // Counts in a restartable sequence, a step a turn, and looks for the way out now and then.
 static void *count(void *arg) {
   struct area *a = arg;
@@ -148,21 +183,7 @@ static void *count(void *arg) {
   uint64_t until = now() + 10000000000ull;
   while (aborts < 3 && now() < until) {
     uint64_t out = 0, n = 200000;
-    __asm__ volatile(
-        ".pushsection __rseq_cs, \"aw\"\n"
-        ".balign 32\n"
-        "3: .long 0, 0\n .quad 1f, 2f - 1f, 4f\n"
-        ".popsection\n"
-        "lea 3b(%%rip), %%rax\n"
-        "mov %%rax, %[sequence]\n"
-        "1: dec %[n]\n jnz 1b\n"
-        "2: jmp 5f\n"
-        ".long 0x53053053\n"
-        "4: mov $1, %[out]\n"
-        "5:\n"
-        : [n] "+r"(n), [out] "+r"(out), [sequence] "=m"(a->sequence)
-        :
-        : "rax", "memory", "cc");
+    RUN(n, out, a->sequence);
     aborts += out, done += !out;
     cpus |= a->cpu != a->start || a->cpu > 64;
     if (out && a->sequence) return (void *)3;
@@ -223,7 +244,9 @@ static void start(char **argv) {
   n = slurp("/proc/self/auxv", text, sizeof text);
   Elf64_auxv_t *a = (Elf64_auxv_t *)text;
   int wrong = 0, entries = n / sizeof *a;
-  for (int i = 0; i < entries && a[i].a_type; i++) wrong += getauxval(a[i].a_type) != a[i].a_un.a_val;
+  // On x86-64 the C library has its own idea of AT_HWCAP.
+  for (int i = 0; i < entries && a[i].a_type; i++)
+    wrong += a[i].a_type != AT_HWCAP && getauxval(a[i].a_type) != a[i].a_un.a_val;
   printf("\nauxv: whole %d, ends %d, wrong %d\n", n % sizeof *a == 0, entries && a[entries - 1].a_type == 0, wrong);
   fflush(stdout);
   _exit(0);

@@ -23,6 +23,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+// O_LARGEFILE as the kernel has it, which is set in every file.
+#ifdef __aarch64__
+#define LARGE 0400000
+#else
+#define LARGE 0100000
+#endif
+
 #define T(e) (errno = 0, said(#e, (long)(e)))
 #define BAD ((void *)8)
 
@@ -108,9 +115,9 @@ static void positions(void)
 	T(pwrite(fd, "P", 1, 0));
 	T(size(fd));
 	T(read(fd, b, 1));
-	T(fcntl(fd, F_GETFL) & ~0100000);
+	T(fcntl(fd, F_GETFL) & ~LARGE);
 	T(fcntl(fd, F_SETFL, O_NONBLOCK));
-	T(fcntl(fd, F_GETFL) & ~0100000);
+	T(fcntl(fd, F_GETFL) & ~LARGE);
 	T(lseek(fd, 2, SEEK_SET));
 	T(write(fd, "Z", 1));
 	T(size(fd));
