@@ -87,7 +87,8 @@ fn give_entries(system: &'static Pmaps) {
     arch::use_kernel_root(root);
 }
 
-/// Pmaps that have nothing to do with the others, for the self-test. They live for ever.
+/// Pmaps that have nothing to do with the others, for the self-test. They live for ever, and where the kernel's half has
+/// a root of its own theirs is walked, until [`use_own_pmaps`].
 pub(crate) fn more_pmaps() -> Option<&'static Pmaps> {
     let Tables { md, first, .. } = *pmaps().port().mem();
     let mem = Tables { md, first, spare: AtomicU64::new(0), taken: AtomicU64::new(0) };
@@ -389,6 +390,13 @@ pub(crate) fn daemon() -> ! {
 /// This CPU walks no program's addresses from now on. => interrupts are off.
 pub(crate) fn unload_pmap(cpu: CpuId) {
     pmaps().activate(pmaps().kernel_id(), cpu);
+}
+
+/// After [`more_pmaps`]: the kernel's half is again that of [`pmaps`]. => nothing of theirs is in use.
+pub(crate) fn use_own_pmaps() {
+    arch::use_kernel_root(PtPmap::kernel(pmaps()).root());
+    unload_pmap(CpuId(arch::here().number));
+    forget_translations();
 }
 
 /// This CPU, which just came online, has no translations of before. => interrupts are off.

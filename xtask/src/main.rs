@@ -25,15 +25,15 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   no-alloc  proves that hal, sync, arena, arch, pmap and core reach no allocator
   cross     builds the core for bare x86-64, AArch64 and RISC-V machines
   install   installs the C library, its headers and manual pages (--prefix DIR)
-  kernel x86_64|riscv64 [-- APPEND]
+  kernel x86_64|riscv64|aarch64 [-- APPEND]
             boots our kernel in QEMU with these words on its command line, as in `kernel riscv64 -- selftest`
-  kernel-run [--arch x86_64|riscv64] [--mem 512M] [--smp 1] [--icount] [--disk FILE...]
+  kernel-run [--arch x86_64|riscv64|aarch64] [--mem 512M] [--smp 1] [--icount] [--disk FILE...]
             [--swap pool:64M,/dev/vda] [--initrd FILE.cpio] -- PROGRAM [ARG...]
             boots our kernel in QEMU with PROGRAM as its first process; ends with its status;
             without --initrd a disk begins with the archive that has the root
   kernel-bench [--ours] [PROGRAM...]
             instructions of memory operations under our kernel and under Debian's Linux
-  kernel-test [--arch x86_64|riscv64] [--smp N] [NAME...]
+  kernel-test [--arch x86_64|riscv64|aarch64] [--smp N] [NAME...]
             runs the programs and scripts of kernel/tests under our kernel and here, and compares;
             without --smp on one CPU and on two
   coverage  writes docs/coverage.md: which rows of the interface which tests show (--check: compares)";

@@ -104,6 +104,7 @@ const ROWS: &[Row] = list![
 /// => at the start, before there are programs; `early`: [`MEMORY`] bytes.
 pub(crate) fn run(early: u64, command_line: &str) -> ! {
     use rows::Fixture as _;
+    crate::say!("machvm: selftest: the MMU notes {:?}", arch::hw_bits());
     for (name, row) in ROWS {
         let machine = Machine::new(early);
         row(&machine);

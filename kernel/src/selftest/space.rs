@@ -143,8 +143,7 @@ pub(super) fn run(has_swap: bool) -> usize {
         ("wired_memory_does_not_fault", wired_memory_does_not_fault),
     ];
     // The systems of pmaps of other tests had the CPU; the kernel's own takes it back.
-    unload_pmap(CpuId(0));
-    crate::embed::forget_translations();
+    crate::embed::use_own_pmaps();
     for (name, test) in all {
         test();
         crate::say!("machvm: selftest {name} ... ok");

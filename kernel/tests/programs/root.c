@@ -1,7 +1,7 @@
 // The root is on a disk: files come from it when they are asked for, once more after they had to make room, and what is
 // changed of them is in memory only. /bin/busybox is the same file there and here.
-// kernel-test root-disk: cpus=2 mem=48M root=128M disk=96M swap=/dev/vdb
-// kernel-test root-initrd: cpus=1
+// kernel-test root-disk: cpus=2 mem=48M root=128M disk=96M swap=/dev/vdb busybox
+// kernel-test root-initrd: cpus=1 busybox
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>

@@ -2,7 +2,9 @@
 
 mod arch;
 mod bench;
+mod busybox;
 mod cases;
+mod image;
 mod initrd;
 mod test;
 
@@ -40,6 +42,8 @@ struct Machine {
     disks: Vec<String>,
     /// Words for the kernel: what comes before `--` on its command line.
     words: Vec<String>,
+    /// Another CPU than the machine's usual one.
+    cpu: Option<&'static str>,
 }
 
 impl Default for Machine {
@@ -50,6 +54,7 @@ impl Default for Machine {
             cpus: "1".into(),
             disks: Vec::new(),
             words: Vec::new(),
+            cpu: None,
         }
     }
 }
@@ -121,7 +126,14 @@ fn build(arch: Arch) -> Option<PathBuf> {
     let dir = std::env::current_dir().ok()?.join("target/kernel");
     let dir_text = dir.display().to_string();
     let vars = [&vars[..], &[("CARGO_TARGET_DIR", dir_text.as_str())]].concat();
-    run("the kernel", &args, &vars).then(|| dir.join(target).join("release/machvm-kernel"))
+    if !run("the kernel", &args, &vars) {
+        return None;
+    }
+    let program = dir.join(target).join("release/machvm-kernel");
+    if !arch.wants_image() {
+        return Some(program);
+    }
+    image::write(&program).inspect_err(|why| eprintln!("xtask: {why}")).ok()
 }
 
 /// QEMU with the kernel in it, and no devices but disks and the serial line, which is standard input and output.
@@ -129,6 +141,8 @@ fn build(arch: Arch) -> Option<PathBuf> {
 fn qemu(kernel: &Path, m: &Machine, initrd: Option<&Path>, program: &[String]) -> Command {
     let mut qemu = Command::new(m.arch.qemu());
     qemu.args(m.arch.machine()).args(["-smp", &m.cpus]);
+    // The last one counts.
+    qemu.args(m.cpu.iter().flat_map(|cpu| ["-cpu", cpu]));
     qemu.args(["-accel", if m.cpus == "1" { "tcg,thread=single" } else { "tcg,thread=multi" }]);
     qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-m", &m.memory]);
     for (i, file) in m.disks.iter().enumerate() {

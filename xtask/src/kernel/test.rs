@@ -4,7 +4,8 @@
 //! kernel in QEMU. What it prints and how it ends must be equal. So with every script of `kernel/tests/scripts`, by
 //! Debian's static busybox. A line in a source may ask for another machine, as `cases.rs` has it. After every run the
 //! kernel must have found that nothing leaked. On other machines than x86-64 (`--arch`) programs that need no disk
-//! are run on one CPU, with what only x86-64 has left out (`PORTABLE`), and no scripts. On a machine with several CPUs two kernels run at a time.
+//! are run on one CPU, with what only x86-64 has left out (`PORTABLE`), and scripts where Debian has a Busybox. On a
+//! machine with several CPUs two kernels run at a time.
 
 use std::fs;
 use std::io::Read;
@@ -18,12 +19,11 @@ use std::time::{Duration, Instant};
 use super::arch::Arch;
 use super::cases::{Case, cases};
 use super::initrd::Initrd;
-use super::{Machine, build, cpus, qemu, status_in};
+use super::{Machine, build, busybox, cpus, qemu, status_in};
 
 const PROGRAMS: &str = "kernel/tests/programs";
 const SCRIPTS: &str = "kernel/tests/scripts";
 const OUT: &str = "target/kernel-test";
-const BUSYBOX: &str = "/bin/busybox";
 /// QEMU without hardware support on a busy machine. No case takes a tenth of it on one with nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Kernels at a time, at most.
@@ -60,13 +60,18 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Writes an initial file system with Busybox, if Debian has it for the machine, and one file more; gives where.
-fn archive(arch: Arch, called: &str, more: Option<(&str, &Path)>) -> Result<PathBuf, String> {
+/// Writes an initial file system with Busybox, if there is one, and one file more; gives where.
+fn archive(
+    arch: Arch,
+    called: &str,
+    busybox: Option<&Path>,
+    more: Option<(&str, &Path)>,
+) -> Result<PathBuf, String> {
     let mut initrd = Initrd::default();
     ["bin", "dev", "proc", "tmp", "etc"].iter().for_each(|d| initrd.directory(d));
-    if arch == Arch::default() {
+    if let Some(busybox) = busybox {
         initrd
-            .file("bin/busybox", Path::new(BUSYBOX))
+            .file("bin/busybox", busybox)
             .map_err(|e| format!("{e}; on Debian: apt-get install busybox-static"))?;
     }
     if let Some((name, path)) = more {
@@ -102,7 +107,7 @@ fn prepare(arch: Arch, only: &[String]) -> Result<Vec<Run>, String> {
         asked.retain(|c| wanted(&name) || wanted(&c.name));
         asked.iter_mut().for_each(|c| c.machine.arch = arch);
         if !arch.has_devices() {
-            asked.retain(|c| c.disk.is_none() && c.root.is_none());
+            asked.retain(|c| c.disk.is_none() && c.root.is_none() && !c.busybox);
             asked.iter_mut().for_each(|c| c.cpus = None);
         }
         if asked.is_empty() {
@@ -118,7 +123,8 @@ fn prepare(arch: Arch, only: &[String]) -> Result<Vec<Run>, String> {
             link(arch, arch, &source, &theirs)?;
             theirs
         };
-        let initrd = archive(arch, &name, Some((&format!("bin/{name}"), &theirs)))?;
+        let busybox = (arch == Arch::default()).then(|| Path::new(busybox::HERE));
+        let initrd = archive(arch, &name, busybox, Some((&format!("bin/{name}"), &theirs)))?;
         for case in asked {
             let with_args = |path: String| [&[path], &case.args[..]].concat();
             let (inside, outside) =
@@ -128,15 +134,17 @@ fn prepare(arch: Arch, only: &[String]) -> Result<Vec<Run>, String> {
     }
     for script in sorted(SCRIPTS)? {
         let name = stem(&script);
-        if !wanted(&name) || arch != Arch::default() {
+        if !wanted(&name) {
             continue;
         }
-        let initrd = archive(arch, &name, Some((&format!("etc/{name}"), &script)))?;
+        let Some(busybox) = busybox::path(arch, out) else { continue };
+        let initrd = archive(arch, &name, Some(&busybox), Some((&format!("etc/{name}"), &script)))?;
         let words = |path: String| vec!["busybox".to_string(), "sh".into(), path];
         let mut inside = words(format!("/etc/{name}"));
         inside[0] = "/bin/busybox".into();
         let outside = words(script.display().to_string());
-        let case = cases(&name, "")?.remove(0);
+        let mut case = cases(&name, "")?.remove(0);
+        case.machine.arch = arch;
         runs.push(Run { case, inside, initrd, outside, want: OnceLock::new() });
     }
     if let Some(name) =
@@ -284,7 +292,7 @@ const PANIC: &str = "panic";
 fn panic(arch: Arch, kernel: &Path) -> Option<String> {
     let program = Path::new(OUT).join(format!("panic.{}", arch.name()));
     let linked = link(arch, arch, &Path::new(PROGRAMS).join("fine.c"), &program);
-    let initrd = match linked.and_then(|()| archive(arch, PANIC, Some(("bin/init", &program)))) {
+    let initrd = match linked.and_then(|()| archive(arch, PANIC, None, Some(("bin/init", &program)))) {
         Ok(path) => path,
         Err(why) => return Some(why),
     };
@@ -293,7 +301,7 @@ fn panic(arch: Arch, kernel: &Path) -> Option<String> {
         Err(why) => Some(why),
         Ok(said) => {
             let named = said.contains("double fault (kernel stack overflow?)");
-            let trace = said.lines().filter(|l| l.starts_with("  at 0xffffffff8")).count();
+            let trace = said.lines().filter(|l| l.starts_with("  at 0xffffffff")).count();
             let fine = named && trace >= 4 && status_in(said.lines().last().unwrap_or_default()).is_none();
             (!fine).then(|| format!("no readable panic:\n{said}"))
         }
@@ -303,9 +311,9 @@ fn panic(arch: Arch, kernel: &Path) -> Option<String> {
 /// The kernel tests its pmap and the core, on the MMU that QEMU has.
 const SELFTEST: &str = "selftest";
 
-fn selftest(arch: Arch, kernel: &Path) -> Option<String> {
+fn selftest(arch: Arch, cpu: Option<&'static str>, kernel: &Path) -> Option<String> {
     let words = vec![SELFTEST.into(), "swap=pool:8M".into()];
-    match all_that_is_said(kernel, &Machine { arch, words, ..Machine::default() }, None, &[]) {
+    match all_that_is_said(kernel, &Machine { arch, words, cpu, ..Machine::default() }, None, &[]) {
         Err(why) => Some(why),
         Ok(said) => {
             let fine = said.lines().last().and_then(status_in) == Some(0)
@@ -320,7 +328,8 @@ enum Job<'a> {
     /// This case, on so many CPUs.
     Case(&'a Run, &'a str),
     Panic(Arch),
-    SelfTest(Arch),
+    /// On this CPU, if not the usual one.
+    SelfTest(Arch, Option<&'static str>),
 }
 
 impl Job<'_> {
@@ -328,7 +337,8 @@ impl Job<'_> {
         match self {
             Job::Case(run, n) => format!("{} on {n} CPU{}", run.case.name, if *n == "1" { "" } else { "s" }),
             Job::Panic(_) => PANIC.into(),
-            Job::SelfTest(_) => SELFTEST.into(),
+            Job::SelfTest(_, None) => SELFTEST.into(),
+            Job::SelfTest(_, Some(cpu)) => format!("{SELFTEST} on {cpu}"),
         }
     }
     /// `None`: all is well.
@@ -336,7 +346,7 @@ impl Job<'_> {
         let (run, cpus) = match self {
             Job::Case(run, cpus) => (run, cpus),
             Job::Panic(arch) => return panic(*arch, kernel),
-            Job::SelfTest(arch) => return selftest(*arch, kernel),
+            Job::SelfTest(arch, cpu) => return selftest(*arch, *cpu, kernel),
         };
         let want = run.want.get_or_init(|| natively(run)).as_ref();
         let both = want.map_err(String::clone).and_then(|want| Ok((want, inside(kernel, cpus, run)?)));
@@ -379,7 +389,8 @@ fn compare(args: &[String]) -> Result<bool, String> {
         jobs.push(Job::Panic(arch));
     }
     if only.is_empty() || only.iter().any(|n| n == SELFTEST) {
-        jobs.push(Job::SelfTest(arch));
+        jobs.push(Job::SelfTest(arch, None));
+        jobs.extend(arch.simple_cpu().map(|cpu| Job::SelfTest(arch, Some(cpu))));
     }
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let work = || {

@@ -7,6 +7,8 @@
 
 use core::arch::global_asm;
 
+use super::super::clock;
+use super::super::single::Table;
 use crate::arch::{BootInfo, fdt};
 
 global_asm!(
@@ -74,8 +76,6 @@ _start:
     kmain = sym crate::kmain,
 );
 
-use super::paging::Table;
-
 /// The tables below the root's entries: the direct map, and the kernel's addresses.
 pub(super) static DIRECT_TABLE: Table = Table::EMPTY;
 static HIGH_TABLE: Table = Table::EMPTY;
@@ -88,7 +88,7 @@ static HIGH_TABLE: Table = Table::EMPTY;
 pub(crate) unsafe fn boot_info(info: u64) -> BootInfo {
     // SAFETY: by 1 and 2; the direct map has 512 GiB.
     let mut tree = unsafe { fdt::read(info) };
-    super::timer::set_frequency(tree.timebase);
+    clock::set_frequency(tree.timebase);
     // What firmware said on the same line ends here.
     crate::say!("machvm: riscv64, {} counts a second", tree.timebase);
     // No other hart is started.

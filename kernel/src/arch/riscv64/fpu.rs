@@ -73,8 +73,3 @@ impl FpuState {
         }
     }
 }
-
-/// Floating-point instructions do not fault on this machine.
-pub(crate) fn float_code() -> i32 {
-    0
-}

@@ -1,26 +1,8 @@
-//! Whole frames.
+//! Instructions in frames, and what programs are told that the CPU can do.
 
 use core::arch::asm;
 
-use machvm_hal::{PAGE_SIZE, Pfn};
-
-use super::direct;
-
-/// Clears a frame. => the caller owns it.
-pub(crate) fn zero_page(f: Pfn) {
-    // SAFETY: the caller owns the frame; it is in the direct map.
-    unsafe { direct(f.byte()).cast::<u64>().write_bytes(0, PAGE_SIZE as usize / 8) }
-}
-
-/// Copies a frame. => the caller owns `to`.
-pub(crate) fn copy_page(from: Pfn, to: Pfn) {
-    // SAFETY: two frames in the direct map; a program that writes the first meanwhile gives old or new bytes.
-    unsafe {
-        direct(to.byte())
-            .cast::<u64>()
-            .copy_from_nonoverlapping(direct(from.byte()).cast(), PAGE_SIZE as usize / 8);
-    }
-}
+use machvm_hal::Pfn;
 
 /// Instructions were written into a frame: this hart fetches them from now on.
 pub(crate) fn sync_icache(_frame: Pfn) {
@@ -28,7 +10,7 @@ pub(crate) fn sync_icache(_frame: Pfn) {
     unsafe { asm!("fence.i", options(nostack, preserves_flags)) }
 }
 
-/// The pmap's root of the kernel's half, which is in every root here. => once.
+/// The pmap's root of the kernel's half, which is in every root here.
 pub(crate) fn use_kernel_root(_root: Pfn) {}
 
 /// AT_HWCAP: a bit for each of the letters i, m, a, f, d, c.

@@ -9,15 +9,19 @@ use machvm_arch::{Mode, Riscv};
 use machvm_hal::Pfn;
 use machvm_pmap::HwBits;
 
+use super::super::single::Table;
+use super::super::tables::{index, leaf};
+use super::KVA;
 use super::boot::DIRECT_TABLE;
-use super::{DIRECT, KVA, VSPACE, direct};
+use crate::arch::{DIRECT, VSPACE};
 
 /// The format of this machine's tables.
 pub(crate) type Format = machvm_pmap::pte::Sv48;
 /// Invalidation.
 pub(crate) type NativeTlb = Riscv<Cpu>;
 
-const VALID: u64 = 1;
+/// An entry is there.
+pub(in crate::arch) const VALID: u64 = 1;
 const READ: u64 = 2;
 const WRITE: u64 = 4;
 const GLOBAL: u64 = 0x20;
@@ -25,43 +29,16 @@ const GLOBAL: u64 = 0x20;
 const USED: u64 = 0xc0;
 const PPN: u64 = ((1 << 44) - 1) << 10;
 
-/// A page table.
-#[repr(C, align(4096))]
-pub(super) struct Table([AtomicU64; 512]);
-
-impl Table {
-    /// With nothing in it.
-    pub(super) const EMPTY: Self = Table([const { AtomicU64::new(0) }; 512]);
-}
-
 /// The root that the kernel begins with.
 pub(super) static ROOT: Table = Table::EMPTY;
 
-fn entry(table: u64, index: usize) -> &'static AtomicU64 {
-    // SAFETY: a table of ours in the direct map, which lives for ever; entries are words.
-    unsafe { &*direct(table).cast::<AtomicU64>().add(index) }
-}
-fn frame_of(word: u64) -> u64 {
+/// The address in an entry.
+pub(in crate::arch) fn frame_of(word: u64) -> u64 {
     (word & PPN) << 2
 }
-fn pointer(table: u64) -> u64 {
+/// An entry that leads to a table.
+pub(in crate::arch) fn pointer(table: u64) -> u64 {
     table >> 2 | VALID
-}
-
-/// The table below an entry; made where there is none.
-fn below(table: u64, index: usize, frame: &mut dyn FnMut() -> Option<u64>) -> Option<u64> {
-    let e = entry(table, index);
-    let old = e.load(Ordering::Acquire);
-    if old & VALID != 0 {
-        return Some(frame_of(old));
-    }
-    let new = frame()?;
-    e.store(pointer(new), Ordering::Release);
-    Some(new)
-}
-
-fn index(va: u64, level: u32) -> usize {
-    (va >> (12 + 9 * (level - 1)) & 511) as usize
 }
 
 /// Gives [`VSPACE`] its table; the direct map has been complete since boot.
@@ -95,10 +72,7 @@ fn fence(va: Option<u64>) {
 /// => callers take turns.
 pub(crate) fn map_kernel_page(va: u64, to: Pfn, frame: &mut dyn FnMut() -> Option<u64>) -> Option<()> {
     let third = frame_of(ROOT.0[index(va, 4)].load(Ordering::Acquire));
-    let second = below(third, index(va, 3), frame)?;
-    let first = below(second, index(va, 2), frame)?;
-    entry(first, index(va, 1))
-        .store(to.byte() >> 2 | VALID | READ | WRITE | GLOBAL | USED, Ordering::Release);
+    leaf(third, va, frame)?.store(to.byte() >> 2 | VALID | READ | WRITE | GLOBAL | USED, Ordering::Release);
     // Also what is not valid may be remembered.
     fence(Some(va));
     Some(())

@@ -1,6 +1,6 @@
 //! The serial line (an ns16550), and the interrupt controller (a PLIC) that tells of its bytes.
 
-use super::direct;
+use crate::arch::direct;
 
 const UART: u64 = 0x1000_0000;
 /// Its interrupt.

@@ -6,11 +6,12 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::super::stack::{Place, rearm};
 use super::fpu;
 use super::trap::{A0, Frame, RA, SP};
 use crate::elf;
-use crate::errno::{EFAULT, Result};
-use crate::process::signal::{Action, INFO_BYTES, Info, SA_ONSTACK, SS_DISABLE};
+use crate::errno::Result;
+use crate::process::signal::{Action, INFO_BYTES, Info};
 use crate::{sched, user};
 
 /// Words of `struct ucontext`: flags, link, the alternate stack, mask (and room for more), registers.
@@ -21,17 +22,10 @@ const FLOATS: usize = REGISTERS + 32;
 /// Bytes of `struct ucontext`, with room for registers of 128 bits.
 const UCONTEXT: usize = 960;
 const FRAME: u64 = INFO_BYTES as u64 + UCONTEXT as u64;
-/// SS_AUTODISARM: the alternate stack is off while a handler runs on it.
-const AUTODISARM: u64 = 1 << 31;
 
 /// The most that a signal takes of a stack (AT_MINSIGSTKSZ).
 pub(crate) fn signal_frame_bytes() -> u64 {
     FRAME + 16
-}
-
-/// Is `sp` on the thread's alternate stack?
-pub(crate) fn is_on(stack: [u64; 3], sp: u64) -> bool {
-    stack[2] & AUTODISARM == 0 && sp > stack[0] && sp - stack[0] <= stack[1]
 }
 
 /// The handler of `action` runs when the program goes on; `mask` comes back after it.
@@ -40,19 +34,12 @@ pub(crate) fn is_on(stack: [u64; 3], sp: u64) -> bool {
 /// EFAULT: its stack cannot be written.
 pub(crate) fn push_signal(f: &mut Frame, info: &Info, action: Action, mask: u64) -> Result<()> {
     let t = sched::current();
-    let alternate = t.signals.alternate();
-    let old = f.stack_pointer();
-    let switch = action.flags & SA_ONSTACK != 0 && alternate[2] & SS_DISABLE == 0 && !is_on(alternate, old);
-    let top = if switch { alternate[0].wrapping_add(alternate[1]) } else { old };
+    let place = Place::of(action, f.stack_pointer());
+    let top = place.top(0);
     let sp = top.wrapping_sub(FRAME) & !15;
-    // One that outgrows the alternate stack is refused, as by Linux.
-    if sp > top
-        || (is_on(alternate, old) || switch) && !is_on(alternate, sp) && alternate[2] & SS_DISABLE == 0
-    {
-        return Err(EFAULT);
-    }
+    place.check(sp, top)?;
     let mut words = [0u64; UCONTEXT / 8];
-    words[STACK..STACK + 3].copy_from_slice(&[alternate[0], alternate[2], alternate[1]]);
+    words[STACK..STACK + 3].copy_from_slice(&place.words());
     words[MASK] = mask;
     words[REGISTERS] = f.pc;
     words[REGISTERS + 1..FLOATS].copy_from_slice(&f.x);
@@ -61,9 +48,7 @@ pub(crate) fn push_signal(f: &mut Frame, info: &Info, action: Action, mask: u64)
     let floats = INFO_BYTES + 8 * FLOATS;
     t.read_vectors(&mut bytes[floats..floats + fpu::BYTES]);
     user::write(sp, &bytes)?;
-    if alternate[2] & AUTODISARM != 0 {
-        t.signals.set_alternate([0, 0, SS_DISABLE]);
-    }
+    place.disarm();
     f.x[A0..A0 + 3].copy_from_slice(&[info.signal.into(), sp, sp + INFO_BYTES as u64]);
     f.x[RA] = elf::SIGNAL_RETURN;
     f.x[SP] = sp;
@@ -86,6 +71,6 @@ pub(crate) fn pop_signal(f: &mut Frame) -> Result<()> {
     f.x = core::array::from_fn(|i| w(REGISTERS + 1 + i));
     f.return_whole();
     t.signals.set_mask(w(MASK));
-    t.signals.set_alternate([w(STACK), w(STACK + 2), w(STACK + 1) & 0xffff_ffff]);
+    rearm([w(STACK), w(STACK + 1), w(STACK + 2)]);
     Ok(())
 }

@@ -8,7 +8,10 @@ use core::mem::offset_of;
 
 use machvm_hal::Prot;
 
-use super::cpu::{CpuLocal, FS, SPIE, SPP, SUM};
+use super::super::single::CpuLocal;
+use super::super::stack;
+use super::cpu::{FS, SPIE, SPP, SUM};
+use crate::arch::{interrupts_off, interrupts_restore};
 use crate::trap::{Exception, exception, interrupted, system_call};
 
 /// Registers of what was interrupted.
@@ -264,7 +267,7 @@ extern "C" fn dispatch(f: &mut Frame) {
         8 => {
             f.is_call = 1;
             f.pc = f.pc.wrapping_add(4);
-            super::interrupts_restore(true);
+            interrupts_restore(true);
             return system_call(f);
         }
         12 => page(Prot::X),
@@ -278,17 +281,17 @@ extern "C" fn dispatch(f: &mut Frame) {
     };
     // Where interrupts were on they are on again: the fault may sleep.
     if f.status & SPIE != 0 {
-        super::interrupts_restore(true);
+        interrupts_restore(true);
     }
     exception(f, e);
-    super::interrupts_off();
+    interrupts_off();
 }
 
 /// The stack is used up, at `pc`.
 extern "C" fn overflow(sp: u64, pc: u64) -> ! {
     crate::say!("\ndouble fault (kernel stack overflow?) at {pc:#x}, stack {sp:#x}");
     // SAFETY: the stack's last page is the one behind the page that is not there.
-    unsafe { super::cpu::trace((sp + 0xfff) & !0xfff, 512) }
+    unsafe { stack::trace((sp + 0xfff) & !0xfff, 512) }
     panic!("no kernel stack left")
 }
 

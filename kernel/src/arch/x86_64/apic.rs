@@ -42,11 +42,11 @@ static IDS: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
 
 fn read(register: u64) -> u32 {
     // SAFETY: a register of the local APIC, which the direct map maps uncached.
-    unsafe { super::direct(APIC + register).cast::<u32>().read_volatile() }
+    unsafe { crate::arch::direct(APIC + register).cast::<u32>().read_volatile() }
 }
 fn write(register: u64, v: u32) {
     // SAFETY: as above.
-    unsafe { super::direct(APIC + register).cast::<u32>().write_volatile(v) }
+    unsafe { crate::arch::direct(APIC + register).cast::<u32>().write_volatile(v) }
 }
 
 /// Switches it on; its timer is off. => once on each CPU; the direct map reaches it.

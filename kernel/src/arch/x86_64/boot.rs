@@ -134,14 +134,14 @@ struct StartInfo {
 /// 2. What it leads to stays as it is.
 pub(crate) unsafe fn boot_info(info: u64) -> BootInfo {
     // SAFETY: by 1 there is a structure of that layout, and by 2 nobody changes it.
-    let s = unsafe { &*super::direct(info).cast::<StartInfo>() };
+    let s = unsafe { &*crate::arch::direct(info).cast::<StartInfo>() };
     assert!(s.magic == MAGIC, "not entered by PVH: magic {:#x}", s.magic);
     let mut b =
         BootInfo { memory: [Span::default(); 16], ranges: 0, initrd: None, command_line: "", tables: s.rsdp };
     for i in 0..u64::from(s.memory_entries) {
         // SAFETY: as above; entries are 24 bytes: address, size, type.
         let (start, size, kind) = unsafe {
-            let e = super::direct(s.memory_map + 24 * i).cast::<u64>();
+            let e = crate::arch::direct(s.memory_map + 24 * i).cast::<u64>();
             (e.read(), e.add(1).read(), e.add(2).cast::<u32>().read())
         };
         if kind == 1 && b.ranges < b.memory.len() {
@@ -152,14 +152,14 @@ pub(crate) unsafe fn boot_info(info: u64) -> BootInfo {
     if s.modules > 0 {
         // SAFETY: as above; a module is address and size.
         let (start, size) = unsafe {
-            let m = super::direct(s.module_list).cast::<u64>();
+            let m = crate::arch::direct(s.module_list).cast::<u64>();
             (m.read(), m.add(1).read())
         };
         b.initrd = Some(Span { start, end: start + size });
     }
     if s.command_line != 0 {
         // SAFETY: as above; a string that ends in a zero byte.
-        let text = unsafe { core::ffi::CStr::from_ptr(super::direct(s.command_line).cast()) };
+        let text = unsafe { core::ffi::CStr::from_ptr(crate::arch::direct(s.command_line).cast()) };
         b.command_line = text.to_str().unwrap_or("");
     }
     b

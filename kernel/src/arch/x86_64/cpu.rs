@@ -172,37 +172,13 @@ pub(crate) fn send_reschedule(cpus: u64) {
     super::apic::interrupt(cpus, super::apic::RESCHEDULE);
 }
 
-unsafe extern "C" {
-    #[link_name = "__text_start"]
-    safe static TEXT_START: u8;
-    #[link_name = "__text_end"]
-    safe static TEXT_END: u8;
-}
-
-/// Prints what looks like return addresses on the stack of what was interrupted when its stack overflowed: some may be
-/// left from calls that are over.
-pub(super) fn trace_overflow(rsp: u64) {
-    let text = &raw const TEXT_START as u64..&raw const TEXT_END as u64;
-    // The stack's last page is the one behind the page that is not there.
-    let start = (rsp + 0xfff) & !0xfff;
-    let mut said = 0;
-    for i in 0..512 {
-        // SAFETY: the page above the guard page of a kernel stack.
-        let word = unsafe { (start as *const u64).add(i).read() };
-        if text.contains(&word) && said < 32 {
-            crate::say!("  at {word:#x}");
-            said += 1;
-        }
-    }
-}
-
 /// Prints the return addresses on the stack, as far as frame pointers lead.
 pub(crate) fn back_trace() {
     let mut frame: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack, preserves_flags)) }
     for _ in 0..32 {
-        if frame < super::DIRECT || !frame.is_multiple_of(8) {
+        if frame < crate::arch::DIRECT || !frame.is_multiple_of(8) {
             break;
         }
         // SAFETY: a kernel address that was a frame pointer; kernel stacks are mapped.

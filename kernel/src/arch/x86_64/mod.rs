@@ -1,49 +1,29 @@
 //! x86-64 under QEMU's q35: PVH, one serial line, local APIC.
 
 mod apic;
-mod boot;
-mod cpu;
+pub(super) mod boot;
+pub(super) mod cpu;
 mod desc;
-mod fpu;
-mod pages;
-mod paging;
+pub(super) mod fpu;
+pub(super) mod pages;
+pub(super) mod paging;
 mod pci;
-mod serial;
-mod sigframe;
+pub(super) mod serial;
+pub(super) mod sigframe;
 mod smp;
-mod switch;
-mod timer;
-mod trap;
-mod usercopy;
+pub(super) mod switch;
+pub(super) mod timer;
+pub(super) mod trap;
+pub(super) mod usercopy;
 
-use super::direct;
-
-pub(crate) use boot::boot_info;
-pub(crate) use cpu::{
-    CpuLocal, back_trace, cpu_info, exit, halt, here, interrupts_off, interrupts_restore, relax,
-    send_reschedule, send_shootdown, set_fs, set_kernel_stack, wait_for_interrupt,
-};
+pub(crate) use cpu::{CpuLocal, here, relax, send_reschedule, send_shootdown, set_fs, set_kernel_stack};
 pub(crate) use desc::init as init_cpu;
-pub(crate) use fpu::{FpuState, float_code};
-pub(crate) use pages::{copy_page, hw_bits, hwcap, sync_icache, use_kernel_root, zero_page};
-pub(crate) use paging::{Format, NativeTlb, extend_direct_map, kernel_entries, make_tlb, map_kernel_page};
+pub(crate) use fpu::float_code;
+pub(crate) use pages::{copy_page, zero_page};
 pub(crate) use pci::{interrupt_message, pci_read, pci_write};
-pub(crate) use serial::{init_input, put, take};
-pub(crate) use sigframe::{is_on, pop_signal, push_signal, signal_frame_bytes};
 pub(crate) use smp::start_cpus;
-pub(crate) use switch::{Context, switch};
-pub(crate) use timer::{
-    HZ, entropy, epoch_ns, init as init_timer, now_ns, set_epoch_ns, set_timer, ticks, ticks_to_ns,
-};
-pub(crate) use trap::{Frame, RESTART_SYSCALL, return_to_user};
-pub(crate) use usercopy::{compare_exchange_user, copy_from_user, copy_to_user, fix_up, load, store};
+pub(crate) use timer::{HZ, entropy, epoch_ns, now_ns, set_epoch_ns, set_timer, ticks_to_ns};
 
-/// Where physical memory is mapped.
-pub(crate) const DIRECT: u64 = 0xffff_8000_0000_0000;
-/// Kernel addresses that are mapped page by page: stacks, heap, slabs.
-pub(crate) const VSPACE: u64 = 0xffff_8080_0000_0000;
-/// Kernel addresses that the pmap may hand out.
-pub(crate) const PMAP_SPACE: u64 = 0xffff_c000_0000_0000;
 /// Where the kernel is linked, above where it is loaded.
 pub(crate) const KVA: u64 = 0xffff_ffff_8000_0000;
 /// The first address behind what programs may use.

@@ -1,11 +1,10 @@
-//! Whole frames, and what this machine does by itself.
+//! Whole frames, and what programs are told that the CPU can do.
 
 use core::arch::asm;
 
 use machvm_hal::Pfn;
-use machvm_pmap::HwBits;
 
-use super::direct;
+use crate::arch::direct;
 
 /// Clears a frame: 512 stores, as Linux's `clear_page` does without ERMS. => the caller owns it.
 pub(crate) fn zero_page(f: Pfn) {
@@ -35,15 +34,10 @@ pub(crate) fn copy_page(from: Pfn, to: Pfn) {
     }
 }
 
-/// What the MMU notes in entries by itself.
-pub(crate) fn hw_bits() -> HwBits {
-    HwBits::all()
-}
-
 /// Instructions were written into a frame: this machine sees that by itself.
 pub(crate) fn sync_icache(_frame: Pfn) {}
 
-/// The pmap's root of the kernel's half, which is in every root here. => once.
+/// The pmap's root of the kernel's half, which is in every root here.
 pub(crate) fn use_kernel_root(_root: Pfn) {}
 
 /// AT_HWCAP.

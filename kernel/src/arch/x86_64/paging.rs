@@ -1,21 +1,24 @@
 //! The kernel's own half: the direct map and the space for stacks, heap and slabs. These tables are made here and never
 //! change hands; the pmap has a part of the half for itself.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use machvm_arch::X86;
 use machvm_arch::native::Cpu;
 use machvm_hal::Pfn;
+use machvm_pmap::HwBits;
 
+use super::super::tables::{below, entry, index, leaf};
 use super::cpu::cpuid;
-use super::{DIRECT, VSPACE, direct};
+use crate::arch::{DIRECT, VSPACE};
 
 /// The format of this machine's tables.
 pub(crate) type Format = machvm_pmap::pte::X86L4;
 /// Invalidation.
 pub(crate) type NativeTlb = X86<Cpu>;
 
-const PRESENT: u64 = 1;
+/// An entry is there.
+pub(in crate::arch) const VALID: u64 = 1;
 const WRITE: u64 = 2;
 const LARGE: u64 = 0x80;
 const GLOBAL: u64 = 0x100;
@@ -50,7 +53,7 @@ pub(super) fn join() {
 
 /// The table at the lowest addresses of boot's root: for CPUs that start there. 0: none.
 pub(super) fn set_low(table: u64) {
-    entry(root(), 0).store(if table == 0 { 0 } else { table | PRESENT | WRITE }, Ordering::Release);
+    entry(root(), 0).store(if table == 0 { 0 } else { table | VALID | WRITE }, Ordering::Release);
 }
 
 /// This machine's flush sequences.
@@ -63,29 +66,17 @@ pub(crate) fn make_tlb() -> NativeTlb {
     X86::new(unsafe { Cpu::new() }, has_pcid(), invpcid)
 }
 
-fn entry(table: u64, index: u64) -> &'static AtomicU64 {
-    // SAFETY: a table of ours in the direct map, which lives for ever; entries are words.
-    unsafe { &*direct(table).cast::<AtomicU64>().add(index as usize) }
+/// The address in an entry.
+pub(in crate::arch) fn frame_of(word: u64) -> u64 {
+    word & FRAME
 }
-
-/// The table below an entry; made where there is none.
-fn below(table: u64, index: u64, frame: &mut dyn FnMut() -> Option<u64>) -> Option<u64> {
-    let e = entry(table, index);
-    let old = e.load(Ordering::Acquire);
-    if old & PRESENT != 0 {
-        return Some(old & FRAME);
-    }
-    let new = frame()?;
-    e.store(new | PRESENT | WRITE, Ordering::Release);
-    Some(new)
+/// An entry that leads to a table.
+pub(in crate::arch) fn pointer(table: u64) -> u64 {
+    table | VALID | WRITE
 }
 
 fn root() -> u64 {
     &raw const BOOT_PML4 as u64
-}
-
-fn index(va: u64, level: u32) -> u64 {
-    va >> (12 + 9 * (level - 1)) & 511
 }
 
 /// Maps all memory below `end`, at least 4 GiB, directly. What is not memory is uncached.
@@ -99,14 +90,14 @@ pub(crate) fn extend_direct_map(end: u64, memory_end: u64, frame: &mut dyn FnMut
         let Some(pd) = below(pdpt, index(at, 3), frame) else { panic!("no memory for the direct map") };
         let cache = if at < memory_end || at >= 4 << 30 { 0 } else { UNCACHED };
         entry(pd, index(at, 2))
-            .store(at | PRESENT | WRITE | LARGE | GLOBAL | NO_EXECUTE | cache, Ordering::Release);
+            .store(at | VALID | WRITE | LARGE | GLOBAL | NO_EXECUTE | cache, Ordering::Release);
         at += MIB2;
     }
-    entry(root(), index(DIRECT, 4)).store(pdpt | PRESENT | WRITE, Ordering::Release);
+    entry(root(), index(DIRECT, 4)).store(pdpt | VALID | WRITE, Ordering::Release);
     // Boot's low addresses go.
     entry(root(), 0).store(0, Ordering::Release);
     let vspace = frame().unwrap_or_else(|| panic!("no memory for the kernel's space"));
-    entry(root(), index(VSPACE, 4)).store(vspace | PRESENT | WRITE, Ordering::Release);
+    entry(root(), index(VSPACE, 4)).store(vspace | VALID | WRITE, Ordering::Release);
     // SAFETY: loads the root that is loaded: forgets what boot had.
     unsafe { core::arch::asm!("mov {t}, cr3", "mov cr3, {t}", t = out(reg) _, options(nostack)) }
 }
@@ -115,7 +106,7 @@ pub(crate) fn extend_direct_map(end: u64, memory_end: u64, frame: &mut dyn FnMut
 pub(crate) fn kernel_entries() -> [(usize, u64); 3] {
     [DIRECT, VSPACE, super::KVA].map(|va| {
         let i = index(va, 4);
-        (i as usize, entry(root(), i).load(Ordering::Acquire))
+        (i, entry(root(), i).load(Ordering::Acquire))
     })
 }
 
@@ -123,9 +114,12 @@ pub(crate) fn kernel_entries() -> [(usize, u64); 3] {
 ///
 /// => callers take turns.
 pub(crate) fn map_kernel_page(va: u64, to: Pfn, frame: &mut dyn FnMut() -> Option<u64>) -> Option<()> {
-    let pdpt = entry(root(), index(va, 4)).load(Ordering::Acquire) & FRAME;
-    let pd = below(pdpt, index(va, 3), frame)?;
-    let pt = below(pd, index(va, 2), frame)?;
-    entry(pt, index(va, 1)).store(to.byte() | PRESENT | WRITE | GLOBAL | NO_EXECUTE, Ordering::Release);
+    let pdpt = frame_of(entry(root(), index(va, 4)).load(Ordering::Acquire));
+    leaf(pdpt, va, frame)?.store(to.byte() | VALID | WRITE | GLOBAL | NO_EXECUTE, Ordering::Release);
     Some(())
+}
+
+/// What the MMU notes in entries by itself.
+pub(crate) fn hw_bits() -> HwBits {
+    HwBits::all()
 }

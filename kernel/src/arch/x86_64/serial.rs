@@ -23,8 +23,8 @@ pub(crate) fn take() -> Option<u8> {
 fn write(register: u32, v: u32) {
     // SAFETY: the IO APIC's two windows, which the direct map maps uncached.
     unsafe {
-        super::direct(IO_APIC).cast::<u32>().write_volatile(register);
-        super::direct(IO_APIC + 0x10).cast::<u32>().write_volatile(v);
+        crate::arch::direct(IO_APIC).cast::<u32>().write_volatile(register);
+        crate::arch::direct(IO_APIC + 0x10).cast::<u32>().write_volatile(v);
     }
 }
 

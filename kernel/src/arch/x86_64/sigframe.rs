@@ -8,11 +8,13 @@ use core::sync::atomic::Ordering;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::super::stack::{Place, rearm};
+use super::USER_END;
 use super::desc::{USER_CODE, USER_DATA};
 use super::fpu;
-use super::{Frame, USER_END};
+use super::trap::Frame;
 use crate::errno::{EFAULT, Result};
-use crate::process::signal::{Action, INFO_BYTES, Info, SA_ONSTACK, SS_DISABLE};
+use crate::process::signal::{Action, INFO_BYTES, Info};
 use crate::{sched, user};
 
 /// Bytes of `struct ucontext` with one word of signals.
@@ -28,8 +30,6 @@ const UC_FLAGS: u64 = 7;
 /// Flags of the CPU that a program may set.
 const RESTORABLE: u64 = 0x5_0dd5;
 const RED_ZONE: u64 = 128;
-/// SS_AUTODISARM: the alternate stack is off while a handler runs on it.
-const AUTODISARM: u64 = 1 << 31;
 
 const MAGIC1: u32 = 0x4650_5853;
 const MAGIC2: u32 = 0x4650_5845;
@@ -41,33 +41,22 @@ pub(crate) fn signal_frame_bytes() -> u64 {
     (FRAME + 8 + 16 + fpu::size() as u64 + 4 + 64).next_multiple_of(16)
 }
 
-/// Is `sp` on the thread's alternate stack?
-pub(crate) fn is_on(stack: [u64; 3], sp: u64) -> bool {
-    stack[2] & AUTODISARM == 0 && sp > stack[0] && sp - stack[0] <= stack[1]
-}
-
 /// The handler of `action` runs when the program goes on; `mask` comes back after it.
 ///
 /// # Errors
 /// EFAULT: its stack cannot be written.
 pub(crate) fn push_signal(f: &mut Frame, info: &Info, action: Action, mask: u64) -> Result<()> {
     let t = sched::current();
-    let alternate = t.signals.alternate();
-    let switch = action.flags & SA_ONSTACK != 0 && alternate[2] & SS_DISABLE == 0 && !is_on(alternate, f.rsp);
-    let top = if switch { alternate[0].wrapping_add(alternate[1]) } else { f.rsp.wrapping_sub(RED_ZONE) };
+    let place = Place::of(action, f.rsp);
+    let top = place.top(RED_ZONE);
     let size = fpu::size();
     let vectors = top.wrapping_sub(size as u64 + 4) & !63;
     let sp = (vectors.wrapping_sub(FRAME) & !15).wrapping_sub(8);
-    // One that outgrows the alternate stack is refused, as by Linux.
-    if sp > top
-        || (is_on(alternate, f.rsp) || switch) && !is_on(alternate, sp) && alternate[2] & SS_DISABLE == 0
-    {
-        return Err(EFAULT);
-    }
+    place.check(sp, top)?;
     user::write(vectors, &saved_vectors(size))?;
     let mut words = [0u64; UCONTEXT / 8];
     words[0] = UC_FLAGS;
-    words[STACK..STACK + 3].copy_from_slice(&[alternate[0], alternate[2], alternate[1]]);
+    words[STACK..STACK + 3].copy_from_slice(&place.words());
     let [vector, error, address] = core::array::from_fn(|i| t.signals.trap[i].load(Ordering::Relaxed));
     words[REGISTERS..FPSTATE].copy_from_slice(&[
         f.r8,
@@ -100,9 +89,7 @@ pub(crate) fn push_signal(f: &mut Frame, info: &Info, action: Action, mask: u64)
     bytes.extend(words.iter().flat_map(|w| w.to_le_bytes()));
     bytes.extend(info.bytes());
     user::write(sp, &bytes)?;
-    if alternate[2] & AUTODISARM != 0 {
-        t.signals.set_alternate([0, 0, SS_DISABLE]);
-    }
+    place.disarm();
     (f.rdi, f.rsi, f.rdx, f.rax) = (info.signal.into(), sp + 8 + UCONTEXT as u64, sp + 8, 0);
     (f.rip, f.rsp) = (action.handler, sp);
     // Forwards, and no single steps into the handler.
@@ -144,7 +131,7 @@ pub(crate) fn pop_signal(f: &mut Frame) -> Result<()> {
     f.return_whole();
     let s = &sched::current().signals;
     s.set_mask(w(MASK));
-    s.set_alternate([w(STACK), w(STACK + 2), w(STACK + 1) & 0xffff_ffff]);
+    rearm([w(STACK), w(STACK + 1), w(STACK + 2)]);
     Ok(())
 }
 

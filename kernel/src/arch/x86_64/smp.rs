@@ -7,7 +7,8 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use super::boot::BOOT_PDPT;
-use super::{apic, desc, direct, paging, timer};
+use super::{apic, desc, paging, timer};
+use crate::arch::direct;
 use crate::{MAX_CPUS, sched};
 
 /// Where CPUs start.

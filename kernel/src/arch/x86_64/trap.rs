@@ -8,7 +8,9 @@ use core::sync::atomic::Ordering;
 
 use machvm_hal::Prot;
 
+use super::super::stack;
 use super::desc::{KERNEL_CODE, USER_CODE, USER_DATA};
+use crate::arch::{interrupts_off, interrupts_restore};
 use crate::trap::{Exception, exception, interrupted, system_call};
 
 /// Registers of what was interrupted.
@@ -289,7 +291,9 @@ extern "C" fn dispatch(f: &mut Frame) {
         4 | 5 | 10 | 13 => Exception::Protection,
         8 => {
             crate::say!("\ndouble fault (kernel stack overflow?) at {:#x}, stack {:#x}", f.rip, f.rsp);
-            super::cpu::trace_overflow(f.rsp);
+            // The stack's last page is the one behind the page that is not there.
+            // SAFETY: the page above the guard page of a kernel stack.
+            unsafe { stack::trace((f.rsp + 0xfff) & !0xfff, 512) }
             panic!("{f:#x?}");
         }
         _ => panic!("machine check or NMI: {f:#x?}"),
@@ -300,10 +304,10 @@ extern "C" fn dispatch(f: &mut Frame) {
     }
     // Where interrupts were on they are on again: the fault may sleep.
     if f.rflags & 0x200 != 0 {
-        super::interrupts_restore(true);
+        interrupts_restore(true);
     }
     exception(f, e);
-    super::interrupts_off();
+    interrupts_off();
 }
 
 /// System calls. Gives whether SYSRET may be used. => interrupts are on.
