@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use machvm::map::{Attributes, Backing, Place, SetProt};
-use machvm_hal::{MaySleep, PAGE_SIZE, Pindex, Prot, RawAddr, RawSize, VaRange};
+use machvm::map::{Attributes, Backing, Place, SetProt, StackShape};
+use machvm_hal::{MaySleep, PAGE_SIZE, Pindex, Prot, RawAddr, RawSize, Va, VaRange};
 
 use crate::arch;
 use crate::errno::{ENOEXEC, ENOMEM, Result};
@@ -13,8 +13,13 @@ use crate::syscall::memory::copy_of;
 
 /// Where programs without an address of their own go.
 const PIE_BASE: u64 = 0x5555_5555_4000;
-/// Size of the stack's mapping.
-const STACK: u64 = 8 << 20;
+/// Room that the stack has at least and at most: its limit may be raised while the program runs, as in Linux up to where
+/// mappings begin.
+const STACK: (u64, u64) = (128 << 20, 1 << 30);
+/// Mapped of it at the start, besides what is put there.
+const FIRST_STACK: u64 = 128 << 10;
+/// Of what is put there, the part that is always as long: words and the auxiliary vector.
+const WORDS: u64 = 1024;
 
 const PT_LOAD: u32 = 1;
 const PT_PHDR: u32 = 6;
@@ -196,8 +201,13 @@ pub(crate) fn stack(
     signal_return(space)?;
     let map = space.map();
     let mut may = MaySleep::claim();
-    let r = range(top - STACK, top)?;
-    map.insert(r, Backing::Anonymous, &Attributes::new(Prot::R | Prot::W), &mut may).map_err(|_| ENOMEM)?;
+    // What is put there now, and Linux's first piece for the program; it grows into the rest.
+    let texts = argv.iter().chain(envp).map(|s| s.len() as u64 + 9).sum::<u64>() + path.len() as u64;
+    let initial = (texts + WORDS).div_ceil(PAGE_SIZE) + FIRST_STACK / PAGE_SIZE;
+    let room = map.limits(&mut may).stack.clamp(STACK.0, STACK.1) & !(PAGE_SIZE - 1);
+    let shape = StackShape { pages: room / PAGE_SIZE, initial, guard: 0 };
+    let a = Attributes::new(Prot::R | Prot::W);
+    map.stack(Place::At(Va::containing(RawAddr(top - room))), shape, &a, &mut may).map_err(|_| ENOMEM)?;
     let mut at = top;
     let mut put = |at: &mut u64, bytes: &[u8]| -> Result<u64> {
         *at -= bytes.len() as u64;

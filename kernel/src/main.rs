@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod arch;
+mod command_line;
 mod dev;
 mod elf;
 mod embed;

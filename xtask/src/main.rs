@@ -28,7 +28,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   kernel x86_64|riscv64|aarch64 [-- APPEND]
             boots our kernel in QEMU with these words on its command line, as in `kernel riscv64 -- selftest`
   kernel-run [--arch x86_64|riscv64|aarch64] [--mem 512M] [--smp 1] [--icount] [--disk FILE...]
-            [--swap pool:64M,/dev/vda] [--initrd FILE.cpio] -- PROGRAM [ARG...]
+            [--env NAME=VALUE...] [--swap pool:64M,/dev/vda] [--initrd FILE.cpio] -- PROGRAM [ARG...]
             boots our kernel in QEMU with PROGRAM as its first process; ends with its status;
             without --initrd a disk begins with the archive that has the root
   kernel-bench [--ours] [PROGRAM...]

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use alloc::sync::Arc;
+use machvm::map::MapFlags;
 use machvm_hal::{Event, MaySleep};
 
 use super::{ALL, Beginning, Process, new_pmap, release, signal};
@@ -124,7 +125,10 @@ fn new_process(frame: &Frame, r: &Request) -> Result<New> {
     } else {
         let pmap = new_pmap()?;
         let copy = sched::big::without(|| me.space().fork(pmap, &mut MaySleep::claim()));
-        Arc::new(copy.map_err(|_| ENOMEM)?)
+        let copy = copy.map_err(|_| ENOMEM)?;
+        // mlockall(2): a child's memory is not locked.
+        copy.map().modflags(MapFlags::empty(), MapFlags::WIREFUTURE, &mut MaySleep::claim());
+        Arc::new(copy)
     };
     let files = if r.flags & CLONE_FILES != 0 {
         me.files.clone()

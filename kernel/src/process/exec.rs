@@ -8,6 +8,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use machvm_hal::MaySleep;
 
+use super::limits::Limits;
 use super::{Space, Texts, bounds, new_pmap, release};
 use crate::arch::{self, Frame};
 use crate::elf;
@@ -101,6 +102,10 @@ pub(super) fn prepare(
     }
     elf::check(&node)?;
     let space = Space::alloc(the_vm(), new_pmap()?, bounds());
+    match &sched::current().process {
+        Some(me) => me.limits.apply(&space),
+        None => Limits::new().apply(&space),
+    }
     let done = elf::load(&space, &node)
         .and_then(|image| elf::stack(&space, &image, &argv, envp, path).map(|first| (image, first)));
     match done {

@@ -2,9 +2,9 @@
 
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use machvm_hal::MaySleep;
+use machvm_hal::{MaySleep, PAGE_SIZE};
 
-use super::Process;
+use super::{Process, Space};
 use crate::errno::{EINVAL, EPERM, Result};
 
 /// How many resources there are.
@@ -49,6 +49,13 @@ impl Limits {
             to[1].store(from[1].load(Relaxed), Relaxed);
         }
     }
+    /// What the core looks after itself, told to a memory of the process's.
+    pub(super) fn apply(&self, space: &Space) {
+        let (size, stack) = (self.get(AS).0, self.get(STACK).0);
+        // By pages, as Linux's stacks grow.
+        let limits = machvm::map::Limits { size, stack, stack_step: PAGE_SIZE };
+        space.map().set_limits(limits, &mut MaySleep::claim());
+    }
     /// Soft and hard limit.
     pub(crate) fn get(&self, resource: usize) -> (u64, u64) {
         (self.0[resource][0].load(Relaxed), self.0[resource][1].load(Relaxed))
@@ -75,14 +82,7 @@ impl Process {
             self.files.lock().limit = usize::try_from(soft).unwrap_or(usize::MAX);
         }
         if let Some(space) = self.hold_space() {
-            let mut may = MaySleep::claim();
-            let mut limits = space.map().limits(&mut may);
-            match resource {
-                AS => limits.size = soft,
-                STACK => limits.stack = soft,
-                _ => {}
-            }
-            space.map().set_limits(limits, &mut may);
+            self.limits.apply(&space);
             super::release(space);
         }
         Ok(())

@@ -20,6 +20,7 @@ use machvm::vmspace::VmSpace;
 use machvm_hal::{CpuId, Event, MaySleep, Pmap as _, RawAddr, Va, VaRange};
 
 use crate::arch::{self, Frame};
+use crate::command_line::First;
 use crate::embed::{Kernel, Pmap, pmaps, unload_pmap};
 use crate::errno::{ENOMEM, ESRCH, Result};
 use crate::fs::{self, Files};
@@ -342,15 +343,7 @@ pub(crate) fn command_line() -> &'static str {
 /// Starts the first program as the command line says.
 pub(crate) fn start(command_line: &'static str) {
     *COMMAND_LINE.lock() = command_line;
-    let words: Vec<Vec<u8>> = command_line.split_ascii_whitespace().map(|w| w.as_bytes().to_vec()).collect();
-    // What comes before `--` is the kernel's.
-    let split = words.iter().position(|w| w == b"--").map_or(0, |i| i + 1);
-    let mut argv: Vec<Vec<u8>> = words[split..].to_vec();
-    if argv.is_empty() {
-        argv.push(b"/init".to_vec());
-    }
-    let envp = ["PATH=/bin:/usr/bin:/sbin:/usr/sbin:/", "HOME=/", "TERM=dumb", "USER=root"];
-    let envp: Vec<Vec<u8>> = envp.iter().map(|e| e.as_bytes().to_vec()).collect();
+    let First { argv, envp } = crate::command_line::first(command_line);
     Thread::kernel(timer::serve).expect("memory for the timers' thread");
     crate::leaks::programs_start();
     if let Err(e) = first(argv.clone(), &envp) {

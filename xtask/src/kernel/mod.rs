@@ -71,6 +71,10 @@ fn options(args: &[String]) -> Result<Options, String> {
             "--smp" => o.machine.cpus = cpus(&value()?)?,
             "--disk" => o.machine.disks.push(value()?),
             "--swap" => o.machine.words.push(format!("swap={}", value()?)),
+            "--env" => match value()? {
+                v if v.find('=').is_some_and(|at| at != 0) => o.machine.words.push(quoted(&v)),
+                v => return Err(format!("--env {v:?}: it is NAME=VALUE")),
+            },
             "--initrd" => o.initrd = value()?,
             "--icount" => o.icount = true,
             "--" => {
@@ -78,7 +82,7 @@ fn options(args: &[String]) -> Result<Options, String> {
                 break;
             }
             _ => {
-                let known = "--arch, --mem, --smp, --icount, --initrd, --disk, --swap, --";
+                let known = "--arch, --mem, --smp, --icount, --initrd, --disk, --swap, --env, --";
                 return Err(format!("{a:?} is no option of kernel-run ({known})"));
             }
         }
@@ -102,9 +106,6 @@ fn options(args: &[String]) -> Result<Options, String> {
     }
     if o.program.is_empty() {
         return Err("-- PROGRAM is missing: what the kernel shall run, as a path in the initrd".into());
-    }
-    if let Some(word) = o.program.iter().find(|w| w.contains(char::is_whitespace)) {
-        return Err(format!("{word:?}: the kernel's command line has no way to write a space in a word"));
     }
     Ok(o)
 }
@@ -155,9 +156,19 @@ fn qemu(kernel: &Path, m: &Machine, initrd: Option<&Path>, program: &[String]) -
     if let Some(initrd) = initrd {
         qemu.arg("-initrd").arg(initrd);
     }
-    let words = [&m.words[..], &["--".to_string()], program].concat();
+    let program: Vec<String> = program.iter().map(|w| quoted(w)).collect();
+    let words = [&m.words[..], &["--".to_string()], &program].concat();
     qemu.arg("-append").arg(words.join(" "));
     qemu
+}
+
+/// A word as the kernel's command line has it.
+fn quoted(word: &str) -> String {
+    if !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c == '"') {
+        return word.into();
+    }
+    let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").replace('\t', "\\t");
+    format!("\"{escaped}\"")
 }
 
 /// What the kernel's last line says of the status of its first program.
@@ -280,6 +291,13 @@ mod tests {
     }
 
     #[test]
+    fn white_space_in_words_is_quoted() {
+        assert_eq!(quoted(r"a\b"), r"a\b");
+        assert_eq!(quoted(""), "\"\"");
+        assert_eq!(quoted("say \"a\\b\n"), r#""say \"a\\b\n""#);
+    }
+
+    #[test]
     fn the_last_line_tells_the_status() {
         assert_eq!(status_in("exit: 139\r"), Some(139));
         assert_eq!(status_in("exit: none"), None);
@@ -292,6 +310,9 @@ mod tests {
         let m = &o.machine;
         assert_eq!((m.memory.as_str(), m.cpus.as_str(), o.icount, o.initrd.as_str()), ("1G", "1", true, "f"));
         assert_eq!(o.program, ["/bin/ls", "-l", "--mem"]);
+        let o = parse("--env A=b --initrd f -- /bin/env").expect("good");
+        assert_eq!(o.machine.words, ["A=b"]);
+        assert!(parse("--env =b --initrd f -- /bin/env").is_err_and(|e| e.contains("NAME=VALUE")));
         let o = parse("--initrd f --disk d --swap pool:8M,/dev/vda -- /bin/ls").expect("good");
         assert_eq!(o.machine.disks, ["d"]);
         assert_eq!(o.machine.words, ["swap=pool:8M,/dev/vda"]);

@@ -61,7 +61,10 @@ impl New {
         }
         if self.flags & MAP_FIXED != 0 {
             let made = f(Place::Over(hint))?;
-            if let Some(r) = VaRange::of_pages(made, self.pages) {
+            // A stack comes with a gap of its own.
+            if self.flags & MAP_GROWSDOWN == 0
+                && let Some(r) = VaRange::of_pages(made, self.pages)
+            {
                 gap_below(r);
             }
             return Ok(made);
@@ -261,7 +264,7 @@ fn stack(new: &New) -> Result<Va> {
     if new.flags & MAP_FIXED != 0
         && let Some(r) = VaRange::of_pages(va(new.at), new.pages)
     {
-        map().delete(r, &mut MaySleep::claim()).map_err(|_| ENOMEM)?;
+        remove(r)?;
     }
     let exact = new.is_exact();
     new.place(|place| {
