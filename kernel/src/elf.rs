@@ -1,5 +1,6 @@
 //! Programs: ELF64, static or static-PIE.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use machvm::map::{Attributes, Backing, Place, SetProt, StackShape};
@@ -8,8 +9,9 @@ use machvm_hal::{MaySleep, PAGE_SIZE, Pindex, Prot, RawAddr, RawSize, Va, VaRang
 use crate::arch;
 use crate::errno::{ENOEXEC, ENOMEM, Result};
 use crate::fs::{Mappable, Node};
+use crate::mapped;
 use crate::process::Space;
-use crate::syscall::memory::copy_of;
+use crate::syscall::memory::{FILE, copy_of};
 
 /// Where programs without an address of their own go.
 const PIE_BASE: u64 = 0x5555_5555_4000;
@@ -125,7 +127,7 @@ fn range(start: u64, end: u64) -> Result<VaRange> {
 }
 
 /// Maps a segment: what the file has of it copy-on-write, zeroes behind it.
-fn segment(space: &Space, node: &Node, s: &Segment, start: u64, r: VaRange) -> Result<()> {
+fn segment(space: &Space, (node, tag): (&Node, u64), s: &Segment, start: u64, r: VaRange) -> Result<()> {
     let (map, mut may) = (space.map(), MaySleep::claim());
     let from_file = match s.file {
         0 => 0,
@@ -137,7 +139,8 @@ fn segment(space: &Space, node: &Node, s: &Segment, start: u64, r: VaRange) -> R
     if from_file != 0 {
         let Mappable::Object(object) = node.object()? else { return Err(ENOEXEC) };
         // The rest of its last page becomes zero before the program sees it.
-        let a = Attributes::new(if ends_inside { rights | Prot::RW } else { rights });
+        let mut a = Attributes::new(if ends_inside { rights | Prot::RW } else { rights });
+        (a.tag, a.flags) = (tag, a.flags | FILE);
         let first = Pindex(s.offset / PAGE_SIZE);
         copy_of(map, (object, first), from_file, Place::At(r.start()), a)?;
     }
@@ -153,14 +156,15 @@ fn segment(space: &Space, node: &Node, s: &Segment, start: u64, r: VaRange) -> R
     Ok(())
 }
 
-/// Loads a program into an empty space.
-pub(crate) fn load(space: &Space, node: &Node) -> Result<Image> {
+/// Loads a program into an empty space; `path`: what its mappings are called.
+pub(crate) fn load(space: &Space, node: &Arc<Node>, path: &str) -> Result<Image> {
     let p = parse(node)?;
+    let tag = mapped::tag(node, || path.into());
     let (mut heap, mut headers) = (0, 0);
     for s in p.segments.iter().filter(|s| s.kind == PT_LOAD && s.memory != 0) {
         let (start, end) = (s.va + p.bias, s.va + p.bias + s.memory);
         let r = range(start, end)?;
-        segment(space, node, s, start, r)?;
+        segment(space, (node, tag), s, start, r)?;
         heap = heap.max(r.end().get());
         if p.table >= s.offset && p.table < s.offset + s.file {
             headers = start + (p.table - s.offset);

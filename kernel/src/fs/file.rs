@@ -198,6 +198,7 @@ impl File {
                 }
                 let append = self.flags() & O_APPEND != 0;
                 let start = if append { c.size() } else { at };
+                let data = &data[..super::within_limit(start, data.len() as u64)? as usize];
                 if seals & 4 != 0 {
                     self.inode.check_seals(start.saturating_add(data.len() as u64).max(c.size()))?;
                 }
@@ -300,6 +301,9 @@ impl File {
             });
         };
         let end = at.checked_add(len).filter(|e| *e <= LARGEST).ok_or(EFBIG)?;
+        if end > self.inode.size() && super::within_limit(at, len)? < len {
+            return Err(super::too_large());
+        }
         let seals = self.inode.seals.load(Ordering::Acquire);
         let keep = mode & KEEP_SIZE != 0;
         match mode & !KEEP_SIZE {

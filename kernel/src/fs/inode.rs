@@ -288,7 +288,14 @@ impl Inode {
         match &self.kind {
             Kind::Regular(c) => {
                 self.check_seals(size)?;
+                if size > c.size() && super::within_limit(0, size)? < size {
+                    return Err(super::too_large());
+                }
+                let cut = size < c.size();
                 c.resize(size)?;
+                if cut {
+                    crate::mapped::was_cut(self, size);
+                }
                 self.written();
                 Ok(())
             }

@@ -32,6 +32,7 @@ use core::sync::atomic::Ordering;
 use crate::arch;
 use crate::errno::{EIO, ERESTARTSYS, Result};
 use crate::mutex::Mutex;
+use crate::process::limits::FSIZE;
 use crate::process::signal;
 
 pub(crate) use file::File;
@@ -115,4 +116,22 @@ fn own_group() -> u32 {
 pub(crate) fn with_mask(mask: u64, f: impl FnOnce() -> Result) -> Result {
     signal::mask_for_call(mask);
     f()
+}
+
+/// How many of `n` bytes at byte `at` of a file the caller may write (RLIMIT_FSIZE).
+///
+/// # Errors
+/// EFBIG, with SIGXFSZ: none.
+fn within_limit(at: u64, n: u64) -> Result<u64> {
+    let limit = crate::sched::current().process.as_ref().map_or(u64::MAX, |p| p.limit(FSIZE));
+    match limit.saturating_sub(at) {
+        0 if n != 0 => Err(too_large()),
+        left => Ok(left.min(n)),
+    }
+}
+
+/// A file would be larger than the caller may make one.
+fn too_large() -> crate::errno::Errno {
+    crate::process::signal::raise(crate::process::signal::SIGXFSZ);
+    crate::errno::EFBIG
 }

@@ -135,12 +135,10 @@ pub(crate) fn make(place: &Place, path: &[u8], what: &What<'_>, rights: u32) -> 
 }
 
 /// memfd_create(2).
-pub(crate) fn memory_file(name: &[u8], sealing: bool) -> Result<Arc<File>> {
+pub(crate) fn memory_file(name: &[u8], rights: u32, seals: u32) -> Result<Arc<File>> {
     let fs = super::nameless();
-    let inode = Inode::new(&fs, Kind::Regular(Contents::new(Initial::NONE, &fs)?), 0o777);
-    if sealing {
-        inode.seals.store(0, core::sync::atomic::Ordering::Release);
-    }
+    let inode = Inode::new(&fs, Kind::Regular(Contents::new(Initial::NONE, &fs)?), rights);
+    inode.seals.store(seals, core::sync::atomic::Ordering::Release);
     let root = super::mount::root();
     let mut label = b"/memfd:".to_vec();
     label.extend_from_slice(name);

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use machvm::map::MapFlags;
 use machvm_hal::{Event, MaySleep};
 
-use super::{ALL, Beginning, Process, new_pmap, release, signal};
+use super::{ALL, Beginning, Process, limits, new_pmap, release, signal};
 use crate::arch::{self, Frame};
 use crate::errno::{EAGAIN, EFAULT, EINVAL, ENOMEM, Result};
 use crate::mutex::Mutex;
@@ -119,6 +119,14 @@ fn new_thread(frame: &Frame) -> Result<New> {
 
 fn new_process(frame: &Frame, r: &Request) -> Result<New> {
     let me = sched::process();
+    let (user, effective) = {
+        let i = me.identity.lock();
+        (i.user[0], i.user[1])
+    };
+    let alike = || super::all(|p| p.uid() == user).iter().map(|p| p.threads.lock().len() as u64).sum::<u64>();
+    if user != 0 && effective != 0 && alike() >= me.limit(limits::NPROC) {
+        return Err(EAGAIN);
+    }
     let shares = r.flags & CLONE_VM != 0;
     let space = if shares {
         me.hold_space().ok_or(ENOMEM)?

@@ -106,7 +106,8 @@ pub(super) fn prepare(
         Some(me) => me.limits.apply(&space),
         None => Limits::new().apply(&space),
     }
-    let done = elf::load(&space, &node)
+    let program = fs::normal(cwd, &file);
+    let done = elf::load(&space, &node, &program)
         .and_then(|image| elf::stack(&space, &image, &argv, envp, path).map(|first| (image, first)));
     match done {
         Ok((image, (sp, auxiliary))) => Ok(Loaded {
@@ -115,7 +116,7 @@ pub(super) fn prepare(
             sp,
             heap: image.heap,
             name: name_of(path),
-            program: fs::normal(cwd, &file),
+            program,
             texts: Texts { arguments: joined(&argv), environment: joined(envp), auxiliary },
         }),
         Err(e) => {

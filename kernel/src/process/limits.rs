@@ -10,10 +10,12 @@ use crate::errno::{EINVAL, EPERM, Result};
 /// How many resources there are.
 pub(crate) const RESOURCES: usize = 16;
 pub(crate) const INFINITY: u64 = u64::MAX;
-#[expect(dead_code, reason = "for the calls on memory")]
+pub(crate) const FSIZE: usize = 1;
 pub(crate) const DATA: usize = 2;
 pub(crate) const STACK: usize = 3;
+pub(crate) const NPROC: usize = 6;
 pub(crate) const NOFILE: usize = 7;
+pub(crate) const MEMLOCK: usize = 8;
 pub(crate) const AS: usize = 9;
 
 /// The defaults: soft and hard. Like those of Linux for a machine of some size.
@@ -64,7 +66,6 @@ impl Limits {
 
 impl Process {
     /// The soft limit of a resource.
-    #[allow(dead_code)]
     pub(crate) fn limit(&self, resource: usize) -> u64 {
         self.limits.get(resource).0
     }

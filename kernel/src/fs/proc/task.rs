@@ -113,7 +113,10 @@ fn entries(p: &Process) -> Vec<EntryInfo> {
     // One at a time: the map is not locked while memory is asked for.
     while let Some(e) = space.map().entry_from(at, &mut MaySleep::claim()) {
         at = e.range.end();
-        all.push(e);
+        // Room for a stack is free to Linux.
+        if e.kind != Kind::StackGap {
+            all.push(e);
+        }
     }
     crate::process::release(space);
     all

@@ -45,6 +45,7 @@ mod numbers {
     pub(crate) const SIGTTOU: u32 = 22;
     pub(crate) const SIGURG: u32 = 23;
     pub(crate) const SIGXCPU: u32 = 24;
+    pub(crate) const SIGXFSZ: u32 = 25;
     pub(crate) const SIGVTALRM: u32 = 26;
     pub(crate) const SIGPROF: u32 = 27;
     pub(crate) const SIGWINCH: u32 = 28;

@@ -145,7 +145,17 @@ pub(crate) fn fcntl(fd: i32, command: u64, argument: u64) -> Result {
             if seals.load(Ordering::Acquire) & 1 != 0 {
                 return Err(EPERM);
             }
-            seals.fetch_or(argument as u32, Ordering::AcqRel);
+            let mut new = argument as u32;
+            // F_SEAL_EXEC of a program: it does not change either.
+            if new & SEAL_EXEC != 0 && f.inode.attr().rights & 0o111 != 0 {
+                new |= 0x1e;
+            }
+            // F_SEAL_WRITE: not while somebody could write through a mapping.
+            let now = seals.load(Ordering::Acquire);
+            if new & !now & 8 != 0 && crate::mapped::is_written(&f.inode) {
+                return Err(crate::errno::EBUSY);
+            }
+            seals.fetch_or(new, Ordering::AcqRel);
             Ok(0)
         }
         1034 => {
@@ -219,6 +229,9 @@ pub(crate) fn eventfd2(value: u64, flags: u64) -> Result {
     add(file, flags as u32 & O_CLOEXEC != 0)
 }
 
+/// F_SEAL_EXEC.
+const SEAL_EXEC: u32 = 0x20;
+
 pub(crate) fn memfd_create(name: u64, flags: u64) -> Result {
     const CLOEXEC: u64 = 1;
     const ALLOW_SEALING: u64 = 2;
@@ -230,5 +243,14 @@ pub(crate) fn memfd_create(name: u64, flags: u64) -> Result {
     if name.len() > 249 {
         return Err(EINVAL);
     }
-    add(fs::memory_file(&name, flags & (ALLOW_SEALING | NOEXEC_SEAL) != 0)?, flags & CLOEXEC != 0)
+    if flags & NOEXEC_SEAL != 0 && flags & EXEC != 0 {
+        return Err(EINVAL);
+    }
+    let seals = match flags & (ALLOW_SEALING | NOEXEC_SEAL) {
+        0 => 1,
+        ALLOW_SEALING => 0,
+        _ => SEAL_EXEC,
+    };
+    let rights = if flags & NOEXEC_SEAL != 0 { 0o666 } else { 0o777 };
+    add(fs::memory_file(&name, rights, seals)?, flags & CLOEXEC != 0)
 }

@@ -1,10 +1,12 @@
 //! madvise(2).
 
-use machvm::map::{Advice, Advise, Inherit};
+use machvm::map::{Advice, Advise, Inherit, Place};
 use machvm_hal::{MaySleep, PAGE_SIZE, Prot, RawAddr};
 
-use super::{DONT_FORK, Part, WIPE_ON_FORK, each, each_solid, map, range};
+use super::{DONT_FORK, FILE, Part, WIPE_ON_FORK, copy_of, each, each_solid, map, range};
 use crate::errno::{EACCES, EFAULT, EINVAL, ENOMEM, EPERM, Result};
+use crate::fs::Mappable;
+use crate::mapped;
 
 const NORMAL: u32 = 0;
 const RANDOM: u32 = 1;
@@ -70,6 +72,7 @@ fn part(p: &Part, advice: u32) -> Result<()> {
         DONTDUMP => Advise::Core { include: false },
         DODUMP => Advise::Core { include: true },
         DONTNEED_LOCKED if p.is_locked() => return zero_wired(p),
+        DONTNEED | DONTNEED_LOCKED if p.info.flags.contains(FILE) => return reload(p),
         DONTNEED | DONTNEED_LOCKED => Advise::DontNeed,
         FREE if !p.is_private_anonymous() => return Err(EINVAL),
         FREE => Advise::Free,
@@ -91,6 +94,16 @@ fn part(p: &Part, advice: u32) -> Result<()> {
         _ => return Err(EINVAL),
     };
     map().madvise(p.range, advise, &mut MaySleep::claim()).map(|_| ()).map_err(|_| ENOMEM)
+}
+
+/// A private mapping of a file: the file's contents as they are now. What has no file any more stays as it is.
+fn reload(p: &Part) -> Result<()> {
+    let Some(inode) = mapped::file_of(p.info.attributes.tag) else { return Ok(()) };
+    let Mappable::Object(object) = inode.object()? else { return Ok(()) };
+    let first = p.info.pindex(p.range.start());
+    let place = Place::Over(p.range.start());
+    let made = copy_of(map(), (object, first), p.range.pages(), place, p.info.attributes);
+    made.map(|_| ())
 }
 
 /// Wired pages stay; their contents go.

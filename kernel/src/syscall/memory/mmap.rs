@@ -10,9 +10,9 @@ use machvm::object::Object;
 use machvm_arena::Handle;
 use machvm_hal::{MaySleep, PAGE_SIZE, Pindex, Prot, Va, VaRange};
 
-use super::{FILE, advise, find_error, lock, map, part, prot, range, round, va};
+use super::{FILE, advise, find_error, limit, lock, map, part, prot, range, round, va};
 use crate::embed::the_vm;
-use crate::errno::{EACCES, EBADF, EEXIST, EINVAL, ENOMEM, EOVERFLOW, EPERM, Result};
+use crate::errno::{EACCES, EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM, Result};
 use crate::fs::{File, Mappable};
 use crate::{mapped, sched};
 
@@ -30,6 +30,8 @@ const MAP_POPULATE: u64 = 0x8000;
 const MAP_NONBLOCK: u64 = 0x1_0000;
 const MAP_HUGETLB: u64 = 0x4_0000;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
+/// What MAP_SHARED_VALIDATE lets pass: all that there was before it.
+const VALID: u64 = 0x7c07_f9f3;
 
 /// Room that a stack is given to grow into.
 const STACK_ROOM: u64 = 8 << 20;
@@ -49,6 +51,10 @@ pub(super) fn anywhere() -> Search {
 }
 
 impl New {
+    /// What it takes where it is asked for.
+    fn range(&self) -> Result<VaRange> {
+        VaRange::of_pages(va(self.at), self.pages).filter(|r| r.end() <= map().max()).ok_or(ENOMEM)
+    }
     fn is_exact(&self) -> bool {
         self.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0
     }
@@ -56,10 +62,11 @@ impl New {
     fn place(&self, mut f: impl FnMut(Place) -> Result<Va>) -> Result<Va> {
         let hint = va(self.at);
         if self.flags & MAP_FIXED_NOREPLACE != 0 {
-            clear_gaps(VaRange::of_pages(hint, self.pages).ok_or(ENOMEM)?)?;
+            clear_gaps(self.range()?)?;
             return f(Place::At(hint));
         }
         if self.flags & MAP_FIXED != 0 {
+            clear_gaps(self.range()?)?;
             let made = f(Place::Over(hint))?;
             // A stack comes with a gap of its own.
             if self.flags & MAP_GROWSDOWN == 0
@@ -70,6 +77,9 @@ impl New {
             return Ok(made);
         }
         if self.at >= map().min().get()
+            && let Ok(r) = self.range()
+            && only_gaps(r)
+            && clear_gaps(r).is_ok()
             && let Ok(made) = f(Place::At(hint))
         {
             return Ok(made);
@@ -109,6 +119,11 @@ pub(in crate::syscall) fn mmap(a: [u64; 6]) -> Result {
     if exact && at < map().min().get() {
         return Err(EPERM);
     }
+    if let (MAP_SHARED_VALIDATE, Some(_)) = (flags & MAP_TYPE, &file)
+        && flags & !VALID != 0
+    {
+        return Err(EOPNOTSUPP);
+    }
     let shared = match (flags & MAP_TYPE, &file) {
         (MAP_PRIVATE, _) => false,
         (MAP_SHARED, _) | (MAP_SHARED_VALIDATE, Some(_)) => true,
@@ -122,6 +137,15 @@ pub(in crate::syscall) fn mmap(a: [u64; 6]) -> Result {
         attributes.flags |= EntryFlags::NO_CHARGE;
     }
     let new = New { pages: len / PAGE_SIZE, at: at & !(PAGE_SIZE - 1), flags, attributes };
+    if flags & MAP_LOCKED != 0 {
+        limit::may_lock()?;
+    }
+    if flags & MAP_LOCKED != 0 || lock::future() {
+        limit::locks_new(new.pages)?;
+    }
+    if !shared && attributes.prot.contains(Prot::W) && flags & MAP_GROWSDOWN == 0 {
+        limit::data(new.pages, new.range().ok().filter(|_| flags & MAP_FIXED != 0))?;
+    }
     let layout = &sched::process().layout;
     // A stack at a place is two steps.
     let grows = flags & MAP_GROWSDOWN != 0;
@@ -158,7 +182,7 @@ fn anonymous(new: New, shared: bool) -> Result<Va> {
     if new.flags & MAP_GROWSDOWN != 0 {
         return if shared { Err(EINVAL) } else { stack(&new) };
     }
-    let counts = new.attributes.prot.contains(Prot::W) && new.flags & MAP_NORESERVE == 0;
+    let counts = (shared || new.attributes.prot.contains(Prot::W)) && new.flags & MAP_NORESERVE == 0;
     if counts && is_too_much(new.pages * PAGE_SIZE) {
         return Err(ENOMEM);
     }
@@ -248,7 +272,11 @@ pub(crate) fn copy_of(
 }
 
 fn path(f: &File) -> String {
-    let Some((dir, name)) = &f.at else { return String::from("/memfd (deleted)") };
+    let Some((dir, name)) = &f.at else { return String::from("/ (deleted)") };
+    // What memfd_create made is in no directory.
+    if name.starts_with(b"/") {
+        return String::from_utf8_lossy(name).into_owned();
+    }
     let place = sched::process().files.lock().cwd.clone();
     let mut path = place.path_of(dir).unwrap_or_default();
     if path.last() != Some(&b'/') {
@@ -298,17 +326,34 @@ fn free_below(top: Va) -> u64 {
     top.get().saturating_sub(at.get()).saturating_sub(STACK_GUARD)
 }
 
-/// Gaps below stacks make room: to Linux they are free.
+/// Is nothing in `r` but gaps below stacks?
+fn only_gaps(r: VaRange) -> bool {
+    let mut at = r.start();
+    while let Some(info) = map().entry_from(at, &mut MaySleep::claim()) {
+        if info.range.start() >= r.end() {
+            break;
+        }
+        if info.kind != Kind::StackGap {
+            return false;
+        }
+        at = info.range.end();
+    }
+    true
+}
+
+/// Gaps below stacks make room: to Linux they are free. A stack above keeps its distance of what comes there.
 pub(super) fn clear_gaps(r: VaRange) -> Result<()> {
     let mut at = r.start();
     while let Some(info) = map().entry_from(at, &mut MaySleep::claim()) {
         if info.range.start() >= r.end() {
             break;
         }
-        if let (Kind::StackGap, Some(part)) = (info.kind, info.range.intersect(r)) {
+        at = info.range.end();
+        if info.kind == Kind::StackGap {
+            let end = at.get().min(r.end().get().saturating_add(STACK_GUARD));
+            let part = VaRange::between(info.range.start(), va(end)).ok_or(ENOMEM)?;
             map().delete(part, &mut MaySleep::claim()).map_err(|_| ENOMEM)?;
         }
-        at = info.range.end();
     }
     Ok(())
 }
@@ -372,6 +417,8 @@ pub(in crate::syscall) fn brk(to: u64) -> Result {
     let mut may = MaySleep::claim();
     let done = if new > old {
         !is_too_much(new - old)
+            && limit::data((new - old) / PAGE_SIZE, None).is_ok()
+            && (!lock::future() || limit::locks_new((new - old) / PAGE_SIZE).is_ok())
             && VaRange::between(va(old), va(new)).is_some_and(|r| {
                 map().insert(r, Backing::Anonymous, &Attributes::new(Prot::R | Prot::W), &mut may).is_ok()
             })

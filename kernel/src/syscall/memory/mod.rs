@@ -1,6 +1,7 @@
 //! System calls on memory: the map's operations under Linux's names.
 
 mod advise;
+mod limit;
 mod lock;
 mod mmap;
 mod protect;
@@ -16,6 +17,7 @@ use crate::errno::{EEXIST, EINVAL, ENOMEM, Errno, Result};
 use crate::sched;
 
 pub(super) use advise::madvise;
+pub(crate) use limit::is_data;
 pub(super) use lock::{mlock, mlockall, munlock, munlockall};
 pub(crate) use mmap::copy_of;
 pub(super) use mmap::{brk, mmap, munmap, remap_file_pages};
@@ -30,7 +32,7 @@ const DONT_FORK: EntryFlags = EntryFlags::USER1;
 /// MADV_WIPEONFORK was given.
 const WIPE_ON_FORK: EntryFlags = EntryFlags::USER2;
 /// A private mapping of a file.
-const FILE: EntryFlags = EntryFlags::USER3;
+pub(crate) const FILE: EntryFlags = EntryFlags::USER3;
 
 /// The map of the calling process.
 fn map() -> &'static Map<'static, Kernel> {

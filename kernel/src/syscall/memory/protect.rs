@@ -1,9 +1,9 @@
 //! mprotect(2).
 
 use machvm::map::{EntryFlags, Holes, ProtectError, SetProt};
-use machvm_hal::{MaySleep, VaRange};
+use machvm_hal::{MaySleep, Prot, VaRange};
 
-use super::{map, part, prot, range};
+use super::{limit, map, part, prot, range};
 use crate::errno::{EACCES, EINVAL, ENOMEM, Result};
 
 const GROWSDOWN: u64 = 0x0100_0000;
@@ -21,6 +21,9 @@ pub(in crate::syscall) fn mprotect(at: u64, len: u64, p: u64) -> Result {
             return Err(EINVAL);
         }
         r = VaRange::between(first.info.range.start(), r.end()).ok_or(ENOMEM)?;
+    }
+    if prot(p).contains(Prot::W) {
+        limit::becomes_data(r)?;
     }
     // As Linux: what lies below the first hole, or below what may not be, is changed.
     let mut may = MaySleep::claim();

@@ -4,7 +4,7 @@ use machvm::map::{Backing, Holes, Inherit, Leave, Wiring};
 use machvm_hal::{MaySleep, PAGE_SIZE, Va, VaRange};
 
 use super::mmap::{anywhere, clear_gaps, remove};
-use super::{Part, find_error, lock, map, part, round, va};
+use super::{Part, find_error, limit, lock, map, part, round, va};
 use crate::embed::the_vm;
 use crate::errno::{EFAULT, EINVAL, ENOMEM, Result};
 use crate::sched;
@@ -24,17 +24,17 @@ pub(in crate::syscall) fn mremap(a: [u64; 5]) -> Result {
     }
     let old = round(old).ok_or(EINVAL)?;
     let new = round(new).filter(|n| *n != 0 && *n <= crate::arch::USER_END).ok_or(EINVAL)?;
-    let to = (flags & (FIXED | DONTUNMAP) != 0 && (flags & FIXED != 0 || to != 0)).then_some(to);
-    if let Some(to) = to.filter(|_| flags & FIXED != 0) {
+    if flags & (FIXED | DONTUNMAP) != 0 {
         let end = to.checked_add(new).filter(|e| *e <= map().max().get()).ok_or(EINVAL)?;
         let over = at < end && to < at.saturating_add(old);
-        if !to.is_multiple_of(PAGE_SIZE) || over || to < map().min().get() {
+        let low = flags & FIXED != 0 && to < map().min().get();
+        if !to.is_multiple_of(PAGE_SIZE) || over || low {
             return Err(EINVAL);
         }
     }
     // From finding a place until it is used.
     let _alone = sched::process().layout.close();
-    let to = to.filter(|_| flags & FIXED != 0).map(va);
+    let to = (flags & FIXED != 0).then(|| va(to));
     let first = part(VaRange::page(va(at))).ok_or(EFAULT)?;
     if old == 0 {
         return again(&first, va(at), new, flags, to);
@@ -46,6 +46,15 @@ pub(in crate::syscall) fn mremap(a: [u64; 5]) -> Result {
         return Ok(at as i64);
     }
     check_one(r, &first)?;
+    if new > old {
+        let more = (new - old) / PAGE_SIZE;
+        if first.is_locked() {
+            limit::locks_new(more)?;
+        }
+        if super::is_data(&first.info) {
+            limit::data(more, None)?;
+        }
+    }
     if flags & DONTUNMAP != 0 {
         return keep(&first, r, to);
     }

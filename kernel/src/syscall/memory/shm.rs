@@ -15,7 +15,7 @@ use crate::embed::the_vm;
 use crate::errno::{EEXIST, EINVAL, ENOENT, ENOMEM, Result};
 use crate::mapped::SEGMENT;
 use crate::mutex::Mutex;
-use crate::{process, sched, user};
+use crate::{sched, user};
 
 const IPC_PRIVATE: u32 = 0;
 const IPC_CREAT: u64 = 0o1000;
@@ -57,16 +57,10 @@ fn tag(id: u32, key: u32) -> u64 {
 /// Mappings of segment `id` in all processes. => the segments are not locked.
 fn attached(id: u32) -> u64 {
     let mut n = 0;
-    for p in process::all(|_| true) {
-        let Some(space) = p.hold_space() else { continue };
-        let mut at = space.map().min();
-        while let Some(e) = space.map().entry_from(at, &mut MaySleep::claim()) {
-            at = e.range.end();
-            let tag = e.attributes.tag;
-            n += u64::from(tag & SEGMENT != 0 && tag & 0xffff_ffff == u64::from(id));
-        }
-        process::release(space);
-    }
+    crate::mapped::each(|_, e| {
+        let tag = e.attributes.tag;
+        n += u64::from(tag & SEGMENT != 0 && tag & 0xffff_ffff == u64::from(id));
+    });
     n
 }
 
