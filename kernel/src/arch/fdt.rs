@@ -100,11 +100,34 @@ fn walk(blob: &Blob, tree: &mut Tree, line: &mut [u8; LINE]) -> Option<usize> {
     }
 }
 
-/// Reads the tree at a physical address.
+unsafe extern "C" {
+    #[link_name = "__kernel_end"]
+    safe static KERNEL_END: u8;
+}
+
+/// Moves the initial file system from the midst of memory, where QEMU puts it, to the kernel's end: the rest is one
+/// range.
+///
+/// # Safety
+/// 1. The direct map reaches it and all that is below it, and nothing but the kernel is there.
+unsafe fn move_down(initrd: &mut Span) {
+    let to = (&raw const KERNEL_END as u64 - super::KVA).next_multiple_of(4096);
+    let Some(bytes) = initrd.end.checked_sub(initrd.start) else { return };
+    if to < initrd.start {
+        // SAFETY: by 1; the ranges may overlap.
+        unsafe {
+            super::direct(to).copy_from(super::direct(initrd.start).cast_const(), bytes as usize);
+        }
+        *initrd = Span { start: to, end: to + bytes };
+    }
+}
+
+/// Reads the tree at a physical address. The initial file system moves to the kernel's end.
 ///
 /// # Safety
 /// 1. The direct map reaches what is there, and nobody changes it meanwhile.
 /// 2. Called once.
+/// 3. The tree and the initial file system are above the kernel, and nothing that is needed lies between.
 pub(super) unsafe fn read(at: u64) -> Tree {
     static mut COMMAND_LINE: [u8; LINE] = [0; LINE];
     let info =
@@ -119,6 +142,10 @@ pub(super) unsafe fn read(at: u64) -> Tree {
     // SAFETY: by 2 the only one that uses it.
     let line = unsafe { &mut *(&raw mut COMMAND_LINE) };
     let length = walk(&blob, &mut tree, line).expect("a device tree that can be read");
+    if let Some(initrd) = &mut tree.info.initrd {
+        // SAFETY: by 1 and 3; of the tree all has been read.
+        unsafe { move_down(initrd) }
+    }
     tree.info.command_line = core::str::from_utf8(&line[..length]).unwrap_or("");
     tree
 }

@@ -37,7 +37,7 @@ pub(super) fn interrupt(from_user: bool) {
     let word = unsafe { direct(INTERFACE + 0xc).cast::<u32>().read_volatile() };
     match word & 0x3ff {
         TIMER => super::timer::interrupt(from_user),
-        SERIAL => crate::fs::arrived(),
+        SERIAL => super::serial::interrupt(),
         SPURIOUS.. => return,
         _ => {}
     }

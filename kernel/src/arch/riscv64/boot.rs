@@ -86,7 +86,7 @@ static HIGH_TABLE: Table = Table::EMPTY;
 /// 1. `info` is the physical address that OpenSBI gave.
 /// 2. Called once, and what it leads to stays as it is meanwhile.
 pub(crate) unsafe fn boot_info(info: u64) -> BootInfo {
-    // SAFETY: by 1 and 2; the direct map has 512 GiB.
+    // SAFETY: by 1 and 2; the direct map has 512 GiB, and QEMU puts what it loads above the kernel.
     let mut tree = unsafe { fdt::read(info) };
     clock::set_frequency(tree.timebase);
     // What firmware said on the same line ends here.
