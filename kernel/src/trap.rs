@@ -32,8 +32,8 @@ pub(crate) enum Exception {
     Step,
     /// SIGILL.
     Illegal,
-    /// SIGBUS.
-    Alignment,
+    /// SIGBUS: an access to this address, if that is known; else 0.
+    Alignment(u64),
     /// SIGBUS: a bad segment.
     Stack,
     /// SIGSEGV without an address.

@@ -1,12 +1,13 @@
 //! Which programs are run, and how: as lines in their sources say.
 //!
 //! ```text
-//! // kernel-test NAME: cpus=1 mem=96M disk=128M swap=pool:24M,/dev/vda args=160,mixed busybox
+//! // kernel-test NAME: cpus=1 mem=96M disk=128M swap=pool:24M,/dev/vda args=160,mixed busybox arch=aarch64
 //! //> what it prints, where it is not run under Linux
 //! ```
 //! A source without such a line is one case with nothing said.
 
 use super::Machine;
+use super::arch::Arch;
 
 /// How a program is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(super) struct Case {
     /// Bytes of a disk before that one that has the root.
     pub(super) root: Option<u64>,
     pub(super) args: Vec<String>,
+    /// It is run on this machine only.
+    pub(super) arch: Option<Arch>,
     /// It reads /bin/busybox, which is the same file here and there on x86-64 only.
     pub(super) busybox: bool,
     /// What it prints; `None`: what it prints under Linux.
@@ -38,6 +41,7 @@ fn case(name: &str, words: &str, says: Option<String>) -> Result<Case, String> {
         disk: None,
         root: None,
         args: Vec::new(),
+        arch: None,
         busybox: false,
         says,
     };
@@ -49,10 +53,11 @@ fn case(name: &str, words: &str, says: Option<String>) -> Result<Case, String> {
             Some(("root", n)) => c.root = Some(bytes(n).ok_or(format!("{w}: as in 64M"))?),
             Some(("args", a)) => c.args = a.split(',').map(String::from).collect(),
             Some(("swap", _)) => c.machine.words.push(w.into()),
+            Some(("arch", a)) => c.arch = Some(Arch::parse(a)?),
             None if w == "busybox" => c.busybox = true,
             _ => {
                 return Err(format!(
-                    "{w:?} of case {name}: mem=, cpus=, disk=, root=, swap=, args=, busybox"
+                    "{w:?} of case {name}: mem=, cpus=, disk=, root=, swap=, args=, busybox, arch="
                 ));
             }
         }
@@ -86,7 +91,7 @@ mod tests {
         assert_eq!((plain.len(), plain[0].name.as_str(), &plain[0].says), (1, "p", &None));
         let two = cases(
             "p",
-            "// kernel-test a: mem=64M disk=8M\n// kernel-test b: swap=pool:8M args=1,x busybox\n//> yes\n",
+            "// kernel-test a: mem=64M disk=8M\n// kernel-test b: swap=pool:8M args=1,x busybox arch=aarch64\n//> yes\n",
         );
         let two = two.expect("good");
         assert_eq!(two[0].machine.memory, "64M");
@@ -94,6 +99,8 @@ mod tests {
         assert_eq!(two[1].machine.words, ["swap=pool:8M"]);
         assert_eq!(two[1].args, ["1", "x"]);
         assert!(two[1].busybox && !two[0].busybox);
+        assert_eq!((two[0].arch, two[1].arch), (None, Some(Arch::Aarch64)));
+        assert!(cases("p", "// kernel-test a: arch=vax").is_err_and(|e| e.contains("vax")));
         assert_eq!(two[1].says.as_deref(), Some("yes\n"));
         assert!(cases("p", "// kernel-test a: what=1").is_err_and(|e| e.contains("what=1")));
     }

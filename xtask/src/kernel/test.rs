@@ -105,6 +105,7 @@ fn prepare(arch: Arch, only: &[String]) -> Result<Vec<Run>, String> {
         let name = stem(&source);
         let mut asked = cases(&name, &text(&source)?)?;
         asked.retain(|c| wanted(&name) || wanted(&c.name));
+        asked.retain(|c| c.arch.is_none_or(|only| only == arch));
         asked.iter_mut().for_each(|c| c.machine.arch = arch);
         if !arch.has_devices() {
             asked.retain(|c| c.disk.is_none() && c.root.is_none() && !c.busybox);
@@ -115,7 +116,10 @@ fn prepare(arch: Arch, only: &[String]) -> Result<Vec<Run>, String> {
         }
         let suffix = if arch == Arch::default() { "" } else { ".portable" };
         let program = out.join(format!("{name}{suffix}"));
-        link(Arch::default(), arch, &source, &program)?;
+        // It need not be one for this machine.
+        if arch == Arch::default() || asked.iter().any(|c| c.says.is_none()) {
+            link(Arch::default(), arch, &source, &program)?;
+        }
         let theirs = if arch == Arch::default() {
             program.clone()
         } else {

@@ -11,7 +11,8 @@
 //! architecture calls RES0 are ignored when read and never set.
 //!
 //! Assumed of the CPU: `MAIR_EL1` as in [`Vmsa::MAIR_EL1`]; `TCR_EL1` with `HPD0`, `HPD1`,
-//! `TBI0`, `TBI1`, `DS` and `HAFT` clear; `SCTLR_EL1.WXN` clear; no indirect permissions
+//! `TBI1`, `DS` and `HAFT` clear, and `TBI0` only set where tags are stripped before the
+//! pmap is told an address; `SCTLR_EL1.WXN` clear; no indirect permissions
 //! (`PIE`) and no overlays. `HA` and `HD` as the port says.
 
 use machvm_hal::{Pfn, Prot};

@@ -15,8 +15,9 @@ use super::super::single::Table;
 use super::paging::{EXECUTABLE, MEMORY, REGISTERS};
 use crate::arch::{BootInfo, fdt};
 
-/// TCR_EL1: 48 bits on either side; walks that are cached, inner shareable; granules of 4 KiB; ASIDs in TTBR0.
-const TCR: u64 = 16 | 1 << 8 | 1 << 10 | 3 << 12 | 16 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30;
+/// TCR_EL1: 48 bits on either side; walks that are cached, inner shareable; granules of 4 KiB; ASIDs in TTBR0; the
+/// highest byte of a program's address is the program's (TBI0).
+const TCR: u64 = 1 << 37 | 16 | 1 << 8 | 1 << 10 | 3 << 12 | 16 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30;
 /// SCTLR_EL1: M, C, SA, SA0, I, nTWI, nTWE; DZE, UCT and UCI, so that programs may zero and clean what is theirs, and
 /// what must be one.
 const SCTLR: u64 = 1
@@ -181,7 +182,7 @@ static LOW_ROOT: Table = Table::EMPTY;
 pub(crate) unsafe fn boot_info(info: u64) -> BootInfo {
     LOW_ROOT.0[0].store(0, Ordering::Release);
     super::paging::forget();
-    // SAFETY: by 1 and 2; the direct map has 512 GiB.
+    // SAFETY: by 1 and 2; the direct map has 512 GiB, and QEMU puts what it loads above the kernel.
     let mut tree = unsafe { fdt::read(info) };
     // No other CPU is started.
     tree.info.tables = 0;

@@ -29,6 +29,10 @@ pub(crate) const GENERIC_CALLS: bool = true;
 pub(crate) const HAS_RESTORER: bool = true;
 /// Instructions that end a signal handler where they do not: `mov x8, #139; svc #0`.
 pub(crate) const SIGNAL_RETURN: [u32; 2] = [0xd280_1168, 0xd400_0001];
+/// SIGILL: ILL_ILLOPC.
+pub(crate) const ILLEGAL_CODE: i32 = 1;
+/// SIGTRAP of a breakpoint: TRAP_BRKPT, at its address.
+pub(crate) const BREAKPOINT_CODE: i32 = 1;
 /// The smallest alternate stack.
 pub(crate) const MINSIGSTKSZ: u64 = 5120;
 pub(crate) const O_DIRECT: u32 = 0o200_000;

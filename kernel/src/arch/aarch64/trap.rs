@@ -7,6 +7,7 @@
 
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
+use core::sync::atomic::Ordering;
 
 use machvm_hal::Prot;
 
@@ -14,6 +15,7 @@ use super::super::single::CpuLocal;
 use super::super::stack;
 use super::cpu::IRQ_OFF;
 use crate::arch::{fix_up, here, interrupts_off, interrupts_restore};
+use crate::sched;
 use crate::trap::{Exception, exception, interrupted, system_call};
 
 /// Registers of what was interrupted.
@@ -34,7 +36,7 @@ pub(crate) struct Frame {
     first: u64,
     /// 1: a system call.
     is_call: u64,
-    /// ESR_EL1 of a program's exception, or 0, and FAR_EL1 if that has an address.
+    /// ESR_EL1 of a program's exception, or 0, and FAR_EL1 if that has an address: see [`note`].
     pub(super) fault: [u64; 2],
     /// A multiple of 16 bytes.
     _pad: u64,
@@ -306,7 +308,7 @@ fn read_syndrome() -> (u64, u64) {
 }
 
 /// What an exception is, by ESR_EL1's class and the rest of it (Arm ARM, D17.2.37 "ESR_EL1").
-fn decode(syndrome: u64, address: u64) -> Option<Exception> {
+fn decode(f: &Frame, syndrome: u64, address: u64) -> Option<Exception> {
     const WRITE: u64 = 1 << 6;
     const CACHE: u64 = 1 << 8;
     let class = syndrome >> 26 & 0x3f;
@@ -318,8 +320,8 @@ fn decode(syndrome: u64, address: u64) -> Option<Exception> {
             Exception::Page { address, access: Prot::W }
         }
         (0x24 | 0x25, 0..0x10) => Exception::Page { address, access: Prot::R },
-        // A conflict of translations: they are forgotten before it is tried again.
-        (0x24 | 0x25, 0x21) | (0x22 | 0x26, _) => Exception::Alignment,
+        (0x24 | 0x25, 0x21) | (0x22, _) => Exception::Alignment(address),
+        (0x26, _) => Exception::Alignment(f.sp),
         (0x20 | 0x21 | 0x24 | 0x25, _) => Exception::Protection,
         (0x30 | 0x31 | 0x38 | 0x3c, _) => Exception::Breakpoint,
         (0x32 | 0x33, _) => Exception::Step,
@@ -330,13 +332,30 @@ fn decode(syndrome: u64, address: u64) -> Option<Exception> {
     })
 }
 
+/// Notes what the frame of a signal for a program's exception says of it: as Linux, of accesses with their address, of
+/// what is no instruction nothing.
+fn note(f: &mut Frame, e: Exception, syndrome: u64, address: u64) {
+    match e {
+        Exception::Page { .. } => f.fault = [syndrome, address],
+        Exception::Alignment(_) => f.fault = [syndrome, if syndrome >> 26 == 0x24 { address } else { 0 }],
+        Exception::Illegal => {
+            sched::current().signals.trap.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+        _ => {}
+    }
+}
+
 /// Everything that leads into the kernel. => interrupts are off, and are so on return.
 extern "C" fn dispatch(f: &mut Frame, kind: u64) {
     if kind == 1 {
         super::gic::interrupt(f.is_from_user());
         return interrupted(f);
     }
-    let (syndrome, address) = read_syndrome();
+    let (syndrome, mut address) = read_syndrome();
+    if f.is_from_user() && address & 1 << 55 == 0 {
+        // The highest byte of a program's address is the program's.
+        address &= (1 << 56) - 1;
+    }
     if kind != 0 {
         panic!("an exception that this kernel does not know, {syndrome:#x}, {address:#x}: {f:#x?}");
     }
@@ -345,10 +364,9 @@ extern "C" fn dispatch(f: &mut Frame, kind: u64) {
         interrupts_restore(true);
         return system_call(f);
     }
-    let Some(e) = decode(syndrome, address) else { panic!("trap {syndrome:#x}, {address:#x}: {f:#x?}") };
+    let Some(e) = decode(f, syndrome, address) else { panic!("trap {syndrome:#x}, {address:#x}: {f:#x?}") };
     if f.is_from_user() {
-        let known = matches!(e, Exception::Page { .. } | Exception::Alignment);
-        f.fault = [syndrome, if known { address } else { 0 }];
+        note(f, e, syndrome, address);
     } else if matches!(e, Exception::Illegal) && fix_up(f) {
         // A call that QEMU was not told to take.
         return;

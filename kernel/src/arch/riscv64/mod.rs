@@ -29,6 +29,10 @@ pub(crate) const GENERIC_CALLS: bool = true;
 pub(crate) const HAS_RESTORER: bool = false;
 /// Instructions that end a signal handler: `li a7, 139; ecall`.
 pub(crate) const SIGNAL_RETURN: [u32; 2] = [0x08b0_0893, 0x0000_0073];
+/// SIGILL: ILL_ILLOPC.
+pub(crate) const ILLEGAL_CODE: i32 = 1;
+/// SIGTRAP of a breakpoint: TRAP_BRKPT, at its address.
+pub(crate) const BREAKPOINT_CODE: i32 = 1;
 /// The smallest alternate stack.
 pub(crate) const MINSIGSTKSZ: u64 = 2048;
 pub(crate) const O_DIRECT: u32 = 0o40_000;

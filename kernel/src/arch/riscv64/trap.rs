@@ -273,7 +273,7 @@ extern "C" fn dispatch(f: &mut Frame) {
         12 => page(Prot::X),
         13 => page(Prot::R),
         15 => page(Prot::W),
-        0 | 4 | 6 => Exception::Alignment,
+        0 | 4 | 6 => Exception::Alignment(value),
         1 | 5 | 7 => Exception::Protection,
         2 => Exception::Illegal,
         3 => Exception::Breakpoint,

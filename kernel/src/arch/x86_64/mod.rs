@@ -38,6 +38,10 @@ pub(crate) const GENERIC_CALLS: bool = false;
 pub(crate) const HAS_RESTORER: bool = true;
 /// Instructions that end a signal handler: none are needed.
 pub(crate) const SIGNAL_RETURN: [u32; 0] = [];
+/// SIGILL: ILL_ILLOPN.
+pub(crate) const ILLEGAL_CODE: i32 = 2;
+/// SIGTRAP of a breakpoint is from the kernel, without an address.
+pub(crate) const BREAKPOINT_CODE: i32 = 0;
 /// The smallest alternate stack.
 pub(crate) const MINSIGSTKSZ: u64 = 2048;
 pub(crate) const O_DIRECT: u32 = 0o40_000;

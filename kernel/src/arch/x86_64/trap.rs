@@ -286,7 +286,7 @@ extern "C" fn dispatch(f: &mut Frame) {
         1 => Exception::Step,
         3 => Exception::Breakpoint,
         6 => Exception::Illegal,
-        17 => Exception::Alignment,
+        17 => Exception::Alignment(0),
         11 | 12 => Exception::Stack,
         4 | 5 | 10 | 13 => Exception::Protection,
         8 => {

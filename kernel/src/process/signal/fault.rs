@@ -14,7 +14,6 @@ const SEGV_ACCERR: i32 = 2;
 const BUS_ADRALN: i32 = 1;
 const BUS_ADRERR: i32 = 2;
 const FPE_INTDIV: i32 = 1;
-const ILL_ILLOPN: i32 = 2;
 const TRAP_TRACE: i32 = 2;
 
 /// The running thread touched what it may not.
@@ -40,10 +39,13 @@ pub(crate) fn exception(f: &Frame, e: Exception) {
     force(match e {
         Exception::Divide => Info::fault(SIGFPE, FPE_INTDIV, at),
         Exception::Float => Info::fault(SIGFPE, arch::float_code(), at),
-        Exception::Breakpoint => Info::kernel(SIGTRAP),
+        Exception::Breakpoint => match arch::BREAKPOINT_CODE {
+            0 => Info::kernel(SIGTRAP),
+            code => Info::fault(SIGTRAP, code, at),
+        },
         Exception::Step => Info::fault(SIGTRAP, TRAP_TRACE, at),
-        Exception::Illegal => Info::fault(SIGILL, ILL_ILLOPN, at),
-        Exception::Alignment => Info::fault(SIGBUS, BUS_ADRALN, 0),
+        Exception::Illegal => Info::fault(SIGILL, arch::ILLEGAL_CODE, at),
+        Exception::Alignment(address) => Info::fault(SIGBUS, BUS_ADRALN, address),
         Exception::Stack => Info::kernel(SIGBUS),
         Exception::Protection | Exception::Page { .. } => Info::kernel(SIGSEGV),
     });
