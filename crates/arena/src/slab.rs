@@ -1,11 +1,12 @@
 //! The slab.
 //!
-//! Chunk `k` holds `FIRST << k` objects, so 32 chunk pointers reach every index
-//! and finding an object is a shift and a load. Objects are initialised when first
-//! handed out, in index order; the free list is linked through a side word in
-//! front of each object, which also tells a live object from a free one.
+//! Chunk `k` holds `1 << k` times the objects of the first, so 32 chunk pointers reach every index. Each is kept as
+//! the address that index 0 would have in it: finding an object is a comparison, a bit scan, a load and a
+//! multiplication. Objects are initialised when first handed out, in index order; the free list is linked through a
+//! side word in front of each object, which also tells a live object from a free one.
 
 use core::mem::MaybeUninit;
+use core::num::NonZeroU32;
 use core::ptr::NonNull;
 use machvm_sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use machvm_sync::{Rank, Spin};
@@ -15,6 +16,8 @@ use crate::source::{CHUNK_ALIGN, ChunkSource};
 
 /// log2 of the objects in chunk 0. The model checker gets to see chunks being added.
 const FIRST: u32 = if cfg!(loom) { 0 } else { 6 };
+/// What is added to an index to tell its chunk by the highest bit.
+const BIAS: u32 = (1 << FIRST) - 1;
 /// Doublings until every 32-bit index has a place.
 const CHUNKS: usize = if cfg!(loom) { 4 } else { 26 };
 /// The side word of an object that is handed out.
@@ -45,7 +48,9 @@ struct Line<T>(T);
 
 /// See the crate text.
 pub struct Slab<T, C: ChunkSource> {
-    chunks: [AtomicPtr<Slot<T>>; CHUNKS],
+    /// By the highest bit of `index + BIAS` (one for each there is, so that no test is needed): where index 0 would be
+    /// if the chunk reached there. Null: not there yet.
+    chunks: [AtomicPtr<Slot<T>>; u32::BITS as usize],
     /// Slots `1..=inited` hold an initialised `T`. Release on growth, Acquire on use.
     inited: AtomicU32,
     limit: u32,
@@ -66,25 +71,33 @@ pub struct Reserved<'a, T: Default, C: ChunkSource> {
 
 /// The largest index: what `CHUNKS` chunks hold, less a margin under `LIVE`.
 const MOST: u32 = ((((1u64 << CHUNKS) - 1) << FIRST) - 1) as u32;
-const _: () = assert!(MOST < LIVE && locate(MOST).0 == CHUNKS - 1);
+const _: () = assert!(MOST < LIVE - BIAS && chunk_of(MOST) as u32 == FIRST + CHUNKS as u32 - 1);
 
-/// Chunk and place of slot `index` (from one).
-const fn locate(index: u32) -> (usize, usize) {
-    let at = index - 1 + (1 << FIRST);
+/// The chunk of slot `index` (from one to `MOST`).
+const fn chunk_of(index: u32) -> usize {
     // `| 1` changes no result and spares the test for zero that a bit scan needs.
-    let chunk = 31 - FIRST - (at | 1).leading_zeros();
-    (chunk as usize, (at - (1 << (FIRST + chunk))) as usize)
+    (31 - ((index + BIAS) | 1).leading_zeros()) as usize
 }
 
-/// Bytes of chunk `k`: what is asked of the source and given back to it.
-const fn chunk_bytes<T>(k: usize) -> usize {
-    let bytes = (1usize << (FIRST as usize + k)) * size_of::<Slot<T>>();
+/// The first slot of a chunk.
+const fn first_of(chunk: usize) -> u32 {
+    (1 << chunk) - BIAS
+}
+
+/// The chunks that `inited` slots need.
+fn chunks_of(inited: u32) -> impl Iterator<Item = usize> {
+    (FIRST as usize..u32::BITS as usize).take_while(move |chunk| *chunk <= chunk_of(MOST) && first_of(*chunk) <= inited)
+}
+
+/// Bytes of a chunk: what is asked of the source and given back to it.
+const fn chunk_bytes<T>(chunk: usize) -> usize {
+    let bytes = (1usize << chunk) * size_of::<Slot<T>>();
     (bytes + CHUNK_ALIGN - 1) & !(CHUNK_ALIGN - 1)
 }
 
 #[cold]
 #[track_caller]
-fn never_handed_out(index: u32) -> ! {
+fn never_handed_out(index: NonZeroU32) -> ! {
     panic!("handle {index} was never handed out")
 }
 
@@ -108,22 +121,22 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
 
     /// The slot, if it was ever handed out.
     #[inline]
-    fn try_slot(&self, index: u32) -> Option<&Slot<T>> {
-        // Zero wraps to the largest, which is not below anything. Acquire pairs with
-        // the Release of grow().
-        if index.wrapping_sub(1) >= self.inited.load(Ordering::Acquire) {
+    fn try_slot(&self, index: NonZeroU32) -> Option<&Slot<T>> {
+        let index = index.get();
+        // Acquire pairs with the Release of grow().
+        if index > self.inited.load(Ordering::Acquire) {
             return None;
         }
-        let (chunk, at) = locate(index);
-        let base = self.chunks[chunk].load(Ordering::Relaxed);
-        // SAFETY: 1 <= index <= inited, so the chunk was stored before `inited` was
-        // released and slot `at` of it is initialised; chunks live as long as self.
-        Some(unsafe { &*base.add(at) })
+        let base = self.chunks[chunk_of(index)].load(Ordering::Relaxed);
+        // SAFETY: 1 <= index <= inited, so the chunk was stored before `inited` was released, its slot `index` is in
+        // the same allocation as where it starts (wrapping_add undoes the wrapping_sub of grow()) and is initialised;
+        // chunks live as long as self.
+        Some(unsafe { &*base.wrapping_add(index as usize) })
     }
 
     #[inline]
     #[track_caller]
-    fn slot(&self, index: u32) -> &Slot<T> {
+    fn slot(&self, index: NonZeroU32) -> &Slot<T> {
         match self.try_slot(index) {
             Some(slot) => slot,
             None => never_handed_out(index),
@@ -138,13 +151,13 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
     #[track_caller]
     pub fn get(&self, h: Handle<T>) -> &T {
         // SAFETY: slots up to `inited` hold an initialised `T` (checked by slot()).
-        unsafe { self.slot(h.get()).value.assume_init_ref() }
+        unsafe { self.slot(h.raw()).value.assume_init_ref() }
     }
 
     /// Like [`Slab::get`] for a number that may be nonsense.
     #[inline]
     pub fn lookup(&self, raw: u32) -> Option<&T> {
-        let slot = self.try_slot(raw)?;
+        let slot = self.try_slot(NonZeroU32::new(raw)?)?;
         // SAFETY: try_slot() returns initialised slots only.
         Some(unsafe { slot.value.assume_init_ref() })
     }
@@ -162,12 +175,7 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
 
     /// Bytes of memory taken from the source.
     pub fn bytes(&self) -> usize {
-        self.chunks
-            .iter()
-            .enumerate()
-            .filter(|(_, c)| !c.load(Ordering::Relaxed).is_null())
-            .map(|(k, _)| chunk_bytes::<T>(k))
-            .sum()
+        chunks_of(self.inited.load(Ordering::Relaxed)).map(chunk_bytes::<T>).sum()
     }
 
     /// Bytes of memory that objects handed out so far occupy (chunks are taken ahead).
@@ -176,36 +184,37 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
     }
 
     /// One more slot, never used before.
-    fn grow(&self, free: &mut Free) -> Result<u32, NoMemory> {
+    fn grow(&self, free: &mut Free) -> Result<NonZeroU32, NoMemory> {
         const { assert!(align_of::<Slot<T>>() <= CHUNK_ALIGN) }
         if free.used >= self.limit {
             return Err(NoMemory);
         }
-        let index = free.used + 1;
-        let (chunk, at) = locate(index);
-        let mut base = self.chunks[chunk].load(Ordering::Relaxed);
-        if base.is_null() {
-            base = self.source.chunk(chunk_bytes::<T>(chunk)).ok_or(NoMemory)?.as_ptr().cast();
-            self.chunks[chunk].store(base, Ordering::Relaxed);
+        let index = NonZeroU32::MIN.saturating_add(free.used);
+        let chunk = chunk_of(index.get());
+        if index.get() == first_of(chunk) {
+            let new: *mut Slot<T> = self.source.chunk(chunk_bytes::<T>(chunk)).ok_or(NoMemory)?.as_ptr().cast();
+            self.chunks[chunk].store(new.wrapping_sub(first_of(chunk) as usize), Ordering::Relaxed);
         }
-        // SAFETY: the chunk has room for `at` (locate), is aligned (CHUNK_ALIGN), is
-        // ours alone (ChunkSource), and slot `index` is not yet visible to anyone.
+        let base = self.chunks[chunk].load(Ordering::Relaxed);
+        // SAFETY: slot `index` is in its chunk (chunk_of), which has been there since its first slot was made, is
+        // aligned (CHUNK_ALIGN), is ours alone (ChunkSource), and the slot is not yet visible to anyone.
         unsafe {
-            base.add(at).write(Slot { next: AtomicU32::new(0), value: MaybeUninit::new(T::default()) });
+            let slot = Slot { next: AtomicU32::new(0), value: MaybeUninit::new(T::default()) };
+            base.wrapping_add(index.get() as usize).write(slot);
         }
-        free.used = index;
-        self.inited.store(index, Ordering::Release);
+        free.used = index.get();
+        self.inited.store(index.get(), Ordering::Release);
         Ok(index)
     }
 
     /// A slot of whatever list; the caller sets its `next`.
-    fn take(&self, free: &mut Free) -> Result<u32, NoMemory> {
+    fn take(&self, free: &mut Free) -> Result<NonZeroU32, NoMemory> {
         if !self.source.admit() {
             return Err(NoMemory);
         }
-        let index = match free.head {
-            0 => self.grow(free)?,
-            head => {
+        let index = match NonZeroU32::new(free.head) {
+            None => self.grow(free)?,
+            Some(head) => {
                 free.head = self.slot(head).next.load(Ordering::Relaxed);
                 head
             }
@@ -221,7 +230,7 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
     pub fn alloc(&self) -> Result<Handle<T>, NoMemory> {
         let index = self.take(&mut self.free.0.lock())?;
         self.slot(index).next.store(LIVE, Ordering::Relaxed);
-        core::num::NonZeroU32::new(index).map(Handle::from_raw).ok_or(NoMemory)
+        Ok(Handle::from_raw(index))
     }
 
     /// `n` objects ahead of time.
@@ -249,7 +258,7 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
     /// It is not handed out: freed twice, or only reserved.
     #[track_caller]
     pub fn free(&self, h: Handle<T>) {
-        let slot = self.slot(h.get());
+        let slot = self.slot(h.raw());
         let mut free = self.free.0.lock();
         assert!(slot.next.load(Ordering::Relaxed) == LIVE, "{h:?} is not handed out");
         slot.next.store(free.head, Ordering::Relaxed);
@@ -260,7 +269,7 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
     /// Calls `f` with every object ever handed out, live or not.
     pub fn for_each(&self, mut f: impl FnMut(Handle<T>, &T)) {
         for i in 1..=self.inited.load(Ordering::Acquire) {
-            if let Some(raw) = core::num::NonZeroU32::new(i) {
+            if let Some(raw) = NonZeroU32::new(i) {
                 let h = Handle::from_raw(raw);
                 f(h, self.get(h));
             }
@@ -269,12 +278,12 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
 }
 
 impl<T: Default, C: ChunkSource> Reserved<'_, T, C> {
-    fn push(&mut self, index: u32) {
+    fn push(&mut self, index: NonZeroU32) {
         self.slab.slot(index).next.store(self.head, Ordering::Relaxed);
         if self.head == 0 {
-            self.tail = index;
+            self.tail = index.get();
         }
-        self.head = index;
+        self.head = index.get();
         self.left += 1;
     }
     /// How many are left.
@@ -284,8 +293,8 @@ impl<T: Default, C: ChunkSource> Reserved<'_, T, C> {
     /// Takes one. `None` only when more are taken than were reserved: a bug of the
     /// caller that it must turn into an error.
     pub fn take(&mut self) -> Option<Handle<T>> {
-        let index = core::num::NonZeroU32::new(self.head)?;
-        let slot = self.slab.slot(index.get());
+        let index = NonZeroU32::new(self.head)?;
+        let slot = self.slab.slot(index);
         self.head = slot.next.load(Ordering::Relaxed);
         slot.next.store(LIVE, Ordering::Relaxed);
         self.left -= 1;
@@ -295,11 +304,9 @@ impl<T: Default, C: ChunkSource> Reserved<'_, T, C> {
 
 impl<T: Default, C: ChunkSource> Drop for Reserved<'_, T, C> {
     fn drop(&mut self) {
-        if self.head == 0 {
-            return;
-        }
+        let Some(tail) = NonZeroU32::new(self.tail).filter(|_| self.head != 0) else { return };
         let mut free = self.slab.free.0.lock();
-        self.slab.slot(self.tail).next.store(free.head, Ordering::Relaxed);
+        self.slab.slot(tail).next.store(free.head, Ordering::Relaxed);
         free.head = self.head;
         free.live -= self.left;
     }
@@ -308,20 +315,22 @@ impl<T: Default, C: ChunkSource> Drop for Reserved<'_, T, C> {
 impl<T, C: ChunkSource> Drop for Slab<T, C> {
     fn drop(&mut self) {
         // `&mut self`: whoever made this the last access ordered the others before it.
-        for index in 1..=self.inited.load(Ordering::Relaxed) {
-            let (chunk, at) = locate(index);
-            let base = self.chunks[chunk].load(Ordering::Relaxed);
+        let inited = self.inited.load(Ordering::Relaxed);
+        for index in 1..=inited {
+            let base = self.chunks[chunk_of(index)].load(Ordering::Relaxed);
             // SAFETY: initialised (index <= inited), dropped once, nobody else has self.
             unsafe {
-                (*base.add(at)).value.assume_init_drop();
-                base.add(at).drop_in_place();
+                let slot = base.wrapping_add(index as usize);
+                (*slot).value.assume_init_drop();
+                slot.drop_in_place();
             }
         }
-        for (k, c) in self.chunks.iter().enumerate() {
-            if let Some(ptr) = NonNull::new(c.load(Ordering::Relaxed).cast::<u8>()) {
+        for chunk in chunks_of(inited) {
+            let ptr = self.chunks[chunk].load(Ordering::Relaxed).wrapping_add(first_of(chunk) as usize);
+            if let Some(ptr) = NonNull::new(ptr.cast::<u8>()) {
                 // SAFETY: from `chunk` of as many bytes in grow(); the objects were dropped
                 // above.
-                unsafe { self.source.release(ptr, chunk_bytes::<T>(k)) };
+                unsafe { self.source.release(ptr, chunk_bytes::<T>(chunk)) };
             }
         }
     }
