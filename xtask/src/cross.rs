@@ -25,6 +25,9 @@ struct Libraries {
     crates: &'static [&'static str],
 }
 
+/// The libraries are made so that a program can be optimised together with them.
+const BITCODE: &str = "-Cembed-bitcode=yes";
+
 /// Of crates that cannot allocate: one that wants to does not compile.
 const CORE: Libraries = Libraries { dir: "target/sysroot", crates: &["core", "compiler_builtins"] };
 /// Of the kernel.
@@ -138,7 +141,8 @@ fn numbers(dotted: &str) -> Vec<u32> {
 fn sysroot(libraries: &Libraries, version: &str, targets: &[&str]) -> Option<PathBuf> {
     let root = env::current_dir().ok()?.join(libraries.dir);
     let lib = |target: &str| root.join("lib/rustlib").join(target).join("lib");
-    let stamped = |target: &&&str| fs::read_to_string(lib(target).join("stamp")).is_ok_and(|s| s == version);
+    let version = &format!("{version}{BITCODE}\n");
+    let stamped = |target: &&&str| fs::read_to_string(lib(target).join("stamp")).is_ok_and(|s| s == *version);
     let stale: Vec<&str> = targets.iter().filter(|t| !stamped(t)).copied().collect();
     if stale.is_empty() {
         return Some(root);
@@ -185,7 +189,7 @@ fn make_core(libraries: &Libraries, work: &Path, targets: &[&str]) -> bool {
         &[
             ("RUSTC", DEBIAN_RUSTC),
             ("RUSTC_BOOTSTRAP", "1"),
-            ("CARGO_ENCODED_RUSTFLAGS", ""),
+            ("CARGO_ENCODED_RUSTFLAGS", BITCODE),
             ("CARGO_TARGET_DIR", &target_dir),
         ],
     )

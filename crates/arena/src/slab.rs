@@ -86,7 +86,8 @@ const fn first_of(chunk: usize) -> u32 {
 
 /// The chunks that `inited` slots need.
 fn chunks_of(inited: u32) -> impl Iterator<Item = usize> {
-    (FIRST as usize..u32::BITS as usize).take_while(move |chunk| *chunk <= chunk_of(MOST) && first_of(*chunk) <= inited)
+    (FIRST as usize..u32::BITS as usize)
+        .take_while(move |chunk| *chunk <= chunk_of(MOST) && first_of(*chunk) <= inited)
 }
 
 /// Bytes of a chunk: what is asked of the source and given back to it.
@@ -192,7 +193,8 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
         let index = NonZeroU32::MIN.saturating_add(free.used);
         let chunk = chunk_of(index.get());
         if index.get() == first_of(chunk) {
-            let new: *mut Slot<T> = self.source.chunk(chunk_bytes::<T>(chunk)).ok_or(NoMemory)?.as_ptr().cast();
+            let new: *mut Slot<T> =
+                self.source.chunk(chunk_bytes::<T>(chunk)).ok_or(NoMemory)?.as_ptr().cast();
             self.chunks[chunk].store(new.wrapping_sub(first_of(chunk) as usize), Ordering::Relaxed);
         }
         let base = self.chunks[chunk].load(Ordering::Relaxed);
@@ -239,6 +241,9 @@ impl<T: Default, C: ChunkSource> Slab<T, C> {
     /// [`NoMemory`]; nothing is taken then.
     pub fn reserve(&self, n: u32) -> Result<Reserved<'_, T, C>, NoMemory> {
         let mut r = Reserved { slab: self, head: 0, tail: 0, left: 0 };
+        if n == 0 {
+            return Ok(r);
+        }
         let mut free = self.free.0.lock();
         for _ in 0..n {
             match self.take(&mut free) {

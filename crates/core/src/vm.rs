@@ -108,6 +108,11 @@ impl<P: Platform> Vm<P> {
         }
     }
 
+    /// The most frames that may be in use ([`Stats::frame_limit`]), without what a reading of everything costs.
+    pub fn frame_limit(&self) -> u64 {
+        self.frames.limit()
+    }
+
     /// A reading of the counters.
     pub fn statistics(&self) -> Stats {
         let own = self.pages.slab.touched_bytes()

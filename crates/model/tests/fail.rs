@@ -458,6 +458,7 @@ const CANNOT_FAIL: &[&str] = &[
     "mem",
     "page_array",
     "statistics",
+    "frame_limit",
     "set_replaced_limit",
     "replaced_pages",
     "free_replaced",

@@ -143,8 +143,10 @@ impl<'vm, P: Platform> Map<'vm, P> {
         // fault instead of one for each page, at the price of their copies on swap.
         let writes = writes_ahead(vm, at);
         let as_if = if writes { Prot::W } else { Prot::R };
+        let leaf = vm.tree_leaf(&object.tree, at.index);
         let take = |index: u64| {
-            let (Some(a), shared) = vm.tree_lookup(&object.tree, index) else { return None };
+            let (leaf, shared) = leaf?;
+            let a = leaf.slots[index as usize % LEAF].get()?;
             let p = vm.anons.get(a).page()?;
             if vm.pages.get(p).is_mapped() {
                 let va = Va::from_page((at.va.page() + index) - at.index);

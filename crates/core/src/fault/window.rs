@@ -15,7 +15,7 @@ use super::fill::ObjectGuard;
 use super::{CLUSTER, MapGuard, Place, Step};
 use crate::error::FaultError;
 use crate::map::{Advice, Map};
-use crate::object::{LEAF, ObjectFlags, ObjectInner};
+use crate::object::{LEAF, Leaf, ObjectFlags, ObjectInner};
 use crate::page::{Page, RUN, handle, number};
 use crate::platform::Platform;
 
@@ -91,9 +91,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
     ) -> usize {
         let vm = self.vm();
         // The cluster made the leaf this tree's own.
-        let Some(leaf) = vm.tree_window(&object.tree, at.index).leaf.map(|h| vm.nodes.leaves.get(h)) else {
-            return 0;
-        };
+        let Some((leaf, _)) = vm.tree_leaf(&object.tree, at.index) else { return 0 };
         let slot = |index: u64| &leaf.slots[index as usize % LEAF];
         let empty = |index: &u64| slot(*index).get().is_none();
         let (mut index, mut n) = (window.start, 0);
@@ -165,8 +163,9 @@ impl<'vm, P: Platform> Map<'vm, P> {
         // A page is at its place in the leaf.
         let place = |index: u64| index as usize % LEAF;
         list[place(at.index)] = number(page);
+        let leaf = self.vm().tree_leaf(&object.tree, at.index);
         let mut take = |index: u64| {
-            let got = self.take_alike(at, index, rights, &object);
+            let got = leaf.and_then(|leaf| self.take_alike(at, index, leaf, rights, &object));
             list[place(index)] = got.map_or(list[place(index)], number);
             got.is_some()
         };
@@ -177,17 +176,18 @@ impl<'vm, P: Platform> Map<'vm, P> {
         self.enter_busy(at, page, first, &list[middle - down..=middle + up], rights, map, object)
     }
 
-    /// The resident page at `index`, busy, if it may be mapped with exactly these rights.
+    /// The resident page at `index` in the leaf, to which the path may be shared; busy, if it may be mapped with
+    /// exactly these rights.
     fn take_alike(
         &self,
         at: &Place<'_>,
         index: u64,
+        (leaf, path): (&Leaf, bool),
         rights: Prot,
         object: &ObjectInner,
     ) -> Option<Handle<Page>> {
         let vm = self.vm();
-        let (anon, path) = vm.tree_lookup(&object.tree, index);
-        let a = anon?;
+        let a = leaf.slots[index as usize % LEAF].get()?;
         let p = vm.anons.get(a).page()?;
         vm.anon_busy_page(a, p).ok()?;
         let shared = path || vm.anons.get(a).is_shared();

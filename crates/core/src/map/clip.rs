@@ -43,8 +43,7 @@ impl<P: Platform> Edit<'_, '_, P> {
         if let Some(body) = e.submap.get() {
             vm.body_reference(body);
         }
-        self.resize(h, e.start(), va);
-        self.link(upper);
+        self.split(h, va, upper);
         Ok(())
     }
 

@@ -235,6 +235,22 @@ impl<'m, 'vm, P: Platform> Edit<'m, 'vm, P> {
         self.inner.updates += 1;
     }
 
+    /// Cuts a linked entry at `va`; `upper` is as it is, and has the bounds of the part from there on.
+    pub(super) fn split(&mut self, h: Handle<Entry>, va: Va, upper: Handle<Entry>) {
+        self.inner.tree.split(&self.map.vm.entries, h, va, upper);
+        self.inner.updates += 1;
+    }
+
+    /// Makes `keep` of two neighbours what both were; the other is unlinked.
+    pub(super) fn join_links(&mut self, (low, high): (Handle<Entry>, Handle<Entry>), keep: Handle<Entry>) {
+        let (l, h) = (self.entry(low), self.entry(high));
+        if keep == high && h.counts() {
+            h.offset.set(h.offset.get().wrapping_sub(l.pages()));
+        }
+        self.inner.tree.join(&self.map.vm.entries, (low, high), keep);
+        self.inner.updates += 1;
+    }
+
     /// Puts an unlinked entry on the chain of those whose reference goes after the
     /// unlock.
     pub(super) fn bury(&mut self, h: Handle<Entry>) {

@@ -45,13 +45,10 @@ impl<P: Platform> Edit<'_, '_, P> {
 
     /// Makes one of two neighbours with contiguous contents.
     pub(super) fn join(&mut self, low: Handle<Entry>, high: Handle<Entry>, keep: Handle<Entry>) {
-        let (l, h) = (self.entry(low), self.entry(high));
-        let (start, end) = (l.start(), h.end());
         let gone = if keep == low { high } else { low };
         // The charge of both is the other's.
         self.entry(gone).charged.set(0);
-        self.unlink(gone);
-        self.resize(keep, start, end);
+        self.join_links((low, high), keep);
         self.bury(gone);
     }
 

@@ -126,8 +126,29 @@ impl Tree {
 
     /// Links `h`, whose bounds are set and free.
     pub(crate) fn insert<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: Handle<Entry>) {
+        let below = self.floor(slab, slab.get(h).start());
+        self.link_above(slab, h, below);
+        if let Some(above) = slab.get(h).links.next.get() {
+            self.gap_changed(slab, above);
+        }
+    }
+
+    /// Cuts `h` at `va`: `upper`, whose bounds are set, is the part from there on. No hole changes.
+    pub(crate) fn split<C: ChunkSource>(
+        &mut self,
+        slab: &Slab<Entry, C>,
+        h: Handle<Entry>,
+        va: Va,
+        upper: Handle<Entry>,
+    ) {
+        slab.get(h).end.set(va.get());
+        self.link_above(slab, upper, Some(h));
+    }
+
+    /// Puts `h` in right above `below` (`None`: below all). The hole in front of what follows is the caller's to
+    /// correct.
+    fn link_above<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: Handle<Entry>, below: At) {
         let e = slab.get(h);
-        let below = self.floor(slab, e.start());
         let above = match below {
             Some(b) => Self::next(slab, b),
             None => self.first,
@@ -167,11 +188,37 @@ impl Tree {
         self.set_gap(slab, h);
         l.max_gap.set(l.gap.get());
         self.repair(slab, parent);
-        self.gap_changed(slab, above);
     }
 
     /// Unlinks `h`. Its own bounds are left as they are.
     pub(crate) fn remove<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: Handle<Entry>) {
+        let above = slab.get(h).links.next.get();
+        self.unlink(slab, h);
+        if let Some(above) = above {
+            self.gap_changed(slab, above);
+        }
+    }
+
+    /// Makes one of two neighbours that touch: `keep` of them stays, with the bounds of both. No hole changes.
+    pub(crate) fn join<C: ChunkSource>(
+        &mut self,
+        slab: &Slab<Entry, C>,
+        (low, high): (Handle<Entry>, Handle<Entry>),
+        keep: Handle<Entry>,
+    ) {
+        let (l, h) = (slab.get(low), slab.get(high));
+        if keep == low {
+            l.end.set(h.end.get());
+            self.unlink(slab, high);
+        } else {
+            h.start.set(l.start.get());
+            self.unlink(slab, low);
+            self.gap_changed(slab, high);
+        }
+    }
+
+    /// Takes `h` out. The hole in front of what follows is the caller's to correct.
+    fn unlink<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: Handle<Entry>) {
         let l = &slab.get(h).links;
         let (below, above) = (l.prev.get(), l.next.get());
         match below {
@@ -192,7 +239,6 @@ impl Tree {
         };
         self.count -= 1;
         self.repair(slab, from);
-        self.gap_changed(slab, above);
     }
 
     /// Puts `next`, the leftmost node of h's right subtree, in h's place. Gives the
@@ -236,22 +282,26 @@ impl Tree {
         let e = slab.get(h);
         e.start.set(start.get());
         e.end.set(end.get());
-        self.gap_changed(slab, Some(h));
-        self.gap_changed(slab, e.links.next.get());
-    }
-
-    /// The hole in front of `h`, or behind the last entry, has another size (Z31).
-    fn gap_changed<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: At) {
-        if let Some(node) = h {
-            self.set_gap(slab, node);
-            self.repair(slab, h);
+        self.gap_changed(slab, h);
+        if let Some(above) = e.links.next.get() {
+            self.gap_changed(slab, above);
         }
     }
 
-    fn set_gap<C: ChunkSource>(&self, slab: &Slab<Entry, C>, h: Handle<Entry>) {
+    /// The hole in front of `h` may have another size (Z31).
+    fn gap_changed<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: Handle<Entry>) {
+        if self.set_gap(slab, h) {
+            self.repair(slab, Some(h));
+        }
+    }
+
+    /// `false`: it was so before.
+    fn set_gap<C: ChunkSource>(&self, slab: &Slab<Entry, C>, h: Handle<Entry>) -> bool {
         let e = slab.get(h);
         let below = e.links.prev.get().map_or(self.min, |p| slab.get(p).end.get());
-        e.links.gap.set(e.start.get() - below);
+        let (old, new) = (e.links.gap.get(), e.start.get() - below);
+        e.links.gap.set(new);
+        old != new
     }
 
     fn height<C: ChunkSource>(slab: &Slab<Entry, C>, h: At) -> u32 {
@@ -261,25 +311,29 @@ impl Tree {
         h.map_or(0, |h| slab.get(h).links.max_gap.get())
     }
 
-    /// Recomputes what `h` says of its subtree. `false`: nothing was different.
-    fn update<C: ChunkSource>(slab: &Slab<Entry, C>, h: Handle<Entry>) -> bool {
+    /// Height and largest hole of a subtree.
+    #[inline]
+    fn subtree<C: ChunkSource>(slab: &Slab<Entry, C>, h: At) -> (u32, u64) {
+        h.map_or((0, 0), |h| {
+            let l = &slab.get(h).links;
+            (l.height.get(), l.max_gap.get())
+        })
+    }
+
+    /// Recomputes what `h` says of its subtree.
+    fn update<C: ChunkSource>(slab: &Slab<Entry, C>, h: Handle<Entry>) {
         let l = &slab.get(h).links;
-        let (left, right) = (l.left.get(), l.right.get());
-        let height = 1 + Self::height(slab, left).max(Self::height(slab, right));
-        let gap = l.gap.get().max(Self::max_gap(slab, left)).max(Self::max_gap(slab, right));
-        let changed = height != l.height.get() || gap != l.max_gap.get();
-        l.height.set(height);
-        l.max_gap.set(gap);
-        changed
+        let (left, right) = (Self::subtree(slab, l.left.get()), Self::subtree(slab, l.right.get()));
+        l.height.set(1 + left.0.max(right.0));
+        l.max_gap.set(l.gap.get().max(left.1).max(right.1));
     }
 
     /// Restores heights, gaps and balance from `at` upwards, until a node is found
     /// that already was right.
     fn repair<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, mut at: At) {
         while let Some(h) = at {
-            let changed = Self::update(slab, h);
-            let top = self.balance(slab, h);
-            if !changed && top == h {
+            let (top, changed) = self.balance(slab, h);
+            if !changed {
                 return;
             }
             at = slab.get(top).links.parent.get();
@@ -289,32 +343,42 @@ impl Tree {
     /// As [`Tree::repair`], all the way to the root.
     fn repair_path<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, mut at: At) {
         while let Some(h) = at {
-            Self::update(slab, h);
-            let top = self.balance(slab, h);
+            let (top, _) = self.balance(slab, h);
             at = slab.get(top).links.parent.get();
         }
     }
 
-    /// Rotates when one side of `h` is two higher. Gives the node now on top.
-    fn balance<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: Handle<Entry>) -> Handle<Entry> {
+    /// Makes `h` say what its subtree is like, and rotates when one side of it is two higher. Gives the node now on
+    /// top, and whether anything was different.
+    fn balance<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: Handle<Entry>) -> (Handle<Entry>, bool) {
         let l = &slab.get(h).links;
         let (left, right) = (l.left.get(), l.right.get());
-        let (hl, hr) = (Self::height(slab, left), Self::height(slab, right));
-        if let (Some(child), true) = (left, hl > hr + 1) {
-            let c = &slab.get(child).links;
-            if Self::height(slab, c.right.get()) > Self::height(slab, c.left.get()) {
-                self.rotate_left(slab, child);
-            }
-            self.rotate_right(slab, h)
-        } else if let (Some(child), true) = (right, hr > hl + 1) {
-            let c = &slab.get(child).links;
-            if Self::height(slab, c.left.get()) > Self::height(slab, c.right.get()) {
-                self.rotate_right(slab, child);
-            }
-            self.rotate_left(slab, h)
-        } else {
-            h
+        let ((hl, gl), (hr, gr)) = (Self::subtree(slab, left), Self::subtree(slab, right));
+        if hl.abs_diff(hr) <= 1 {
+            let (height, gap) = (1 + hl.max(hr), l.gap.get().max(gl).max(gr));
+            let changed = height != l.height.get() || gap != l.max_gap.get();
+            l.height.set(height);
+            l.max_gap.set(gap);
+            return (h, changed);
         }
+        let top = match (left, right) {
+            (Some(child), _) if hl > hr => {
+                let c = &slab.get(child).links;
+                if Self::height(slab, c.right.get()) > Self::height(slab, c.left.get()) {
+                    self.rotate_left(slab, child);
+                }
+                self.rotate_right(slab, h)
+            }
+            (_, Some(child)) => {
+                let c = &slab.get(child).links;
+                if Self::height(slab, c.left.get()) > Self::height(slab, c.right.get()) {
+                    self.rotate_right(slab, child);
+                }
+                self.rotate_left(slab, h)
+            }
+            _ => h,
+        };
+        (top, true)
     }
 
     fn rotate_left<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: Handle<Entry>) -> Handle<Entry> {

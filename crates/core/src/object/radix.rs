@@ -133,6 +133,13 @@ impl<P: Platform> Vm<P> {
         w
     }
 
+    /// The leaf that covers `index`, and whether the path to its slots is shared. For those who look at several.
+    #[inline]
+    pub(crate) fn tree_leaf(&self, t: &Tree, index: u64) -> Option<(&Leaf, bool)> {
+        let w = self.tree_window(t, index);
+        w.leaf.map(|h| (self.nodes.leaves.get(h), w.shared))
+    }
+
     /// The anon at `index` and whether the path to it is shared.
     pub(crate) fn tree_lookup(&self, t: &Tree, index: u64) -> (Option<Handle<Anon>>, bool) {
         let w = self.tree_window(t, index);
@@ -200,15 +207,19 @@ impl<P: Platform> Vm<P> {
         if let (Some(h), false) = (w.leaf, w.shared) {
             return Ok(h);
         }
-        self.path_mut(t, index, &mut self.tree_reserve()?, batch)
+        // Above and beside what there is.
+        let inners = if t.covers(index) { u32::from(t.height) } else { 2 * MAX_HEIGHT as u32 };
+        let mut spare = self.spare((1, if t.root == 0 { 0 } else { inners }))?;
+        self.path_mut(t, index, &mut spare, batch)
+    }
+
+    fn spare(&self, (leaves, inners): (u32, u32)) -> Result<Spare<'_, P>, NoMemory> {
+        Ok(Spare { leaves: self.nodes.leaves.reserve(leaves)?, inners: self.nodes.inners.reserve(inners)? })
     }
 
     /// What [`Vm::tree_leaf_reserved`] takes at most.
     pub(crate) fn tree_reserve(&self) -> Result<Spare<'_, P>, NoMemory> {
-        Ok(Spare {
-            leaves: self.nodes.leaves.reserve(1)?,
-            inners: self.nodes.inners.reserve(2 * MAX_HEIGHT as u32)?,
-        })
+        self.spare((1, 2 * MAX_HEIGHT as u32))
     }
 
     /// As [`Vm::tree_leaf_mut`], with nodes reserved before: fails only when `spare` was used
@@ -344,10 +355,7 @@ impl<P: Platform> Vm<P> {
     ///
     /// => the object is locked.
     pub(crate) fn tree_slice(&self, t: &Tree, keep: &Range<u64>) -> Result<Tree, NoMemory> {
-        let mut spare = Spare::<P> {
-            leaves: self.nodes.leaves.reserve(2)?,
-            inners: self.nodes.inners.reserve(2 * MAX_HEIGHT as u32)?,
-        };
+        let mut spare = self.spare((2, 2 * u32::from(t.height)))?;
         let root = self.slice_node(t.root, t.height, t.base, keep, &mut spare)?;
         Ok(if root == 0 { Tree::default() } else { Tree { root, ..*t } })
     }
@@ -420,11 +428,11 @@ impl<P: Platform> Vm<P> {
             *t = Tree::default();
             return Ok(());
         }
-        // Only nodes that lie partly inside are changed: at most two per level.
-        let mut spare = Spare::<P> {
-            leaves: self.nodes.leaves.reserve(2)?,
-            inners: self.nodes.inners.reserve(2 * MAX_HEIGHT as u32)?,
-        };
+        // Only nodes that lie partly inside are changed, those on the way to either end: at most two per level, which
+        // are copied if others have them.
+        let copied = self.tree_window(t, lo).shared || self.tree_window(t, hi - 1).shared;
+        let most = if copied { (2, 2 * u32::from(t.height)) } else { (0, 0) };
+        let mut spare = self.spare(most)?;
         t.root = self.clear_node(t.root, t.height, t.base, lo, hi, &mut spare, batch)?;
         Ok(())
     }
@@ -454,10 +462,11 @@ impl<P: Platform> Vm<P> {
         }
         let h = self.own_inner(raw, height, spare, batch)?;
         let step = 1u64 << span_bits(height - 1);
-        for (i, child) in self.nodes.inners.get(h).child.iter().enumerate() {
+        let inside = child_of(lo, height)..=child_of(hi - 1, height);
+        for (i, child) in inside.clone().zip(&self.nodes.inners.get(h).child[inside]) {
             let (c, from) = (child.get(), base + i as u64 * step);
             let (l, e) = (lo.max(from), hi.min(from + step));
-            if c == 0 || l >= e {
+            if c == 0 {
                 continue;
             }
             if e - l == step {
@@ -505,7 +514,8 @@ impl<P: Platform> Vm<P> {
         }
         let Some(h) = inner_handle(raw) else { return true };
         let step = span >> INNER_BITS;
-        for (i, child) in self.nodes.inners.get(h).child.iter().enumerate() {
+        let inside = child_of(l, height)..=child_of(e - 1, height);
+        for (i, child) in inside.clone().zip(&self.nodes.inners.get(h).child[inside]) {
             let c = child.get();
             if c != 0 && !self.visit(c, height - 1, base + i as u64 * step, lo, hi, f) {
                 return false;

@@ -190,7 +190,7 @@ impl<P: Platform> Task<'_, '_, P> {
 
     /// The frames that the system may use.
     pub fn frame_limit(&self) -> u64 {
-        self.map.vm().statistics().frame_limit
+        self.map.vm().frame_limit()
     }
 
     /// The page queues and the system's own memory (U27).

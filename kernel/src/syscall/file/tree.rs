@@ -32,7 +32,7 @@ fn number(text: &str) -> Result<u64> {
 /// The pages of a size: bytes, or a part of memory in percent.
 fn pages_of(text: &str) -> Result<u64> {
     match text.strip_suffix('%') {
-        Some(part) => Ok(crate::embed::the_vm().statistics().frame_limit.saturating_mul(number(part)?) / 100),
+        Some(part) => Ok(crate::embed::the_vm().frame_limit().saturating_mul(number(part)?) / 100),
         None => Ok(number(text)?.div_ceil(4096)),
     }
 }

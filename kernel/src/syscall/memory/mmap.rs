@@ -162,7 +162,7 @@ pub(in crate::syscall) fn mmap(a: [u64; 6]) -> Result {
 
 /// Linux's own heuristic: more private memory than there is altogether cannot be meant.
 fn is_too_much(bytes: u64) -> bool {
-    bytes / PAGE_SIZE > the_vm().statistics().frame_limit
+    bytes / PAGE_SIZE > the_vm().frame_limit()
 }
 
 /// Locks and populates, as asked: without errors, as in Linux.
