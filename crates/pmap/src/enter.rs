@@ -327,7 +327,7 @@ impl<P: Port> System<P> {
         gather: &mut Gather,
     ) -> Option<Leaf> {
         // Open before the entry goes: who finds it gone finds the epoch open.
-        let epoch = self.epochs.of(gather, id.raw() as usize);
+        let epoch = self.epoch(gather);
         let raw = self.port.mem().swap(leaf.table, index, 0);
         let old = crate::walk::as_leaf::<P::Format>(raw, 1)?;
         if !self.port.seeded(Bug::RemoveWithoutFlush) {

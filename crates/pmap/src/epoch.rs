@@ -40,29 +40,36 @@ impl Epoch {
 #[derive(Debug)]
 pub(crate) struct Epochs {
     slots: [AtomicU64; SLOTS as usize],
+    /// Slots below this may have been open. It grows before the slot is opened, and hardly ever: a CPU begins its
+    /// search with its own number.
+    high: AtomicU64,
 }
 
 impl Epochs {
     pub(crate) fn new() -> Self {
-        Epochs { slots: core::array::from_fn(|_| AtomicU64::new(0)) }
+        Epochs { slots: core::array::from_fn(|_| AtomicU64::new(0)), high: AtomicU64::new(0) }
     }
 
     /// The gather's epoch; opened now if this is the first thing taken away under it.
     #[inline]
-    pub(crate) fn of(&self, g: &mut Gather, hint: usize) -> Epoch {
+    pub(crate) fn of(&self, g: &mut Gather, cpu: usize) -> Epoch {
         if let Some(e) = g.epoch() {
             return Epoch(e);
         }
-        let e = self.open(hint);
+        let e = self.open(cpu);
         g.set_epoch(e.0);
         e
     }
 
-    fn open(&self, hint: usize) -> Epoch {
+    fn open(&self, cpu: usize) -> Epoch {
         for i in 0..SLOTS {
-            let at = (hint as u64 + i) % SLOTS;
+            let at = (cpu as u64 + i) % SLOTS;
             let slot = &self.slots[at as usize];
             let count = slot.load(Ordering::Relaxed);
+            if count & 1 == 0 && at >= self.high.load(Ordering::Relaxed) {
+                // Before the slot: who looks after the tables were written finds both.
+                self.high.fetch_max(at + 1, Ordering::AcqRel);
+            }
             // Acquire: the tables are written after the slot is seen open by others
             // (Release, and they read it after the entry).
             if count & 1 == 0
@@ -96,7 +103,8 @@ impl Epochs {
     /// still be cached.
     pub(crate) fn others_open(&self, own: Option<NonZeroU64>) -> bool {
         let mine = own.map_or(u64::MAX, |e| e.get() % SLOTS);
-        (0..SLOTS).any(|i| i != mine && self.slots[i as usize].load(Ordering::Acquire) & 1 != 0)
+        let used = &self.slots[..self.high.load(Ordering::Acquire).min(SLOTS) as usize];
+        used.iter().zip(0..).any(|(s, i)| i != mine && s.load(Ordering::Acquire) & 1 != 0)
             || own.is_some_and(|e| Epoch(e) == Epoch::NEVER)
     }
 }

@@ -74,7 +74,7 @@ impl<P: Port> System<P> {
                         let end = Va::from_page(next.unwrap_or(part.end().get()) >> 12);
                         return Err(VaRange::between(part.start(), end).unwrap_or(part));
                     }
-                    self.epochs.of(g, id.raw() as usize);
+                    self.epoch(g);
                     self.update(table, index, level, |l| Some(Leaf { prot: l.prot - Prot::W, ..l }));
                     self.weakened(id, first, span, g);
                     return Ok(next);
@@ -87,7 +87,7 @@ impl<P: Port> System<P> {
             let eager = self.md(step.pfn).is_none_or(|md| md.eager.get() != 0);
             let may = !eager && (whole || covered);
             if may {
-                self.epochs.of(g, id.raw() as usize);
+                self.epoch(g);
                 mem.store(table, index, P::Format::emit(Pte::Next(without_write::<P>(step)), level));
                 self.weakened(id, first, span, g);
                 return Ok(next);

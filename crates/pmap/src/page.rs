@@ -200,7 +200,7 @@ impl<P: Port> System<P> {
                 |_| true,
                 |v| {
                     // Open before the entry goes: who finds it gone finds the epoch open.
-                    let epoch = self.epochs.of(g, v.id.raw() as usize);
+                    let epoch = self.epoch(g);
                     let raw = self.port.mem().swap(v.leaf.table, v.index, 0);
                     let Some(old) = as_leaf::<P::Format>(raw, 1) else { return };
                     if !self.port.seeded(Bug::RemoveWithoutFlush) {
@@ -255,7 +255,7 @@ impl<P: Port> System<P> {
         if pending {
             // Others took it out and have not flushed: this gather does, and the
             // tombstones are over when it is finished.
-            let own = self.epochs.of(g, 0);
+            let own = self.epoch(g);
             g.invalidate_all();
             self.pv_adopt(md, own);
             if let Some(h) = head {
@@ -269,7 +269,7 @@ impl<P: Port> System<P> {
         loop {
             self.break_superpages(pages, page, writable, g);
             self.visit(pages, page, false, writable, |v| {
-                self.epochs.of(g, v.id.raw() as usize);
+                self.epoch(g);
                 self.update(v.leaf.table, v.index, 1, |l| Some(Leaf { prot: l.prot - Prot::W, ..l }));
                 if !self.port.seeded(Bug::ProtectWithoutFlush) {
                     g.invalidate(v.id.raw(), VaRange::page(v.va));
@@ -335,7 +335,7 @@ impl<P: Port> System<P> {
                 n += 1;
             }
             self.visit(pages, page, false, hit, |v| {
-                self.epochs.of(g, v.id.raw() as usize);
+                self.epoch(g);
                 self.update(v.leaf.table, v.index, 1, |l| {
                     let clear = self.clearable(&l, clear);
                     Some(Leaf {

@@ -133,7 +133,7 @@ impl<P: Port> System<P> {
                 return;
             }
             // Open before the table goes: who finds it gone finds the epoch open.
-            self.epochs.of(g, id.raw() as usize);
+            self.epoch(g);
             self.port.mem().store(w.table(2), P::Format::index(va, 2), 0);
             md.clear_ident();
         }

@@ -63,7 +63,7 @@ impl<P: Port> System<P> {
                 continue;
             }
             // First: somebody who finds the rights gone must know that they may be cached.
-            self.epochs.of(g, id.raw() as usize);
+            self.epoch(g);
             self.update(leaf.table, first + i, 1, |l| Some(Leaf { prot: l.prot & prot, ..l }));
             if !self.port.seeded(Bug::ProtectWithoutFlush) {
                 g.invalidate(id.raw(), VaRange::page(part.start().add(i as u64)));

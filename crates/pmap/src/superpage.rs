@@ -118,7 +118,7 @@ impl<P: Port> System<P> {
                 // A wired mapping may not fault, so it keeps its write access (rule 6).
                 Some(l) if clean(&l) && l.wired => return None,
                 Some(l) if clean(&l) => {
-                    self.epochs.of(g, id.raw() as usize);
+                    self.epoch(g);
                 }
                 _ => {}
             }
@@ -333,7 +333,7 @@ impl<P: Port> System<P> {
             return;
         }
         let (level, index) = (w.stop, P::Format::index(va, w.stop));
-        let epoch = self.epochs.of(g, id.raw() as usize);
+        let epoch = self.epoch(g);
         let raw = mem.swap(w.table(level), index, 0);
         let Some(old) = as_leaf::<P::Format>(raw, level) else { return };
         let first = va & !((1 << P::Format::shift(level)) - 1);
@@ -392,7 +392,7 @@ impl<P: Port> System<P> {
             return;
         }
         let index = P::Format::index(va, w.stop);
-        self.epochs.of(g, id.raw() as usize);
+        self.epoch(g);
         self.update(w.table(w.stop), index, w.stop, |l| Some(Leaf { prot: l.prot & prot, ..l }));
         let first = va & !((1 << P::Format::shift(w.stop)) - 1);
         match VaRange::of_pages(Va::from_page(first >> 12), 1 << (P::Format::shift(w.stop) - 12)) {
@@ -450,7 +450,7 @@ impl<P: Port> System<P> {
             }
         };
         let index = P::Format::index(id.va, SUPER);
-        self.epochs.of(g, id.pmap.raw() as usize);
+        self.epoch(g);
         let old = self.update(f.walk.table(SUPER), index, SUPER, |l| Some(without(l)));
         let own = (pages.pfn(page).0 - f.leaf.pfn.0) as usize % REGION as usize;
         let some = old.is_some_and(|l| without(l) != l);

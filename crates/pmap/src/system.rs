@@ -12,7 +12,7 @@ use crate::active::ActiveSet;
 use crate::asid::{self, AsidPool};
 use crate::cpu::{MAX_CPUS, PerCpu};
 use crate::defer::Deferred;
-use crate::epoch::Epochs;
+use crate::epoch::{Epoch, Epochs};
 use crate::kernel::KernelSpace;
 use crate::port::{Cpus, Port, TableMem};
 use crate::pte::{Format, Pte};
@@ -177,6 +177,12 @@ impl<P: Port> System<P> {
         sys.bring_to_life(sys.kernel, root, true);
         sys.idle = if P::Format::SPLIT_ROOT { sys.table_take().ok_or(CreateError)? } else { root };
         Ok(sys)
+    }
+
+    /// The epoch of what is about to be taken away under `g`.
+    #[inline]
+    pub(crate) fn epoch(&self, g: &mut machvm_hal::Gather) -> Epoch {
+        self.epochs.of(g, self.port.cpus().current().0.into())
     }
 
     fn bring_to_life(&self, id: PmapId, root: Pfn, kernel: bool) {

@@ -47,7 +47,7 @@ impl<P: Port> System<P> {
             n += 1;
         }
         self.visit(pages, page, false, used, |v| {
-            self.epochs.of(g, v.id.raw() as usize);
+            self.epoch(g);
             self.update(v.leaf.table, v.index, 1, |l| Some(Leaf { accessed: false, ..l }));
             g.invalidate(v.id.raw(), VaRange::page(v.va));
             count.set(count.get() + 1);
@@ -127,7 +127,7 @@ impl<P: Port> System<P> {
             if without(l) == l {
                 continue;
             }
-            self.epochs.of(g, id.raw() as usize);
+            self.epoch(g);
             let old = self.update(leaf.table, first + i, 1, |l| Some(without(l)));
             g.invalidate(id.raw(), VaRange::page(part.start().add(i as u64)));
             if advice == Advice::DontNeed

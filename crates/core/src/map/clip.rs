@@ -23,9 +23,9 @@ impl<P: Platform> Edit<'_, '_, P> {
     /// [`NoMemory`] only when the caller reserved too little.
     pub(super) fn clip(&mut self, va: Va) -> Result<(), NoMemory> {
         let vm = self.map.vm;
-        let Some(h) = self.inner.tree.containing(&vm.entries, va) else { return Ok(()) };
+        let Some(h) = self.inner.tree.at_or_above(&vm.entries, va) else { return Ok(()) };
         let e = self.entry(h);
-        if e.start() == va {
+        if e.start() >= va {
             return Ok(());
         }
         let upper = self.spare.take().ok_or(NoMemory)?;

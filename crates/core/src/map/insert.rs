@@ -200,8 +200,11 @@ impl<P: Platform> Edit<'_, '_, P> {
     /// A neighbour of `range` that the range can be added to.
     fn coalesce(&self, range: VaRange, a: &Attributes, may: &mut MaySleep) -> Option<Joint> {
         let slab = &self.map.vm.entries;
-        let below = range.start().page().checked_sub(1).map(machvm_hal::Va::from_page);
-        if let Some(h) = below.and_then(|va| self.inner.tree.containing(slab, va))
+        // `range` is free.
+        let above = self.inner.tree.at_or_above(slab, range.start());
+        let touching = |h: &Handle<Entry>| self.entry(*h).end() == range.start();
+        let below = above.map_or(self.inner.tree.last(), |h| Tree::prev(slab, h)).filter(touching);
+        if let Some(h) = below
             && let Some(o) = self.extensible(h, a)
         {
             let e = self.entry(h);
@@ -210,7 +213,7 @@ impl<P: Platform> Edit<'_, '_, P> {
                 return Some(Joint::Below(h));
             }
         }
-        if let Some(h) = self.inner.tree.containing(slab, range.end())
+        if let Some(h) = above.filter(|h| self.entry(*h).start() == range.end())
             && let Some(o) = self.extensible(h, a)
             && let Some(first) = self.entry(h).offset.get().checked_sub(range.pages())
             && self.map.vm.object_coalesce(o, Pindex(first), range.pages(), may)

@@ -177,8 +177,9 @@ impl<P: Platform> Edit<'_, '_, P> {
         let mut g = Gather::new();
         let mut end = at;
         while let Some(below) = end.page().checked_sub(1).map(Va::from_page)
-            && let Some(h) = self.map.lookup_entry(&self.inner, below)
+            && let Some(h) = self.inner.tree.at_or_above(&self.map.vm.entries, below)
             && let e = self.entry(h)
+            && e.start() <= below
             && e.kind() == Kind::StackGap
             && e.tag.get() != DETACHED
             && let Some(range) = e.range()

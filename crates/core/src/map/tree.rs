@@ -53,6 +53,9 @@ pub(crate) struct Tree {
     count: u32,
     min: u64,
     max: u64,
+    /// An entry of the tree: where the last look at a range began. Operations look at their range several times; faults
+    /// neither use nor set it, as that would be a line that all CPUs write.
+    hint: HandleField<Entry>,
 }
 
 /// A hole of the map, at least as large as what was searched for.
@@ -69,7 +72,8 @@ pub(crate) struct Hole {
 impl Tree {
     /// Empty, for addresses in `[min, max)`.
     pub(crate) const fn new(min: Va, max: Va) -> Self {
-        Tree { root: None, first: None, last: None, count: 0, min: min.get(), max: max.get() }
+        let hint = HandleField::new(None);
+        Tree { root: None, first: None, last: None, count: 0, min: min.get(), max: max.get(), hint }
     }
     /// Number of entries.
     pub(crate) const fn count(&self) -> u32 {
@@ -117,11 +121,33 @@ impl Tree {
 
     /// The first entry that ends above `va`: it contains `va` or lies above it.
     pub(crate) fn at_or_above<C: ChunkSource>(&self, slab: &Slab<Entry, C>, va: Va) -> At {
-        match self.floor(slab, va) {
-            None => self.first,
-            Some(h) if va.get() < slab.get(h).end.get() => Some(h),
-            Some(h) => Self::next(slab, h),
+        let ends_above = |h: &Handle<Entry>| va.get() < slab.get(*h).end.get();
+        // The hint, or a neighbour.
+        if let Some(h) = self.hint.get() {
+            if slab.get(h).start.get() > va.get() {
+                match Self::prev(slab, h) {
+                    None => return Some(h),
+                    Some(b) if !ends_above(&b) => return Some(h),
+                    Some(b) if slab.get(b).start.get() <= va.get() => return Some(b),
+                    Some(_) => {}
+                }
+            } else if ends_above(&h) {
+                return Some(h);
+            } else {
+                match Self::next(slab, h) {
+                    None => return None,
+                    Some(a) if ends_above(&a) => return Some(a),
+                    Some(_) => {}
+                }
+            }
         }
+        let found = match self.floor(slab, va) {
+            None => self.first,
+            Some(h) if ends_above(&h) => Some(h),
+            Some(h) => Self::next(slab, h),
+        };
+        self.hint.set(found.or(self.last));
+        found
     }
 
     /// Links `h`, whose bounds are set and free.
@@ -221,6 +247,9 @@ impl Tree {
     fn unlink<C: ChunkSource>(&mut self, slab: &Slab<Entry, C>, h: Handle<Entry>) {
         let l = &slab.get(h).links;
         let (below, above) = (l.prev.get(), l.next.get());
+        if self.hint.get() == Some(h) {
+            self.hint.set(below);
+        }
         match below {
             Some(b) => slab.get(b).links.next.set(above),
             None => self.first = above,
