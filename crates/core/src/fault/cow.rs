@@ -21,7 +21,9 @@
 
 use core::num::NonZeroU32;
 use machvm_arena::Handle;
-use machvm_hal::{Gather, MaySleep, PageNo, PhysMem, PmapPage, PopulateError, Prot, RemoveWhy};
+use machvm_hal::{
+    Gather, MaySleep, PageNo, PhysMem, Pmap, PmapPage, PopulateError, Prot, RemoveWhy, Va, VaRange,
+};
 
 use super::fill::{ObjectGuard, Run, clip, cluster};
 use super::{CLUSTER, MapGuard, Place, Purpose, Step, WaitFor};
@@ -144,11 +146,16 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
             vm.leave_to_copies(at.object, (p, q), anon.is_some(), push);
         }
-        drop((object, map));
+        drop(object);
+        // What still maps the old pages of this object forgets them (Z51). In the sparse placement nothing does: it
+        // sees nothing but what is at its natural frame.
+        let alone = map.is_direct() && !at.entry.is_shared() && !at.entry.keeps_mappings();
+        if alone && !vm.frames.is_sparse() {
+            self.remove_here(at.va.sub(old.before as u64), old.len as u64);
+        }
+        drop(map);
         vm.copy_pages(old.all(), new);
-        if !vm.frames.is_sparse() {
-            // Other maps of this object still see the old pages (Z51). In the sparse
-            // placement they see nothing but what is at its natural frame.
+        if !alone && !vm.frames.is_sparse() {
             vm.remove_mappings(old.all());
         }
         for ((&(_, p), q), freed) in old.all().iter().zip(new).zip(freed) {
@@ -162,6 +169,18 @@ impl<'vm, P: Platform> Map<'vm, P> {
             }
         }
         Step::Again
+    }
+
+    /// This map forgets what it maps there: no other entry names these pages of the object. The trees that share them
+    /// keep what they map.
+    ///
+    /// => the map is locked, the slots name busy pages.
+    fn remove_here(&self, first: Va, pages: u64) {
+        let Some(range) = VaRange::of_pages(first, pages) else { return };
+        let mut g = Gather::new();
+        self.pmap().remove(&self.vm().pages, range, &mut g);
+        // Waits for other CPUs at most; no spin lock is held.
+        self.vm().finish(g, &mut MaySleep::claim());
     }
 
     /// The page that faulted, and the neighbours that go along, all busy.

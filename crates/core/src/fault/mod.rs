@@ -268,7 +268,7 @@ impl<'vm, P: Platform> Map<'vm, P> {
             drop(object);
             return self.enter_device(&at, source);
         }
-        let inner = MapGuard { _map: inner, _submap: seen.view.map(|(_, submap)| submap) };
+        let inner = MapGuard { _map: inner, submap: seen.view.map(|(_, submap)| submap) };
         let (anon, shared) = vm.tree_lookup(&object.tree, at.index);
         let Some(anon) = anon else {
             return self.fill(&at, inner, object);
@@ -327,7 +327,14 @@ impl<'a> Place<'a> {
 /// the fault is if it shows the other.
 pub(crate) struct MapGuard<'a, P: Platform> {
     _map: Read<'a, P>,
-    _submap: Option<Read<'a, P>>,
+    submap: Option<Read<'a, P>>,
+}
+
+impl<P: Platform> MapGuard<'_, P> {
+    /// The entry is the map's own, not one that a submap shows here and elsewhere.
+    pub(super) fn is_direct(&self) -> bool {
+        self.submap.is_none()
+    }
 }
 
 impl<P: Platform> Vm<P> {

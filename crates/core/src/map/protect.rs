@@ -43,6 +43,19 @@ impl SetProt {
         let max = self.max.map_or(e.max(), |m| m & e.max());
         (self.prot.unwrap_or(e.prot()) & max, max)
     }
+    /// Does it make memory writable that was not?
+    fn makes_writable(&self, e: &Entry) -> bool {
+        e.kind() == Kind::Object && !e.prot().contains(Prot::W) && self.of(e).0.contains(Prot::W)
+    }
+}
+
+/// What a change of protections makes writable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Gains {
+    /// Some memory.
+    write: bool,
+    /// Some wired memory.
+    wired: bool,
 }
 
 /// In `charged` of an entry: since this operation began.
@@ -107,25 +120,26 @@ impl<P: Platform> Map<'_, P> {
             };
         };
         let failed = |e| ProtectError::no_memory(range.start())(e);
-        let (mut edit, mut done) = loop {
+        let (mut edit, checked) = loop {
             let edit = self.edit_range(within, CLIPS, may).map_err(failed)?;
-            let done = edit.check_protect(range, set, ceiling);
-            match edit.shared_wired(within, set, may).filter(|_| done.is_ok()) {
-                None => break (edit, done),
+            let checked = edit.check_protect(range, set, ceiling);
+            let wired = checked.is_ok_and(|gains| gains.wired);
+            match wired.then(|| edit.shared_wired(within, set, may)).flatten() {
+                None => break (edit, checked),
                 Some(rest) => {
                     edit.done(may);
                     self.own_wired(rest, may)?;
                 }
             }
         };
-        let wired = done.is_ok() && edit.newly_writable(within, set).any(|(e, _)| e.wired.get() != 0);
-        if done.is_ok() {
-            done =
-                edit.clip_range(within).map_err(failed).and_then(|()| edit.apply_protect(within, set, may));
+        let done = checked.and_then(|gains| {
+            let clipped = edit.clip_range(within).map_err(failed);
+            let done = clipped.and_then(|()| edit.apply_protect(within, set, gains, may));
             edit.settle(within, &done);
-        }
+            done
+        });
         edit.done(may);
-        if wired && done.is_ok() {
+        if done.is_ok() && checked.is_ok_and(|gains| gains.wired) {
             self.map_wired(within, may);
         }
         done
@@ -171,10 +185,7 @@ impl<P: Platform> Edit<'_, '_, P> {
     /// The entries of memory in `range` that `set` makes writable, and their parts in it.
     fn newly_writable(&self, range: VaRange, set: &SetProt) -> impl Iterator<Item = (&Entry, VaRange)> {
         let all = self.map.overlapping(&self.inner, range).map(|h| self.map.entry(h));
-        all.filter(|e| {
-            e.kind() == Kind::Object && !e.prot().contains(Prot::W) && set.of(e).0.contains(Prot::W)
-        })
-        .filter_map(move |e| Some((e, e.range()?.intersect(range)?)))
+        all.filter(|e| set.makes_writable(e)).filter_map(move |e| Some((e, e.range()?.intersect(range)?)))
     }
 
     /// Charges what `set` makes writable. What comes before the first that is refused keeps
@@ -219,9 +230,10 @@ impl<P: Platform> Edit<'_, '_, P> {
         VaRange::between(at, range.end())
     }
 
-    fn check_protect(&self, range: VaRange, set: &SetProt, ceiling: Ceiling) -> Result<(), ProtectError> {
+    fn check_protect(&self, range: VaRange, set: &SetProt, ceiling: Ceiling) -> Result<Gains, ProtectError> {
         let wxorx = self.inner.flags.contains(MapFlags::WXORX);
         let mut at = range.start();
+        let mut gains = Gains { write: false, wired: false };
         for h in self.map.overlapping(&self.inner, range) {
             let e = self.entry(h);
             let here = e.start().max(range.start());
@@ -242,8 +254,12 @@ impl<P: Platform> Edit<'_, '_, P> {
             if wxorx && set.prot.is_some_and(|p| p.contains(Prot::W | Prot::X)) {
                 return Err(ProtectError::WriteExecute(here));
             }
+            if set.makes_writable(e) {
+                gains.write = true;
+                gains.wired |= e.wired.get() != 0;
+            }
         }
-        if set.holes == Holes::Refuse && at < range.end() { Err(ProtectError::Hole(at)) } else { Ok(()) }
+        if set.holes == Holes::Refuse && at < range.end() { Err(ProtectError::Hole(at)) } else { Ok(gains) }
     }
 
     /// => `range` is clipped and checked. On failure the machine is as before.
@@ -251,9 +267,12 @@ impl<P: Platform> Edit<'_, '_, P> {
         &mut self,
         range: VaRange,
         set: &SetProt,
+        gains: Gains,
         may: &mut MaySleep,
     ) -> Result<(), ProtectError> {
-        self.charge_writable(range, set)?;
+        if gains.write {
+            self.charge_writable(range, set)?;
+        }
         let mut g = Gather::new();
         let mut refused = None;
         for h in self.map.overlapping(&self.inner, range) {
@@ -286,7 +305,9 @@ impl<P: Platform> Edit<'_, '_, P> {
             None => Ok(()),
             Some(at) => Err(ProtectError::Machine(at)),
         };
-        self.settle_charges(range, done);
+        if gains.write {
+            self.settle_charges(range, done);
+        }
         done
     }
 
