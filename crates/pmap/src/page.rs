@@ -16,7 +16,7 @@ use machvm_hal::{Gather, PageArray, PageNo, Pfn, PmapPage, Prot, RefMod, RemoveW
 use crate::epoch::Epoch;
 use crate::port::{Port, TableMem};
 use crate::pte::{Format, Leaf};
-use crate::pv::Record;
+use crate::pv::{PvCursor, Record};
 use crate::seed::Bug;
 use crate::system::{PmapId, System};
 use crate::table::Ident;
@@ -186,6 +186,19 @@ impl<P: Port> System<P> {
             }
         }
         any
+    }
+
+    /// Pages at the start of the list of which nothing is left but what everybody has forgotten are unmapped after
+    /// this; gives how many. When a range is unmapped before its pages are freed, that is all of them.
+    fn forget_dead<A: PageArray>(&self, pages: &A, list: &[PageNo]) -> usize {
+        let mut pv = self.pv.cursor();
+        list.iter().take_while(|page| self.forget_one(pages, **page, &mut pv)).count()
+    }
+
+    fn forget_one<'a, A: PageArray>(&'a self, pages: &A, page: PageNo, pv: &mut PvCursor<'a>) -> bool {
+        let (pfn, md) = (pages.pfn(page), pages.md(page));
+        pv.at(pfn);
+        self.pv_forget(pages, pfn, md)
     }
 
     fn remove_page<A: PageArray>(&self, pages: &A, page: PageNo, g: &mut Gather) {
@@ -360,7 +373,15 @@ impl<P: Port> PmapPage for System<P> {
         list.iter().for_each(|p| self.write_protect_page(pages, *p, gather));
     }
     fn page_remove<A: PageArray>(&self, pages: &A, list: &[PageNo], _why: RemoveWhy, gather: &mut Gather) {
-        list.iter().for_each(|p| self.remove_page(pages, *p, gather));
+        let mut rest = list;
+        while !rest.is_empty() {
+            let done = self.forget_dead(pages, rest);
+            rest = &rest[done..];
+            if let Some((page, others)) = rest.split_first() {
+                self.remove_page(pages, *page, gather);
+                rest = others;
+            }
+        }
     }
     fn page_refmod<A: PageArray>(&self, pages: &A, page: PageNo) -> RefMod {
         self.refmod_of(pages, page)

@@ -331,6 +331,20 @@ impl<P: Port> System<P> {
         pending
     }
 
+    /// If all that the page has is one tombstone that is over, or the mark of a member of no superpage, it has nothing.
+    /// `false`: it may have more.
+    #[inline]
+    pub(crate) fn pv_forget<A: PageArray>(&self, pages: &A, frame: Pfn, md: &PageMd) -> bool {
+        let raw = md.pv.load(Relaxed);
+        if md.more.load(Relaxed) != 0 || !self.is_free(raw) || self.region_has_super(pages, frame) {
+            return false;
+        }
+        if raw != 0 {
+            md.pv.store(0, Release);
+        }
+        true
+    }
+
     /// Tombstones that are not over become this epoch's.
     pub(crate) fn pv_adopt(&self, md: &PageMd, epoch: Epoch) {
         let adopt = |raw: u64| match Record::parse(raw) {
