@@ -36,6 +36,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   kernel-test [--arch x86_64|riscv64|aarch64] [--smp N] [NAME...]
             runs the programs and scripts of kernel/tests under our kernel and here, and compares;
             without --smp on one CPU and on two
+  kernel-lint [x86_64|riscv64|aarch64...]
+            Clippy on the kernel as these machines, or all, have it
   coverage  writes docs/coverage.md: which rows of the interface which tests show (--check: compares)";
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Some("kernel") => return kernel::boot(&args[1..]),
         Some("kernel-run") => return kernel::run_program(&args[1..]),
         Some("kernel-bench") => return kernel::bench(&args[1..]),
+        Some("kernel-lint") => kernel::lint(&args[1..]),
         Some("kernel-test") => kernel::test(&args[1..]),
         Some("cross") => cross::check(),
         Some("coverage") => coverage::run(args.iter().any(|a| a == "--check")),

@@ -139,8 +139,9 @@ pub(super) unsafe fn read(at: u64) -> Tree {
     assert!(u32::from_be(magic) == MAGIC, "no device tree at {at:#x}: magic {magic:#x}");
     // SAFETY: by 1 as many bytes as the head says.
     let blob = Blob(unsafe { core::slice::from_raw_parts(p, u32::from_be(size) as usize) });
+    let line = &raw mut COMMAND_LINE;
     // SAFETY: by 2 the only one that uses it.
-    let line = unsafe { &mut *(&raw mut COMMAND_LINE) };
+    let line = unsafe { &mut *line };
     let length = walk(&blob, &mut tree, line).expect("a device tree that can be read");
     if let Some(initrd) = &mut tree.info.initrd {
         // SAFETY: by 1 and 3; of the tree all has been read.

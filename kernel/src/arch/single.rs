@@ -91,7 +91,9 @@ pub(super) struct Table(pub(super) [AtomicU64; 512]);
 
 impl Table {
     /// With nothing in it.
-    pub(super) const EMPTY: Self = Table([const { AtomicU64::new(0) }; 512]);
+    pub(super) const fn empty() -> Self {
+        Table([const { AtomicU64::new(0) }; 512])
+    }
 }
 
 /// Floating-point instructions do not fault on these machines.

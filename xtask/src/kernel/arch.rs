@@ -14,8 +14,8 @@ pub(super) enum Arch {
 }
 
 /// What is to be known of one.
-struct Facts {
-    arch: Arch,
+pub(super) struct Facts {
+    pub(super) arch: Arch,
     /// As uname(2) calls it.
     name: &'static str,
     /// As Rust does.
@@ -30,7 +30,8 @@ struct Facts {
     machine: &'static [&'static str],
 }
 
-const ALL: [Facts; 3] = [
+/// Every one.
+pub(super) const ALL: [Facts; 3] = [
     Facts {
         arch: Arch::X86_64,
         name: "x86_64",

@@ -6,6 +6,7 @@ mod busybox;
 mod cases;
 mod image;
 mod initrd;
+mod lint;
 mod test;
 
 use std::io::{Read, Write};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 pub(crate) use bench::bench;
+pub(crate) use lint::lint;
 pub(crate) use test::test;
 
 use crate::{cross, run};

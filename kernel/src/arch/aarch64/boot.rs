@@ -168,11 +168,11 @@ _start:
 );
 
 /// The tables below the roots' entries: the direct map, the kernel's addresses, where the kernel is loaded.
-pub(super) static DIRECT_TABLE: Table = Table::EMPTY;
-static HIGH_TABLE: Table = Table::EMPTY;
-static LOW_TABLE: Table = Table::EMPTY;
+pub(super) static DIRECT_TABLE: Table = Table::empty();
+static HIGH_TABLE: Table = Table::empty();
+static LOW_TABLE: Table = Table::empty();
 /// What programs' addresses are translated by at first: soon nothing is in it.
-static LOW_ROOT: Table = Table::EMPTY;
+static LOW_ROOT: Table = Table::empty();
 
 /// Reads the device tree.
 ///

@@ -37,7 +37,7 @@ pub(super) const REGISTERS: u64 = VALID | DEVICE | USED | NO_EXECUTE;
 pub(super) const EXECUTABLE: u64 = MEMORY & !KERNEL_NO_EXECUTE;
 
 /// The root that the kernel begins with.
-pub(super) static ROOT: Table = Table::EMPTY;
+pub(super) static ROOT: Table = Table::empty();
 
 /// The address in an entry.
 pub(in crate::arch) fn frame_of(word: u64) -> u64 {

@@ -77,8 +77,8 @@ _start:
 );
 
 /// The tables below the root's entries: the direct map, and the kernel's addresses.
-pub(super) static DIRECT_TABLE: Table = Table::EMPTY;
-static HIGH_TABLE: Table = Table::EMPTY;
+pub(super) static DIRECT_TABLE: Table = Table::empty();
+static HIGH_TABLE: Table = Table::empty();
 
 /// Reads the device tree.
 ///

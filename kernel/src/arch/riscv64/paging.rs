@@ -30,7 +30,7 @@ const USED: u64 = 0xc0;
 const PPN: u64 = ((1 << 44) - 1) << 10;
 
 /// The root that the kernel begins with.
-pub(super) static ROOT: Table = Table::EMPTY;
+pub(super) static ROOT: Table = Table::empty();
 
 /// The address in an entry.
 pub(in crate::arch) fn frame_of(word: u64) -> u64 {
