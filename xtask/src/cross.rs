@@ -58,20 +58,23 @@ pub(crate) fn check() -> bool {
     )
 }
 
-/// What `cargo build` of a program with an allocator needs for `target`: variables. `None`: said why.
-pub(crate) fn program(target: &str) -> Option<Vec<(String, String)>> {
+/// What `cargo build` of a program with an allocator needs for `targets`: variables. `None`: said why.
+pub(crate) fn program(targets: &[&str]) -> Option<Vec<(String, String)>> {
     let mut flags = vec!["-Crelocation-model=static".to_string()];
     let mut vars = Vec::new();
     let sysroots = rustup_libraries();
-    if !sysroots.as_ref().is_some_and(|dir| has_core(&dir.join(target).join("lib"))) {
-        let version = debian_compiler(&[target])?;
-        let root = sysroot(&ALLOC, &version, &[target])?;
+    let has = |target: &&str| sysroots.as_ref().is_some_and(|dir| has_core(&dir.join(target).join("lib")));
+    if !targets.iter().all(has) {
+        let version = debian_compiler(targets)?;
+        let root = sysroot(&ALLOC, &version, targets)?;
         flags.push(format!("--sysroot={}", root.display()));
         vars.push(("RUSTC".into(), DEBIAN_RUSTC.into()));
         // Debian's compiler brings no linker for bare machines; rustup's does.
         let lld = sysroots?.join("x86_64-unknown-linux-gnu/bin/rust-lld");
-        let name = target.to_uppercase().replace('-', "_");
-        vars.push((format!("CARGO_TARGET_{name}_LINKER"), lld.display().to_string()));
+        for target in targets {
+            let name = target.to_uppercase().replace('-', "_");
+            vars.push((format!("CARGO_TARGET_{name}_LINKER"), lld.display().to_string()));
+        }
     }
     vars.push(("CARGO_ENCODED_RUSTFLAGS".into(), flags.join("\x1f")));
     Some(vars)

@@ -33,7 +33,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
             without --initrd a disk begins with the archive that has the root
   kernel-bench [--ours] [PROGRAM...]
             instructions of memory operations under our kernel and under Debian's Linux
-  kernel-test [--arch x86_64|riscv64|aarch64] [--smp N] [NAME...]
+  kernel-test [--arch x86_64|riscv64|aarch64|all] [--smp N] [NAME...]
             runs the programs and scripts of kernel/tests under our kernel and here, and compares;
             without --smp on one CPU and on two
   kernel-lint [x86_64|riscv64|aarch64...]
@@ -109,7 +109,7 @@ fn test() -> bool {
             ],
             &[("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")],
         )
-        && kernel::test(&[])
+        && kernel::test_everywhere()
         && run(
             "the command, optimised",
             &["build", "--release", "-p", "machvm-cli", "--no-default-features"],

@@ -83,6 +83,10 @@ impl Arch {
     fn facts(self) -> &'static Facts {
         ALL.iter().find(|f| f.arch == self).unwrap_or(&ALL[0])
     }
+    /// Every one.
+    pub(super) fn all() -> [Self; ALL.len()] {
+        ALL.each_ref().map(|f| f.arch)
+    }
     /// By its name.
     pub(super) fn parse(name: &str) -> Result<Self, String> {
         match ALL.iter().find(|f| f.name == name) {

@@ -120,23 +120,36 @@ fn cpus(n: &str) -> Result<String, String> {
     }
 }
 
+/// Where kernels are built.
+const OUT: &str = "target/kernel";
+
 /// Builds the kernel. `None`: said why not.
 fn build(arch: Arch) -> Option<PathBuf> {
-    let target = arch.target();
-    let vars = cross::program(target)?;
-    let vars: Vec<(&str, &str)> = vars.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let args = ["build", "--release", "--quiet", "--manifest-path", "kernel/Cargo.toml", "--target", target];
-    let dir = std::env::current_dir().ok()?.join("target/kernel");
-    let dir_text = dir.display().to_string();
-    let vars = [&vars[..], &[("CARGO_TARGET_DIR", dir_text.as_str())]].concat();
-    if !run("the kernel", &args, &vars) {
-        return None;
-    }
-    let program = dir.join(target).join("release/machvm-kernel");
+    build_for(&[arch])?;
+    let program = Path::new(OUT).join(arch.target()).join("release/machvm-kernel");
+    let program = std::env::current_dir().ok()?.join(program);
     if !arch.wants_image() {
         return Some(program);
     }
     image::write(&program).inspect_err(|why| eprintln!("xtask: {why}")).ok()
+}
+
+/// Builds the kernel for several machines, side by side. `None`: said why not.
+fn build_for(machines: &[Arch]) -> Option<()> {
+    let targets: Vec<&str> = machines.iter().map(|m| m.target()).collect();
+    let vars = cross::program(&targets)?;
+    let vars: Vec<(&str, &str)> = vars.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let mut args = vec!["build", "--release", "--quiet", "--manifest-path", "kernel/Cargo.toml"];
+    args.extend(targets.iter().flat_map(|t| ["--target", t]));
+    let dir = std::env::current_dir().ok()?.join(OUT).display().to_string();
+    let vars = [&vars[..], &[("CARGO_TARGET_DIR", dir.as_str())]].concat();
+    run("the kernel", &args, &vars).then_some(())
+}
+
+/// The tests of the kernel on every machine that it runs on.
+pub(crate) fn test_everywhere() -> bool {
+    let all = Arch::all();
+    build_for(&all).is_some() && all.iter().all(|arch| test(&["--arch".into(), arch.name().into()]))
 }
 
 /// QEMU with the kernel in it, and no devices but disks and the serial line, which is standard input and output.

@@ -416,7 +416,13 @@ fn compare(args: &[String]) -> Result<bool, String> {
 
 /// True when all programs, or those named, do the same under our kernel.
 pub(crate) fn test(args: &[String]) -> bool {
-    println!("== programs under our kernel and under Linux");
+    if args == ["--arch", "all"] {
+        return super::test_everywhere();
+    }
+    println!(
+        "== programs under our kernel and under Linux{}",
+        args.get(1).map_or(String::new(), |a| format!(" ({a})"))
+    );
     compare(args).unwrap_or_else(|why| {
         eprintln!("xtask: kernel-test: {why}");
         false
