@@ -21,6 +21,10 @@ enum Op {
     Remove(u64),
     /// Move the bounds of what covers the page, as far as the neighbours allow.
     Resize(u64, i64, i64),
+    /// Cut what covers the page in front of the page.
+    Split(u64),
+    /// Make one of what covers the page and what touches it from above; the lower one stays, or the upper.
+    Join(u64, bool),
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -28,7 +32,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         4 => (page.clone(), 1..6u64).prop_map(|(p, n)| Op::Insert(p, n)),
         2 => page.clone().prop_map(Op::Remove),
-        2 => (page, -3..4i64, -3..4i64).prop_map(|(p, a, b)| Op::Resize(p, a, b)),
+        2 => (page.clone(), -3..4i64, -3..4i64).prop_map(|(p, a, b)| Op::Resize(p, a, b)),
+        3 => page.clone().prop_map(Op::Split),
+        3 => (page, any::<bool>()).prop_map(|(p, low)| Op::Join(p, low)),
     ];
     prop::collection::vec(op, 1..120)
 }
@@ -56,7 +62,10 @@ fn compare(tree: &Tree, slab: &Slots, list: &BTreeMap<u64, u64>) {
         .map(|h| slab.get(h).start().page())
         .collect();
     assert_eq!(back, list.keys().rev().copied().collect::<Vec<_>>());
-    for page in FIRST - 2..LAST + 2 {
+    // Up, and in an order without one: a look begins where the last one was.
+    let (low, count) = (FIRST - 2, LAST + 4 - FIRST);
+    let strewn = (0..count).map(|i| low + i * 7919 % count);
+    for page in (low..low + count).chain(strewn) {
         let floor = tree.floor(slab, va(page)).map(|h| slab.get(h).start().page());
         assert_eq!(floor, list.range(..=page).next_back().map(|(s, _)| *s), "N05 at {page}");
         let above = tree.at_or_above(slab, va(page)).map(|h| slab.get(h).start().page());
@@ -129,6 +138,29 @@ fn run(ops: &[Op]) {
                 let e = e.saturating_add_signed(b).clamp(s + 1, high);
                 tree.resize(&slab, h, va(s), va(e));
                 list.insert(s, e);
+            }
+            Op::Split(p) => {
+                let Some(h) = tree.containing(&slab, va(p)) else { continue };
+                let (s, e) = (slab.get(h).start().page(), slab.get(h).end().page());
+                if s == p {
+                    continue;
+                }
+                let upper = slab.alloc().expect("room");
+                slab.get(upper).start.set(p << 12);
+                slab.get(upper).end.set(e << 12);
+                tree.split(&slab, h, va(p), upper);
+                list.insert(s, p);
+                list.insert(p, e);
+            }
+            Op::Join(p, keep_low) => {
+                let Some(low) = tree.containing(&slab, va(p)) else { continue };
+                let (s, e) = (slab.get(low).start().page(), slab.get(low).end().page());
+                let (Some(high), Some(&end)) = (Tree::next(&slab, low), list.get(&e)) else { continue };
+                let (keep, gone) = if keep_low { (low, high) } else { (high, low) };
+                tree.join(&slab, (low, high), keep);
+                slab.free(gone);
+                list.remove(&e);
+                list.insert(s, end);
             }
         }
         compare(&tree, &slab, &list);
