@@ -193,6 +193,28 @@ fn z51_a_copy_takes_every_old_mapping_away() {
     });
 }
 
+/// In the dense placement who shares a page and does not write it keeps what it maps: when a child has copied what it
+/// wrote, its parent takes no fault to read, and one for a run to write.
+#[test]
+fn z51_a_copy_leaves_the_other_sharers_what_they_map() {
+    for c in (Config { frames: 400, ..Config::default() }).every_kind().map(Config::calm) {
+        if c.sparse {
+            continue;
+        }
+        let vm = &Vm::new(Machine::new(c)).expect("memory");
+        let t = task(vm, 16);
+        (0..16).for_each(|p| t.store_word(at(p), p).expect("store"));
+        let child = fork(&t);
+        (0..16).for_each(|p| assert_eq!(t.load_word(at(p)), Ok(p)));
+        (0..16).for_each(|p| child.store_word(at(p), 10 + p).expect("store"));
+        let before = vm.statistics().faults;
+        (0..16).for_each(|p| assert_eq!(t.load_word(at(p)), Ok(p)));
+        assert_eq!(vm.statistics().faults, before, "the parent lost what it mapped, {c:?}");
+        (0..16).for_each(|p| assert_eq!(child.load_word(at(p)), Ok(10 + p)));
+        check_quiet(vm, [&t, &child]);
+    }
+}
+
 /// The page that a copy-on-write fault split off is paged out before the store that
 /// asked for it: its contents are nowhere else.
 #[test]

@@ -14,7 +14,7 @@ const ARGUMENTS: &str = "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__";
 
 fn is_clean(arch: Arch) -> bool {
     let target = arch.target();
-    let Some(vars) = cross::program(target) else { return false };
+    let Some(vars) = cross::program(&[target]) else { return false };
     let of_debian = vars.iter().any(|(k, _)| k == "RUSTC");
     if of_debian && !Path::new(DEBIAN_CLIPPY).exists() {
         eprintln!(
