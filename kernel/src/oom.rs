@@ -19,7 +19,13 @@ pub(crate) fn for_each_task(f: &mut dyn FnMut(TaskSize)) {
     let _big = sched::big::hold();
     let others = tasks().filter(|p| p.parent() != 0 && !p.is_zombie()).count();
     for p in tasks() {
-        let Some(space) = p.hold_space() else { continue };
+        let Some(space) = p.hold_space() else {
+            // Its memory is on its way back: nobody else is to go for that.
+            if !p.is_zombie() {
+                f(TaskSize { id: u64::from(p.pid), resident: 0, swapped: 0, protected: true });
+            }
+            continue;
+        };
         let (resident, swapped) = pages(&space);
         f(TaskSize { id: u64::from(p.pid), resident, swapped, protected: p.parent() == 0 && others != 0 });
         process::release(space);

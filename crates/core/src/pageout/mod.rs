@@ -126,10 +126,11 @@ impl<P: Platform> Vm<P> {
     /// A fault found no frame: frees some on this thread. `false`: it could not.
     pub(crate) fn make_room(&self, may: &mut MaySleep) -> bool {
         bump(&self.stats.memory_waits, 1);
-        if self.host().is_privileged() {
-            return false;
-        }
         for _ in 0..200 {
+            // Looked at each time: a thread that is ended meanwhile, so that its memory comes back, does not wait.
+            if self.host().is_privileged() {
+                return false;
+            }
             if self.frames.free() != 0 || self.pageout(BATCH as u64, may) != 0 {
                 return true;
             }

@@ -122,6 +122,23 @@ fn entries(p: &Process) -> Vec<EntryInfo> {
     all
 }
 
+/// Adds `e` to the mapping of a file below it, if to Linux they are one.
+fn continues(last: &mut EntryInfo, e: &EntryInfo) -> bool {
+    let end = last.range.end();
+    let same = e.attributes.tag != 0
+        && e.attributes == last.attributes
+        && (e.kind, e.flags, e.wired) == (last.kind, last.flags, last.wired)
+        && end == e.range.start()
+        && last.offset.add(last.range.pages()) == e.offset;
+    match VaRange::between(last.range.start(), e.range.end()) {
+        Some(both) if same => {
+            last.range = both;
+            true
+        }
+        _ => false,
+    }
+}
+
 fn overlaps(r: VaRange, (start, end): (u64, u64)) -> bool {
     r.start().get() < end && r.end().get() > start
 }
@@ -171,12 +188,13 @@ fn line(p: &Process, e: &EntryInfo) -> String {
 
 /// /proc/PID/maps.
 pub(crate) fn maps_text(p: &Process) -> String {
-    let mut t = String::new();
+    let mut all: Vec<EntryInfo> = Vec::new();
     for e in entries(p) {
-        t.push_str(&line(p, &e));
-        t.push('\n');
+        if !all.last_mut().is_some_and(|last| continues(last, &e)) {
+            all.push(e);
+        }
     }
-    t
+    all.iter().map(|e| line(p, e) + "\n").collect()
 }
 
 /// Pages of one mapping: in memory, of these shared, of these modified, on swap.
