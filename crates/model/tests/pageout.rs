@@ -355,6 +355,29 @@ fn d10_z97_the_largest_task_is_named_once() {
     });
 }
 
+// The victim is gone and its memory is there: what page-out could not do while it was on its way out is no sign any
+// more, and nobody else is named for it.
+#[test]
+fn d10_nobody_else_goes_when_the_victim_is_gone() {
+    flat(Config { frames: 64, swap: Some(10), ..Config::default() }, |vm| {
+        let (t, hog) = (task(vm, 40), task(vm, 200));
+        let size = |id, resident| TaskSize { id, resident, swapped: 0, protected: false };
+        let machine = vm.platform();
+        store(&t, 0..4);
+        machine.set_tasks(&[size(1, 4), size(2, 60)], true);
+        assert!((0..200).any(|p| hog.store_word(at(p), p + 1).is_err()));
+        assert_eq!(machine.take_out_of_memory()[0].victim, Some(size(2, 60)));
+        for _ in 0..1000 {
+            vm.pageout(8, &mut may());
+        }
+        hog.map.delete(pages(0, 200), &mut may()).expect("delete");
+        machine.set_tasks(&[size(1, 4)], true);
+        store(&t, 4..40);
+        assert!(machine.take_out_of_memory().is_empty(), "named with memory to spare");
+        loads(&t, 0..40);
+    });
+}
+
 // A program that needs more than there is, and uses what it has all the while: what is read back
 // from swap and changed makes room for one page to be written, which is no sign of memory.
 #[test]

@@ -1,7 +1,8 @@
 //! Out of memory: who goes (D10, Z97).
 //!
 //! The core ends nobody. It asks the platform how large the tasks are, names the one whose
-//! end gives most, and says so once; while that one is on its way out no other is named.
+//! end gives most, and says so once; while that one is on its way out no other is named, and when it is gone what
+//! failed is tried once more first.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -97,6 +98,13 @@ impl<P: Platform> Vm<P> {
             let mut pending_now = self.control.victim.lock();
             if *pending_now != pending {
                 return pending_now.is_some(); // another thread named one meanwhile
+            }
+            if pending.is_some() {
+                // It is gone, and what it had is there: that is to be tried before another goes. What was refused
+                // meanwhile says nothing of what is now.
+                *pending_now = None;
+                self.control.refusals.atomic().store(0, Relaxed);
+                return true;
             }
             *pending_now = victim.map(|v| v.id);
         }
