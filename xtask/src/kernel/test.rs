@@ -419,10 +419,11 @@ pub(crate) fn test(args: &[String]) -> bool {
     if args == ["--arch", "all"] {
         return super::test_everywhere();
     }
-    println!(
-        "== programs under our kernel and under Linux{}",
-        args.get(1).map_or(String::new(), |a| format!(" ({a})"))
-    );
+    let on = match args {
+        [option, name, ..] if option == "--arch" => name,
+        _ => Arch::default().name(),
+    };
+    println!("== programs under our kernel and under Linux ({on})");
     compare(args).unwrap_or_else(|why| {
         eprintln!("xtask: kernel-test: {why}");
         false
