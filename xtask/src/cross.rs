@@ -3,7 +3,7 @@
 //! Built, not only checked, and with an example that uses every instruction of
 //! `machvm-arch`, so that the assembler sees them. Where rustup has a target's `core` that is used. Else `core` is made
 //! once from Debian's sources, with Debian's compiler (it must be the compiler the
-//! sources belong to), into `target/sysroot`. That has no `alloc`, so a crate that
+//! sources belong to), into `target/libraries-core`. That has no `alloc`, so a crate that
 //! wants one does not compile.
 
 use std::path::{Path, PathBuf};
@@ -29,10 +29,10 @@ struct Libraries {
 const BITCODE: &str = "-Cembed-bitcode=yes";
 
 /// Of crates that cannot allocate: one that wants to does not compile.
-const CORE: Libraries = Libraries { dir: "target/sysroot", crates: &["core", "compiler_builtins"] };
+const CORE: Libraries = Libraries { dir: "target/libraries-core", crates: &["core", "compiler_builtins"] };
 /// Of the kernel.
 const ALLOC: Libraries =
-    Libraries { dir: "target/sysroot-alloc", crates: &["core", "alloc", "compiler_builtins"] };
+    Libraries { dir: "target/libraries-alloc", crates: &["core", "alloc", "compiler_builtins"] };
 
 /// True when all crates compile for all targets.
 pub(crate) fn check() -> bool {
