@@ -202,6 +202,13 @@ static void moved(void)
 	SAY(remap_file_pages(shared, PAGE, 0, 1, 0));
 	printf("other page: %c\n", shared[0]);
 	munmap(shared, 2 * PAGE);
+	/* Shared memory shows in both places. */
+	char *both = mmap(0, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	both[PAGE] = 'b';
+	char *there = mremap(both, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
+	printf("kept shared: %d %d\n", there != MAP_FAILED && there != both, there == MAP_FAILED ? 0 : there[PAGE]);
+	there[PAGE] = 'c';
+	printf("still there: %c\n", both[PAGE]);
 }
 
 static void forked(void)

@@ -142,8 +142,17 @@ fn again(first: &Part, at: Va, new: u64, flags: u64, to: Option<Va>) -> Result {
     }
 }
 
-/// MREMAP_DONTUNMAP: the pages move, an empty mapping stays.
+/// MREMAP_DONTUNMAP: the pages move, an empty mapping stays; of shared memory one that still shows them. A private
+/// mapping of a file is refused, as by Linux before 5.13.
 fn keep(first: &Part, r: VaRange, to: Option<Va>) -> Result {
+    if first.is_shared() {
+        let made = again(first, r.start(), r.bytes(), MAYMOVE, to)?;
+        if first.is_locked() {
+            let _ = VaRange::of_pages(va(made as u64), r.pages()).map(lock::wire);
+            let _ = map().unwire(r, Wiring::User, Holes::Skip, &mut MaySleep::claim());
+        }
+        return Ok(made);
+    }
     if !first.is_private_anonymous() {
         return Err(EINVAL);
     }
