@@ -24,7 +24,7 @@ impl Frames {
         let mut all = Frames { first: Pfn(0), left: 0 };
         while all.left < n {
             let Some(f) = the_vm().frame_take_wired(FrameClass::System) else {
-                while let Some(f) = all.next() {
+                for f in all.by_ref() {
                     let given = the_vm().frame_give_back(f);
                     debug_assert!(given.is_ok(), "a frame that was taken is not ours: {given:?}");
                 }
